@@ -1,0 +1,144 @@
+"""MaskGIT on a tokenizer: `python -m maskgit_jax.train --config=configs/maskgit.py[:preset]`."""
+
+from ml_collections import ConfigDict
+
+from maskgit_jax.configuration import apply_changes, base, choose_preset, default_workdir, player
+
+IMAGENET = {
+    "data.source": "tfds:imagenet2012",
+    "data.image_size": 256,
+    "data.num_classes": 1000,
+    "data.crop": "resized",
+    "data.flip": True,
+    "data.num_threads": 16,
+    "data.prefetch": 512,
+    "dtype": "bfloat16",
+    "training.num_steps": 2_000_000,
+    "training.batch_size": 256,
+    "training.log_every": 100,
+    "training.eval_every": 20_000,
+    "training.preview_every": 10_000,
+    "training.checkpoint_every": 5_000,
+}
+FOLDER = {
+    "data.source": "folder:images",
+    "data.image_size": 64,
+    "data.crop": "random",
+    "data.flip": True,
+    "model.width": 384,
+    "model.num_layers": 8,
+    "model.num_heads": 6,
+    "model.mlp_width": 1536,
+    "losses.label_dropout_rate": 0.1,
+    "training.num_steps": 200_000,
+    "training.eval_every": 2_000,
+    "training.preview_every": 1_000,
+    "training.checkpoint_every": 1_000,
+}
+PRESETS = {
+    "digits": {
+        "data.channels": 1,
+        "model.codebook_size": 128,
+        "model.grid": (4, 4),
+        "model.width": 128,
+        "model.num_layers": 4,
+        "model.num_heads": 4,
+        "model.mlp_width": 512,
+        "model.norm": "pre",
+        "model.remat": False,
+        "losses.label_smoothing": 0.0,
+        "losses.label_dropout_rate": 0.1,
+        "training.num_steps": 800,
+        "training.batch_size": 128,
+        "training.log_every": 50,
+        "training.eval_every": 400,
+        "training.preview_every": 800,
+        "training.checkpoint_every": 400,
+        "players.prior.learning_rate": 1.5e-3,
+        "players.prior.warmup_steps": 50,
+        "players.prior.schedule": "cosine",
+        "players.prior.clip_norm": 1.0,
+        "players.prior.ema_rate": 0.99,
+    },
+    "fashion_mnist": {
+        "data.source": "idx:/usr/share/datasets/fashion-mnist",
+        "data.image_size": 28,
+        "data.channels": 1,
+        "model.codebook_size": 256,
+        "model.grid": (7, 7),
+        "model.width": 192,
+        "model.num_layers": 6,
+        "model.num_heads": 6,
+        "model.mlp_width": 768,
+        "model.norm": "pre",
+        "model.remat": False,
+        "losses.label_smoothing": 0.0,
+        "losses.label_dropout_rate": 0.1,
+        "training.num_steps": 10_000,
+        "training.batch_size": 64,
+        "training.log_every": 50,
+        "training.eval_every": 1_000,
+        "training.preview_every": 1_000,
+        "training.checkpoint_every": 500,
+        "players.prior.learning_rate": 1e-3,
+        "players.prior.warmup_steps": 200,
+        "players.prior.schedule": "cosine",
+        "players.prior.clip_norm": 1.0,
+        "players.prior.ema_rate": 0.999,
+    },
+    "cifar10": {**FOLDER, "data.source": "tfds:cifar10", "data.image_size": 32,
+                "data.crop": "center", "model.grid": (8, 8)},  # fmt: skip
+    "folder": FOLDER,
+    "imagenet256": IMAGENET,
+    "imagenet512": {**IMAGENET, "data.image_size": 512, "model.grid": (32, 32),
+                    "sampling.steps": 12},  # fmt: skip
+}
+
+
+def get_config(preset: str = "") -> ConfigDict:
+    """Returns the configuration of a preset.
+
+    The defaults are the paper's: 24 layers, width 768, 16 heads, 2025 embeddings (172,457,193
+    parameters), post-LN, tied head, label smoothing 0.1, AdamW (0.9, 0.96) at 1e-4.
+    """
+    name, changes = choose_preset(preset, PRESETS)
+    config = base("maskgit", name)
+    config.tokenizer = default_workdir("vqgan", name)
+    config.model = ConfigDict(
+        dict(
+            codebook_size=1024,  # must be the tokenizer's
+            grid=(16, 16),  # must be the tokenizer's
+            width=768,
+            num_layers=24,
+            num_heads=16,
+            mlp_width=3072,
+            norm="post",  # post | pre
+            dropout_rate=0.1,
+            remat=True,
+        )
+    )
+    config.losses = ConfigDict(
+        dict(
+            over="hidden",  # hidden | all
+            label_smoothing=0.1,
+            label_dropout_rate=0.0,  # above 0 a null class is trained, for guidance
+        )
+    )
+    config.masking = ConfigDict(dict(schedule="cosine"))
+    config.sampling = ConfigDict(
+        dict(steps=8, choice_temperature=4.5, temperature=1.0, guidance=0.0, schedule="cosine")
+    )
+    config.data.channels = 3
+    config.training.best_metric = "token_cross_entropy"
+    config.players = ConfigDict(
+        dict(
+            prior=player(
+                optimizer="adamw",
+                beta2=0.96,
+                weight_decay=0.045,
+                warmup_steps=5000,
+                ema_rate=0.999,
+            )
+        )
+    )
+    return apply_changes(config, changes)

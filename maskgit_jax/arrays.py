@@ -1,0 +1,28 @@
+"""Names for the kinds of arrays that travel through the package.
+
+Axes: B batch, H W C image, h w latent grid, L = h*w tokens, D width, N heads, K codebook size,
+T decoding steps, V = K + specials.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+Array = jax.Array
+Key = jax.Array
+"""A typed random key, as made by `jax.random.key`."""
+PyTree = Any
+Batch = Mapping[str, Array]
+"""`image` uint8 [B, H, W, C] or `tokens` int32 [B, L]; `label` int32 [B]; in evaluation also
+`valid` float32 [B], 0 for the rows that only fill the last batch."""
+
+
+def normalize(image: Array) -> Array:
+    """Maps uint8 pixels in [0, 255] to float32 in [-1, 1], shape unchanged."""
+    return image.astype("float32") / 127.5 - 1.0
+
+
+def to_uint8(image: Array) -> Array:
+    """Maps pixels in [-1, 1] to uint8 in [0, 255]; values outside are clipped, not wrapped."""
+    return ((image.clip(-1.0, 1.0) + 1.0) * 127.5).round().astype("uint8")

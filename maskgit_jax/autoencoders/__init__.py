@@ -1,0 +1,1 @@
+"""Models between images and latents or tokens."""

@@ -1,0 +1,36 @@
+"""Runs a command: flags in, one call, and one clear line for what the user can mend."""
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+from maskgit_jax.configuration import InputError
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags and calls `main`; an input error ends with one line and exit code 2."""
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every save in thirty lines
+    app.run(lambda _: _guarded(main), flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        arguments = flags.FLAGS(argv)
+    except (InputError, AttributeError, KeyError, TypeError, OSError, flags.Error) as error:
+        _fail(error)
+    if len(arguments) > 1:
+        _fail(f"'{arguments[1]}' is not a flag: options are written --name=value")
+    return arguments
+
+
+def _guarded(main: Callable[[], None]) -> None:
+    try:
+        main()
+    except InputError as error:
+        _fail(error)
+
+
+def _fail(reason: Exception | str) -> None:
+    print(f"error: {' '.join(str(reason).split())}", file=sys.stderr)
+    raise SystemExit(2)

@@ -1,0 +1,161 @@
+"""Base configuration of all stages, presets, and validation before anything is compiled."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+class InputError(ValueError):
+    """Something the user gave cannot work; the message says what and how to mend it.
+
+    Commands print it as one line instead of a traceback.
+    """
+
+
+def player(**changes: Any) -> ConfigDict:
+    """Returns the settings of one player's optimiser, with `changes` applied.
+
+    Rates are per step, durations in steps. `learning_rate` rises linearly over `warmup_steps`,
+    then stays ("constant") or falls along half a cosine to 0 at the end ("cosine").
+    `weight_decay` acts on kernels only; `clip_norm` = 0 leaves gradients unclipped;
+    `start_step` is when the player begins to learn; `ema_rate` = 0 keeps no running average.
+    """
+    config = ConfigDict(
+        dict(
+            optimizer="adam",
+            learning_rate=1e-4,
+            warmup_steps=0,
+            schedule="constant",
+            beta1=0.9,
+            beta2=0.999,
+            weight_decay=0.0,
+            clip_norm=0.0,
+            start_step=0,
+            ema_rate=0.0,
+        )
+    )
+    return _changed(config, changes)
+
+
+def base(stage: str, preset: str) -> ConfigDict:
+    """Returns what every stage's configuration has: data, training, mesh.
+
+    Sizes are global (a batch is the batch of all devices together), durations are steps.
+    """
+    return ConfigDict(
+        dict(
+            stage=stage,
+            preset=preset,
+            seed=0,
+            dtype="float32",
+            data=dict(
+                source="digits",  # digits | idx:DIR | folder:DIR | tfds:NAME | tokens:DIR
+                image_size=16,
+                channels=1,
+                num_classes=0,  # 0: read from the data
+                class_names=(),
+                crop="center",  # training: center | random | resized (random area and place)
+                flip=False,
+                eval_fraction=0.1,  # of sources without a split of their own
+                num_threads=2,
+                prefetch=64,
+            ),
+            training=dict(
+                num_steps=1000,
+                batch_size=64,
+                accumulate_steps=1,
+                log_every=20,
+                eval_every=500,
+                preview_every=500,
+                checkpoint_every=500,
+                keep_last=2,
+                keep_best=True,
+                best_metric="",  # smaller is better
+            ),
+            mesh=dict(data=-1, fsdp=1, tensor=1),  # -1: all devices that are left
+        )
+    )
+
+
+def choose_preset(name: str, presets: Mapping[str, Mapping[str, Any]]) -> tuple[str, Mapping]:
+    """Returns (name, changes) of the preset; an empty name means the first one.
+
+    Raises:
+        InputError: There is no such preset.
+    """
+    name = name or next(iter(presets))
+    if name not in presets:
+        raise InputError(f"no preset '{name}'; the presets are: {', '.join(presets)}")
+    return name, presets[name]
+
+
+def apply_changes(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+    """Sets dotted keys (`"model.width": 64`) in place, then locks and returns the config."""
+    for key, value in changes.items():
+        *parents, leaf = key.split(".")
+        node = config
+        for parent in parents:
+            node = node[parent]
+        if leaf not in node:
+            raise KeyError(key)
+        node[leaf] = value
+    return config.lock()
+
+
+def default_workdir(stage: str, preset: str) -> str:
+    """Returns the run directory that a command uses when none is given."""
+    return f"runs/{stage}-{preset}"
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises `InputError(message)` unless the condition holds."""
+    if not condition:
+        raise InputError(message)
+
+
+def require_one_of(config: ConfigDict, key: str, allowed: tuple[str, ...]) -> None:
+    """Raises `InputError` unless the value under the dotted `key` is one of `allowed`."""
+    value: Any = config
+    for part in key.split("."):
+        value = value[part]
+    require(value in allowed, f"config.{key} is '{value}'; allowed: {', '.join(allowed)}")
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks what does not depend on the stage.
+
+    Raises:
+        InputError: A value is outside of its range; the message names the key.
+    """
+    require_one_of(config, "dtype", ("float32", "bfloat16"))
+    require_one_of(config, "data.crop", ("center", "random", "resized"))
+    for key in ("num_steps", "batch_size", "accumulate_steps", "log_every", "eval_every",
+                "preview_every", "checkpoint_every", "keep_last"):  # fmt: skip
+        value = config.training[key]
+        require(value >= 1, f"config.training.{key} is {value}; it must be at least 1")
+    require(
+        config.training.batch_size % config.training.accumulate_steps == 0,
+        f"config.training.batch_size {config.training.batch_size} is not a multiple of "
+        f"config.training.accumulate_steps {config.training.accumulate_steps}",
+    )
+    require(config.data.channels in (1, 3), "config.data.channels must be 1 or 3")
+    require(0 < config.data.eval_fraction < 1, "config.data.eval_fraction must be in (0, 1)")
+    for name, settings in config.players.items():
+        require_one_of(config, f"players.{name}.optimizer", ("adam", "adamw"))
+        require_one_of(config, f"players.{name}.schedule", ("constant", "cosine"))
+        require(
+            0 <= settings.ema_rate < 1,
+            f"config.players.{name}.ema_rate is {settings.ema_rate}; it must be in [0, 1)",
+        )
+        require(
+            settings.learning_rate > 0, f"config.players.{name}.learning_rate must be positive"
+        )
+
+
+def _changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+    for key, value in changes.items():
+        if key not in config:
+            raise KeyError(key)
+        config[key] = value
+    return config

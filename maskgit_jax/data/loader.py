@@ -1,0 +1,79 @@
+"""Batches from sources, by grain: shuffled over the whole dataset, sharded, prefetched."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import numpy as np
+from ml_collections import ConfigDict
+
+from maskgit_jax.data.sources import Source
+from maskgit_jax.data.transforms import as_array, as_picture, center_square, random_square
+
+
+class _Augment(grain.transforms.RandomMap):
+    def __init__(self, data: ConfigDict):
+        self.size, self.crop, self.flip = data.image_size, data.crop, data.flip
+
+    def random_map(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        if "image" in record:
+            image = record["image"]
+            unchanged = self.crop == "center" and image.shape[:2] == (self.size, self.size)
+            if not unchanged or self.flip:
+                picture = random_square(as_picture(image), self.size, self.crop, self.flip, rng)
+                record = {**record, "image": as_array(picture)}
+        return {**record, "label": np.int32(record["label"])}
+
+
+def train_batches(
+    source: Source,
+    data: ConfigDict,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.DatasetIterator:
+    """Returns an endless iterator of this process's part of each batch.
+
+    Every epoch is a new permutation of the whole dataset, of which each process sees its
+    share; the order depends on `seed` only. The iterator's state can be saved and restored.
+
+    Args:
+        source: Training records.
+        data: `config.data`.
+        batch_size: Of all processes together; a multiple of `process_count`.
+        seed: Of order and augmentation.
+        process_index: Which share, 0 .. process_count - 1.
+        process_count: Number of shares.
+    """
+    dataset = grain.MapDataset.source(source).seed(seed).shuffle()
+    dataset = dataset[process_index::process_count].repeat().random_map(_Augment(data))
+    read = grain.ReadOptions(num_threads=data.num_threads, prefetch_buffer_size=data.prefetch)
+    return iter(dataset.to_iter_dataset(read).batch(batch_size // process_count))
+
+
+def eval_batches(
+    source: Source,
+    data: ConfigDict,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Returns one pass in order, in full batches: `valid` is 0 for rows that only fill up.
+
+    All processes get the same number of batches.
+    """
+    count = len(source)
+    padded = -(-count // batch_size) * batch_size
+
+    def read(index: int) -> dict[str, Any]:
+        record = dict(source[index % count])
+        if "image" in record:
+            picture = center_square(as_picture(record["image"]), data.image_size)
+            record["image"] = as_array(picture)
+        label, valid = np.int32(record["label"]), np.float32(index < count)
+        return {**record, "label": label, "valid": valid}
+
+    dataset = grain.MapDataset.range(padded)[process_index::process_count].map(read)
+    options = grain.ReadOptions(num_threads=data.num_threads, prefetch_buffer_size=data.prefetch)
+    return iter(dataset.to_iter_dataset(options).batch(batch_size // process_count))

@@ -1,0 +1,97 @@
+"""Datasets prepared by TensorFlow Datasets, read without TensorFlow."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from maskgit_jax.configuration import InputError
+from maskgit_jax.data.transforms import as_array, as_picture, to_channels
+
+
+class PreparedSource:
+    """Records of a TFDS split with `image` and, if there is one, `label`."""
+
+    def __init__(self, records: Sequence[Any], channels: int):
+        self.records, self.channels = records, channels
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self.records[index]
+        image = as_array(to_channels(as_picture(np.asarray(record["image"])), self.channels))
+        return {"image": image, "label": int(record.get("label", 0))}
+
+
+def open_splits(
+    name: str, eval_fraction: float, channels: int
+) -> tuple[PreparedSource, PreparedSource, tuple[str, ...]]:
+    """Returns training and held-out records, and the names of the classes.
+
+    The held-out split is `validation` or `test`, or the end of `train` where there is neither.
+
+    Args:
+        name: A TFDS name ("cifar10"), or a folder that holds a prepared dataset.
+        eval_fraction: Share held out where the dataset has only `train`.
+        channels: 1 or 3.
+
+    Raises:
+        InputError: The dataset is unknown, has no images, or is neither prepared nor to be had.
+    """
+    builder = _builder(name)
+    if "image" not in builder.info.features:
+        raise InputError(f"tfds:{name} has no feature 'image'")
+    splits = builder.info.splits
+    held_out = next((split for split in ("validation", "test") if split in splits), None)
+    train = "train"
+    if held_out is None:
+        cut = 100 - max(1, round(100 * eval_fraction))
+        train, held_out = f"train[:{cut}%]", f"train[{cut}%:]"
+    try:
+        sources = [builder.as_data_source(split=split) for split in (train, held_out)]
+    except Exception as error:
+        raise InputError(
+            f"tfds:{name} is prepared in a format without random access ({_first_line(error)}); "
+            f"{_how_to_prepare(name)}"
+        ) from error
+    label = builder.info.features.get("label")
+    class_names = tuple(label.names) if hasattr(label, "names") else ("all",)
+    return *(PreparedSource(source, channels) for source in sources), class_names
+
+
+def _builder(name: str):
+    # Heavy, and absent on machines that read no TFDS.
+    import tensorflow_datasets as tfds
+
+    try:
+        if "/" in name and not name.startswith("huggingface:"):
+            builder = tfds.builder_from_directory(name)
+        else:
+            builder = tfds.builder(name, file_format="array_record", try_gcs=False)
+    except Exception as error:
+        raise InputError(
+            f"tfds:{name} is neither a TFDS dataset nor a folder of one ({_first_line(error)})"
+        ) from error
+    if not builder.data_path.exists():
+        try:
+            builder.download_and_prepare()
+        except Exception as error:
+            raise InputError(
+                f"tfds:{name} is not prepared in {builder.data_path} and cannot be downloaded "
+                f"here ({_first_line(error)}); {_how_to_prepare(name)}"
+            ) from error
+    return builder
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
+
+
+def _how_to_prepare(name: str) -> str:
+    return (
+        "prepare it once where TensorFlow and the network are at hand: python -c \"import "
+        f"tensorflow_datasets as t; t.builder('{name}', file_format='array_record')"
+        '.download_and_prepare()", then copy ~/tensorflow_datasets here'
+    )

@@ -1,0 +1,82 @@
+"""Pictures of any size and mode to uint8 squares [size, size, channels]."""
+
+import numpy as np
+from PIL import Image, ImageOps
+
+BICUBIC = Image.Resampling.BICUBIC
+
+
+def to_channels(image: Image.Image, channels: int) -> Image.Image:
+    """Returns the picture as 8-bit grey (1) or RGB (3), upright.
+
+    The EXIF orientation is applied; 16-bit and 32-bit grey are scaled to 8 bits;
+    transparency is laid over white.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _to_8_bits(image)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.float64)
+    if image.mode.startswith("I;16") or (values.min() >= 0 and 255 < values.max() <= 65535):
+        low, high = 0.0, 65535.0
+    elif values.min() >= 0 and 1 < values.max() <= 255:
+        low, high = 0.0, 255.0
+    else:  # a float picture has no range of its own
+        low, high = values.min(), max(values.max(), values.min() + 1e-12)
+    return Image.fromarray(np.round((values - low) / (high - low) * 255).astype(np.uint8))
+
+
+def as_array(image: Image.Image) -> np.ndarray:
+    """Returns uint8 [H, W, C] of a grey or RGB picture."""
+    array = np.asarray(image, np.uint8)
+    return array if array.ndim == 3 else array[..., None]
+
+
+def as_picture(array: np.ndarray) -> Image.Image:
+    """Returns the picture of uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]."""
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def center_square(image: Image.Image, size: int) -> Image.Image:
+    """Returns the middle square, the shorter side scaled to `size`."""
+    if image.size == (size, size):
+        return image
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    return image.resize((size, size), BICUBIC, box=(left, top, left + side, top + side))
+
+
+def random_square(
+    image: Image.Image, size: int, crop: str, flip: bool, rng: np.random.Generator
+) -> Image.Image:
+    """Returns a square of side `size` for training.
+
+    Args:
+        image: Grey or RGB.
+        size: Side in pixels.
+        crop: "center"; "random": a random place along the longer side; "resized": a square of
+            random area (at least a third of the largest one) at a random place.
+        flip: Mirror one half of the images.
+        rng: Source of randomness.
+    """
+    if crop == "center":
+        image = center_square(image, size)
+    else:
+        largest = min(image.size)
+        scale = 1.0 if crop == "random" else rng.uniform(1 / 3, 1.0) ** 0.5
+        side = largest * scale
+        left = rng.uniform(0, image.width - side)
+        top = rng.uniform(0, image.height - side)
+        image = image.resize((size, size), BICUBIC, box=(left, top, left + side, top + side))
+    if flip and rng.random() < 0.5:
+        image = ImageOps.mirror(image)
+    return image

@@ -1,0 +1,1 @@
+"""Linen bricks shared by several models."""

@@ -1,0 +1,252 @@
+"""From a run directory to ready functions: what `sample`, `encode` and other stages call.
+
+A run directory holds
+    config.json   the resolved configuration
+    checkpoints/  see `maskgit_jax.training.checkpoint`
+    frozen/NAME/  config.json and variables/ of each finished stage that the run needs
+    metrics.jsonl, tensorboard/, previews/
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from maskgit_jax.arrays import PyTree, normalize, to_uint8
+from maskgit_jax.configuration import InputError, require
+from maskgit_jax.decoding.parallel import DecodeSettings
+from maskgit_jax.stage import Generator, Stage, Tokenizer, Variables
+from maskgit_jax.stages import maskgit, stage_module
+from maskgit_jax.training import sharding
+from maskgit_jax.training.checkpoint import (
+    checkpoint_folder,
+    restore_model,
+    restore_variables,
+    save_variables,
+    saved_steps,
+    with_sharding,
+)
+from maskgit_jax.training.state import inference_variables
+
+
+class Run(NamedTuple):
+    """A finished (or still running) training, ready to be used.
+
+    Attributes:
+        config: Its configuration.
+        stage: Its functions.
+        variables: What to evaluate and sample with: running averages where they are kept.
+        step: Of the checkpoint.
+    """
+
+    config: ConfigDict
+    stage: Stage
+    variables: Variables
+    step: int
+
+
+def write_config(folder: Path, config: ConfigDict) -> None:
+    """Writes `config.json` of a run or of a frozen stage."""
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / "config.json.unfinished"
+    unfinished.write_text(json.dumps(json.loads(config.to_json()), indent=2) + "\n")
+    unfinished.rename(folder / "config.json")
+
+
+def read_config(folder: str | Path) -> ConfigDict:
+    """Returns the configuration in a run directory.
+
+    Raises:
+        InputError: The directory holds no run.
+    """
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        raise InputError(f"{folder} holds no run ({path} is missing)")
+    try:
+        values = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is damaged ({error}); delete {folder} and train again") from error
+    return ConfigDict(_with_tuples(values)).lock()
+
+
+def _with_tuples(value: Any) -> Any:
+    """Turns JSON's lists back into the tuples that configs are made of."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(item) for key, item in value.items()}
+    return tuple(_with_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def abstract_variables(stage: Stage, config: ConfigDict) -> Variables:
+    """Returns the shapes of a stage's variables, without those of its frozen stages."""
+    size, channels = config.data.image_size, config.data.channels
+    batch = {
+        "image": jax.ShapeDtypeStruct((1, size, size, channels), np.uint8),
+        "label": jax.ShapeDtypeStruct((1,), np.int32),
+    }
+    return jax.eval_shape(lambda key, batch: stage.init(key, batch, {}), jax.random.key(0), batch)
+
+
+def load_run(workdir: str | Path, mesh: Mesh, checkpoint: str = "latest") -> Run:
+    """Loads a run's newest checkpoint, or the one of step `checkpoint`, for use.
+
+    Raises:
+        InputError: There is no run, no checkpoint yet, or it is damaged.
+    """
+    config = read_config(workdir)
+    steps = saved_steps(workdir)
+    if not steps:
+        raise InputError(
+            f"{workdir} has no checkpoint yet; train it with python -m maskgit_jax.train "
+            f"--config=configs/{config.stage}.py:{config.preset} --workdir={workdir}"
+        )
+    if checkpoint != "latest" and not (checkpoint.isdigit() and int(checkpoint) in steps):
+        known = ", ".join(map(str, steps))
+        raise InputError(f"{workdir} has no checkpoint '{checkpoint}'; there are: latest, {known}")
+    step = steps[-1] if checkpoint == "latest" else int(checkpoint)
+    stages, frozen = load_frozen(Path(workdir) / "frozen", config, mesh)
+    stage = stage_module(config.stage).build(config, stages)
+    shapes = abstract_variables(stage, config)
+    averaged = [name for name, player in config.players.items() if player.ema_rate]
+    params = dict(shapes.params)
+    abstract = {
+        "params": params,
+        "averages": {name: params[name] for name in averaged if name in params},
+        "state": shapes.state,
+    }
+    folder = checkpoint_folder(workdir) / str(step)
+    model = restore_model(folder, _placed(abstract, mesh))
+    variables = inference_variables(model["params"], model["averages"], model["state"], frozen)
+    return Run(config, stage, variables, step)
+
+
+def _placed(abstract: PyTree, mesh: Mesh) -> PyTree:
+    return with_sharding(abstract, sharding.tree_shardings(abstract, mesh))
+
+
+def load_frozen(
+    folder: Path, config: ConfigDict, mesh: Mesh
+) -> tuple[dict[str, Stage], dict[str, Variables]]:
+    """Loads the finished stages that a run keeps in `folder`, by name."""
+    stages, variables = {}, {}
+    for name in stage_module(config.stage).needs(config):
+        inner = read_config(folder / name)
+        inner_stages, inner_variables = load_frozen(folder / name / "frozen", inner, mesh)
+        stages[name] = stage_module(inner.stage).build(inner, inner_stages)
+        shapes = abstract_variables(stages[name], inner)
+        abstract = _placed({"params": shapes.params, "state": shapes.state}, mesh)
+        loaded = restore_variables(folder.resolve() / name / "variables", abstract)
+        variables[name] = Variables(loaded["params"], loaded["state"], inner_variables)
+    return stages, variables
+
+
+def copy_frozen(source: str, folder: Path, mesh: Mesh) -> None:
+    """Copies what is needed of a finished run into `folder`, so that a run depends on no other.
+
+    Raises:
+        InputError: The source holds no finished stage.
+    """
+    run = load_run(source, mesh)
+    variables = {"params": run.variables.params, "state": run.variables.state}
+    save_variables(folder.resolve() / "variables", variables)
+    # The config comes last: its presence says that the copy is complete.
+    write_config(folder, run.config)
+
+
+class ImageGenerator:
+    """Makes images with a trained generator; one compiled program for each setting.
+
+    Args:
+        run: A run whose stage generates images.
+        mesh: Devices.
+
+    Raises:
+        InputError: The run's stage makes no images.
+    """
+
+    def __init__(self, run: Run, mesh: Mesh):
+        exports = run.stage.exports
+        require(
+            isinstance(exports, Generator),
+            f"this run holds stage '{run.config.stage}', which generates no images; train "
+            "configs/maskgit.py on it and give that run's --workdir",
+        )
+        self.exports, self.variables, self.config = exports, run.variables, run.config
+        self.mesh = mesh
+
+        def sample(
+            variables: Variables, label: jax.Array, key: jax.Array, settings: DecodeSettings
+        ) -> jax.Array:
+            return to_uint8(exports.sample(variables, label, key, settings))
+
+        self.program = sharding.pjit(sample, mesh, static_argnums=3)
+
+    def __call__(
+        self,
+        labels: Sequence[int],
+        seed: int = 0,
+        settings: DecodeSettings | None = None,
+        batch_size: int = 64,
+    ) -> Iterator[np.ndarray]:
+        """Yields images uint8 [B, H, W, C] in batches, one image for each label.
+
+        Raises:
+            InputError: A label or a setting is out of range.
+        """
+        settings = settings or maskgit.sampling_settings(self.config)
+        maskgit.check_settings(settings, self.exports.num_tokens, self.exports.guidable)
+        check_labels(labels, self.exports.num_classes)
+        shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        batch_size = -(-min(batch_size, len(labels)) // shards) * shards
+        return self._batches(np.asarray(labels, np.int32), seed, settings, batch_size)
+
+    def _batches(
+        self, labels: np.ndarray, seed: int, settings: DecodeSettings, batch_size: int
+    ) -> Iterator[np.ndarray]:
+        root = jax.random.key(seed)
+        for number, start in enumerate(range(0, len(labels), batch_size)):
+            part = labels[start : start + batch_size]
+            padded = np.resize(part, (batch_size,))
+            label = sharding.put_batch({"label": padded}, self.mesh)["label"]
+            key = jax.random.fold_in(root, number)
+            yield np.asarray(self.program(self.variables, label, key, settings))[: len(part)]
+
+
+def check_labels(labels: Sequence[int], num_classes: int) -> None:
+    """Raises `InputError` for a label that the generator does not know."""
+    for label in labels:
+        require(
+            0 <= label < num_classes,
+            f"label {label} is out of range; this run knows the labels 0 to {num_classes - 1}",
+        )
+
+
+class ImageTokenizer:
+    """Turns images into tokens with a trained tokenizer, in one compiled program.
+
+    Raises:
+        InputError: The run's stage makes no tokens.
+    """
+
+    def __init__(self, run: Run, mesh: Mesh):
+        exports = run.stage.exports
+        require(
+            isinstance(exports, Tokenizer),
+            f"this run holds stage '{run.config.stage}', which is no tokenizer; give the "
+            "--workdir of a run of configs/vqgan.py",
+        )
+        self.exports, self.variables, self.mesh = exports, run.variables, mesh
+        self.program = sharding.pjit(
+            lambda variables, image: exports.encode(variables, normalize(image)),
+            mesh,
+            out_shardings=sharding.replicated(mesh),
+        )
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Returns tokens int32 [B, L] of images uint8 [B, H, W, C]; B must divide evenly."""
+        placed = sharding.put_batch({"image": image}, self.mesh)["image"]
+        return np.asarray(self.program(self.variables, placed))

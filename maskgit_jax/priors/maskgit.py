@@ -1,0 +1,102 @@
+"""The bidirectional transformer of MaskGIT: masked visual tokens to logits of all of them."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from maskgit_jax.arrays import Array
+from maskgit_jax.networks.transformer import initialize, layer_norm, stacked_layers
+
+
+class MaskGIT(nn.Module):
+    """A BERT over [class token, L image tokens]; logits only for image codes.
+
+    Rows of the embedding table: 0 .. K-1 codes, then the classes, then the mask, then, if
+    trained for guidance, the null class; padded to a multiple of `row_multiple`, because odd
+    tables cannot be sharded. 1024 codes and 1000 classes give the official 2025 rows.
+
+    Attributes:
+        codebook_size: K.
+        num_classes: Labels are 0 .. num_classes - 1.
+        null_class: Whether label `num_classes` exists and means "no class".
+        num_tokens: L.
+        width: D.
+        num_layers: Transformer layers.
+        num_heads: Attention heads.
+        mlp_width: Hidden width of each layer's network.
+        norm: "post" (official) or "pre", see `TransformerLayer`.
+        dropout_rate: Everywhere.
+        remat: Recompute layers in the backward pass.
+        row_multiple: Of what the embedding table's rows are a multiple.
+        dtype: Type of the activations; logits are float32.
+
+    Source: google-research/maskgit nets/maskgit_transformer.py. Differs: only the K code
+    logits are computed (there all 2025 are, and sampling cuts them off); a mask is a flag
+    beside the tokens instead of the token -1.
+    """
+
+    codebook_size: int
+    num_classes: int
+    num_tokens: int
+    null_class: bool = False
+    width: int = 768
+    num_layers: int = 24
+    num_heads: int = 16
+    mlp_width: int = 3072
+    norm: str = "post"
+    dropout_rate: float = 0.1
+    remat: bool = True
+    row_multiple: int = 128
+    dtype: str = "float32"
+
+    @property
+    def num_rows(self) -> int:
+        """Embedding rows in use, without padding."""
+        return self.codebook_size + self.num_classes + 1 + self.null_class
+
+    @nn.compact
+    def __call__(self, tokens: Array, hidden: Array, label: Array, train: bool) -> Array:
+        """Returns logits float32 [B, L, K].
+
+        Args:
+            tokens: int32 [B, L], 0 .. K-1; ignored where hidden.
+            hidden: bool [B, L], True where the token is to be predicted.
+            label: int32 [B], 0 .. num_classes - 1, or num_classes for "no class".
+            train: Whether dropout acts.
+        """
+        rows = -(-self.num_rows // self.row_multiple) * self.row_multiple
+        table = self.param("word_embedding", initialize, (rows, self.width))
+        x = jnp.take(table, self._rows(tokens, hidden, label), axis=0)   # [B, L+1, D]
+        positions = self.param("position_embedding", initialize, x.shape[1:])
+        x = nn.with_logical_constraint(x + positions[None], ("batch", "length", "embed"))
+        epsilon = 1e-12 if self.norm == "post" else 1e-6
+        if self.norm == "post":
+            x = layer_norm(epsilon, self.dtype, "embedding_norm")(x)
+        x = nn.Dropout(self.dropout_rate)(x.astype(self.dtype), deterministic=not train)
+        x, _ = stacked_layers(
+            self.num_layers,
+            self.remat,
+            num_heads=self.num_heads,
+            mlp_width=self.mlp_width,
+            norm=self.norm,
+            dropout_rate=self.dropout_rate,
+            epsilon=epsilon,
+            dtype=self.dtype,
+        )(x, train)
+        if self.norm == "pre":
+            x = layer_norm(epsilon, self.dtype, "final_norm")(x)
+        return self._head(x[:, 1:], table, epsilon)
+
+    def _rows(self, tokens: Array, hidden: Array, label: Array) -> Array:
+        mask_row = self.codebook_size + self.num_classes
+        class_row = self.codebook_size + label
+        class_row = jnp.where(label == self.num_classes, mask_row + 1, class_row)
+        image_rows = jnp.where(hidden, mask_row, tokens)
+        return jnp.concatenate([class_row[:, None], image_rows], axis=1)   # [B, L+1]
+
+    def _head(self, x: Array, table: Array, epsilon: float) -> Array:
+        x = nn.Dense(self.width, kernel_init=initialize, dtype=self.dtype, name="head_dense")(x)
+        x = layer_norm(epsilon, self.dtype, "head_norm")(nn.gelu(x))
+        bias = self.param("head_bias", nn.initializers.zeros, (len(table),))
+        codes = table[: self.codebook_size].astype(self.dtype)
+        logits = jnp.einsum("bld,kd->blk", x, codes, preferred_element_type=jnp.float32)
+        return logits + bias[: self.codebook_size]

@@ -1,0 +1,101 @@
+"""The one interface of everything that is trained: a stage is a game of players.
+
+A player (autoencoder, discriminator, prior) owns parameters and an optimiser and descends its
+own loss. Training knows only this interface; stages meet each other only through `exports`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from maskgit_jax.arrays import Array, Batch, Key, PyTree
+
+Metrics = Mapping[str, Array]
+
+
+class Variables(NamedTuple):
+    """All numbers that a stage computes with.
+
+    Attributes:
+        params: Player name -> its parameters; each player has its own optimiser and loss.
+        state: Running statistics (use of the codebook, batch statistics); never optimised.
+        frozen: Name -> variables of a finished stage or judge; not optimised, not saved again.
+    """
+
+    params: Mapping[str, PyTree]
+    state: PyTree
+    frozen: Mapping[str, "Variables"]
+
+
+class Tokenizer(NamedTuple):
+    """What a stage that turns images into tokens offers to other stages.
+
+    Attributes:
+        encode: (variables, image [B, H, W, C] in [-1, 1]) -> tokens int32 [B, h*w].
+        decode: (variables, tokens int32 [B, h*w]) -> image [B, H, W, C] in [-1, 1].
+        codebook_size: Number of codes K.
+        grid: Rows and columns (h, w) of the token map.
+    """
+
+    encode: Callable[[Variables, Array], Array]
+    decode: Callable[[Variables, Array], Array]
+    codebook_size: int
+    grid: tuple[int, int]
+
+
+class Generator(NamedTuple):
+    """What a stage that makes images offers.
+
+    Attributes:
+        sample: (variables, label int32 [B], key, settings) -> image [B, H, W, C] in [-1, 1].
+            `settings` is static, see `maskgit_jax.decoding.parallel.DecodeSettings`.
+        logits: (variables, tokens int32 [B, L], hidden bool [B, L], label int32 [B]) ->
+            float32 [B, L, K], natural log odds of each code at each place.
+        num_classes: Labels are 0 .. num_classes - 1.
+        num_tokens: Tokens L of one image.
+        guidable: Whether a null class was trained, so that guidance has a meaning.
+    """
+
+    sample: Callable[[Variables, Array, Key, Any], Array]
+    logits: Callable[[Variables, Array, Array, Array], Array]
+    num_classes: int
+    num_tokens: int
+    guidable: bool
+
+
+def _no_assignment(
+    params: Mapping[str, PyTree], state: PyTree, step: Array
+) -> Mapping[str, PyTree]:
+    del state, step
+    return params
+
+
+class Stage(NamedTuple):
+    """A trainable system as pure functions.
+
+    Attributes:
+        init: (key, batch, frozen) -> Variables. Pure, so that it can be shape-evaluated first
+            and its results be born sharded. The batch is real data (codebooks start from it).
+        losses: (variables, batch, key, step) -> ({player: loss []}, (state, metrics)). A loss
+            is differentiated with respect to its own player's parameters only.
+        evaluate: (variables, batch, key) -> {metric: [B, ...]}, one row per example, so that
+            the rows that fill up the last batch can be left out of the mean.
+        summarize: {metric: mean over the split [...]} -> {name: float}. Where a figure is not
+            a mean of figures (perplexity of a whole split), it is computed here.
+        preview: (variables, batch, key) -> {title: images [N, H, W, C] in [-1, 1]}.
+        exports: `Tokenizer` or `Generator`: the only door between stages.
+        assign: (params, state, step) -> params, applied after the optimisers to the parameters
+            and to their running average (which may lack players): what is set rather than
+            descended, such as revived codes.
+    """
+
+    init: Callable[[Key, Batch, Mapping[str, Variables]], Variables]
+    losses: Callable[
+        [Variables, Batch, Key, Array], tuple[Mapping[str, Array], tuple[PyTree, Metrics]]
+    ]
+    evaluate: Callable[[Variables, Batch, Key], Metrics]
+    summarize: Callable[[Mapping[str, Any]], dict[str, float]]
+    preview: Callable[[Variables, Batch, Key], Metrics]
+    exports: Tokenizer | Generator
+    assign: Callable[[Mapping[str, PyTree], PyTree, Array], Mapping[str, PyTree]] = (
+        _no_assignment
+    )

@@ -1,0 +1,23 @@
+"""Where a model, its losses and its judges meet: `STAGES[name].build(config, ...) -> Stage`.
+
+A stage module offers
+    validate(config): raises InputError for values that cannot work;
+    needs(config) -> {name: run directory}: finished stages that must be loaded first;
+    build(config, frozen: {name: Stage}) -> Stage.
+"""
+
+from maskgit_jax.configuration import InputError
+from maskgit_jax.stages import maskgit, vqgan
+
+STAGES = {"vqgan": vqgan, "maskgit": maskgit}
+
+
+def stage_module(name: str):
+    """Returns the module of a stage.
+
+    Raises:
+        InputError: There is no such stage.
+    """
+    if name not in STAGES:
+        raise InputError(f"config.stage is '{name}'; the stages are: {', '.join(STAGES)}")
+    return STAGES[name]

@@ -1,0 +1,229 @@
+"""VQGAN: a tokenizer that must reconstruct, and a discriminator that must not be fooled."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from maskgit_jax.arrays import Array, Batch, Key, PyTree, normalize
+from maskgit_jax.autoencoders.quantizers import draw_codes, record_use, revive, unused_codebook
+from maskgit_jax.autoencoders.vqgan import LAYOUTS, VQGAN
+from maskgit_jax.configuration import require, require_one_of
+from maskgit_jax.losses.adversarial import adaptive_weight, discriminator_loss, generator_loss
+from maskgit_jax.losses.reconstruction import pixel_loss
+from maskgit_jax.networks.discriminators import PatchDiscriminator
+from maskgit_jax.stage import Stage, Tokenizer, Variables
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises `InputError` for a configuration that cannot work."""
+    require_one_of(config, "model.layout", tuple(LAYOUTS))
+    require_one_of(config, "losses.pixel", ("l1", "l2"))
+    require_one_of(config, "losses.adversarial", ("hinge", "non_saturating"))
+    require_one_of(config, "discriminator.norm", ("batch", "group", "none"))
+    require(
+        not config.losses.judge,
+        f"config.losses.judge is '{config.losses.judge}', but this version has no perceptual "
+        "network yet; leave it empty",
+    )
+    factor = 2 ** (len(config.model.multipliers) - 1)
+    require(
+        config.data.image_size % factor == 0,
+        f"config.data.image_size {config.data.image_size} is not a multiple of {factor}, by "
+        f"which config.model.multipliers {tuple(config.model.multipliers)} shrink the image",
+    )
+    reach = 2**config.discriminator.num_layers
+    require(
+        config.losses.adversarial_weight == 0 or config.data.image_size >= 2 * reach,
+        f"config.discriminator.num_layers {config.discriminator.num_layers} is too many for "
+        f"images of {config.data.image_size} pixels",
+    )
+
+
+def needs(config: ConfigDict) -> dict[str, str]:
+    """Returns the run directories that must be loaded first: none."""
+    del config
+    return {}
+
+
+class Networks(NamedTuple):
+    """The linen modules of the game."""
+
+    autoencoder: VQGAN
+    discriminator: PatchDiscriminator
+
+
+def networks(config: ConfigDict) -> Networks:
+    """Returns the modules that a configuration describes."""
+    model = config.model
+    autoencoder = VQGAN(
+        image_size=config.data.image_size,
+        channels=config.data.channels,
+        filters=model.filters,
+        multipliers=tuple(model.multipliers),
+        blocks_per_level=model.blocks_per_level,
+        codebook_size=model.codebook_size,
+        code_width=model.code_width,
+        beta=model.beta,
+        layout=LAYOUTS[model.layout],
+        remat=model.remat,
+        dtype=config.dtype,
+    )
+    judge = config.discriminator
+    return Networks(
+        autoencoder, PatchDiscriminator(judge.filters, judge.num_layers, judge.norm, config.dtype)
+    )
+
+
+def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
+    """Returns the stage; players are "autoencoder" and, if it weighs, "discriminator"."""
+    del frozen
+    autoencoder, discriminator = networks(config)
+    weights, model = config.losses, config.model
+    adversarial = weights.adversarial_weight > 0
+    start_step = config.players.discriminator.start_step
+    side = config.data.image_size // 2 ** (len(model.multipliers) - 1)
+    grid = (side, side)
+
+    def apply(variables: Variables, method: str, *arguments: Array) -> Array:
+        return autoencoder.apply(
+            {"params": variables.params["autoencoder"]}, *arguments, method=method
+        )
+
+    def init(key: Key, batch: Batch, frozen: Mapping[str, Variables]) -> Variables:
+        autoencoder_key, discriminator_key, codes_key = jax.random.split(key, 3)
+        image = normalize(batch["image"])
+        params = autoencoder.init(autoencoder_key, image)["params"]
+        latents = autoencoder.apply({"params": params}, image, method="latents")
+        codebook = draw_codes(latents, model.codebook_size, codes_key)
+        params = {"autoencoder": {**params, "quantizer": {"codebook": codebook}}}
+        state = {"use": unused_codebook(model.codebook_size, model.code_width)}
+        if adversarial:
+            judge = discriminator.init(discriminator_key, image, train=True)
+            params["discriminator"] = judge["params"]
+            state["batch_stats"] = judge.get("batch_stats", {})
+        return Variables(params, state, frozen)
+
+    def judge(variables: Variables, statistics: PyTree, image: Array) -> tuple[Array, PyTree]:
+        logits, changed = discriminator.apply(
+            {"params": variables.params["discriminator"], "batch_stats": statistics},
+            image,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        return logits, changed.get("batch_stats", {})
+
+    def adversarial_terms(
+        variables: Variables, image: Array, features: Array, decoded: Array, step: Array
+    ) -> tuple[Array, Array, PyTree, dict[str, Array]]:
+        """Returns the generator's term, the discriminator's loss, statistics and metrics."""
+        statistics = variables.state["batch_stats"]
+        real, statistics = judge(variables, statistics, image)
+        fake, statistics = judge(variables, statistics, decoded)
+        weight = jnp.float32(weights.adversarial_weight)
+        if weights.adaptive:
+            last = variables.params["autoencoder"]["conv_out"]
+            constant = jax.lax.stop_gradient(features)
+            weight *= adaptive_weight(
+                lambda x: pixel_loss(image, x, weights.pixel).mean(),
+                lambda x: generator_loss(
+                    judge(variables, statistics, x)[0], weights.adversarial
+                ),
+                lambda kernel: autoencoder.apply(
+                    {"params": {"conv_out": {**last, "kernel": kernel}}},
+                    constant,
+                    method="to_image",
+                ),
+                last["kernel"],
+            )
+        weight = jnp.where(step >= start_step, weight, 0.0)
+        term = weight * generator_loss(fake, weights.adversarial)
+        loss = discriminator_loss(real, fake, weights.adversarial)
+        metrics = {
+            "adversarial_weight": weight,
+            "logits_real": real.mean(),
+            "logits_fake": fake.mean(),
+        }
+        return term, loss, statistics, metrics
+
+    def losses(variables: Variables, batch: Batch, key: Key, step: Array):
+        image = normalize(batch["image"])
+        latents = apply(variables, "latents", image)
+        quantized = apply(variables, "quantize", latents)
+        features = apply(variables, "features", quantized.codes)
+        decoded = apply(variables, "to_image", features)
+        faithful = pixel_loss(image, decoded, weights.pixel).mean()
+        total = faithful + weights.quantizer_weight * quantized.loss
+        use = record_use(
+            variables.state["use"], latents, quantized.tokens, key, step, model.revive_after
+        )
+        metrics = {
+            "pixel_loss": faithful,
+            "quantizer_loss": quantized.loss,
+            "revived_codes": (use["revived_at"] == step).sum().astype(jnp.float32),
+        }
+        if not adversarial:
+            return {"autoencoder": total}, ({"use": use}, metrics)
+        term, judge_loss, statistics, more = adversarial_terms(
+            variables, image, features, decoded, step
+        )
+        state = {"use": use, "batch_stats": statistics}
+        return (
+            {"autoencoder": total + term, "discriminator": judge_loss},
+            (state, {**metrics, **more}),
+        )
+
+    def assign(params: Mapping[str, PyTree], state: PyTree, step: Array):
+        if "autoencoder" not in params:
+            return params
+        player = params["autoencoder"]
+        codebook = revive(player["quantizer"]["codebook"], state["use"], step)
+        return {**params, "autoencoder": {**player, "quantizer": {"codebook": codebook}}}
+
+    def encode(variables: Variables, image: Array) -> Array:
+        return apply(variables, "encode", image).reshape(len(image), -1)
+
+    def decode(variables: Variables, tokens: Array) -> Array:
+        return apply(variables, "decode", tokens.reshape(-1, *grid))
+
+    def evaluate(variables: Variables, batch: Batch, key: Key):
+        del key
+        image = normalize(batch["image"])
+        tokens = encode(variables, image)
+        decoded = jnp.clip(decode(variables, tokens), -1.0, 1.0)
+        # Errors are stated for pixels in [0, 1], as the field does.
+        square = pixel_loss(image, decoded, "l2") / 4
+        return {
+            "reconstruction_mse": square,
+            "reconstruction_l1": pixel_loss(image, decoded, "l1") / 2,
+            "psnr": -10 * jnp.log10(jnp.maximum(square, 1e-10)),
+            "codebook_histogram": jax.vmap(
+                lambda row: jnp.bincount(row, length=model.codebook_size) / len(row)
+            )(tokens),
+        }
+
+    def preview(variables: Variables, batch: Batch, key: Key):
+        del key
+        image = normalize(batch["image"])
+        decoded = decode(variables, encode(variables, image))
+        pairs = jnp.stack([image, decoded], axis=1).reshape(-1, *image.shape[1:])
+        return {"original_and_reconstruction": pairs}
+
+    exports = Tokenizer(encode, decode, model.codebook_size, grid)
+    return Stage(init, losses, evaluate, summarize, preview, exports, assign)
+
+
+def summarize(means: Mapping[str, Array]) -> dict[str, float]:
+    """Returns means as numbers, and usage and perplexity of the codebook over the split.
+
+    `codebook_usage` is the share of codes chosen at least once; `codebook_perplexity` is
+    exp(entropy) of their frequencies, 1 .. K.
+    """
+    scalars = {name: float(value) for name, value in means.items() if name != "codebook_histogram"}
+    share = jnp.asarray(means["codebook_histogram"])
+    entropy = -jnp.sum(jnp.where(share > 0, share * jnp.log(jnp.maximum(share, 1e-30)), 0.0))
+    scalars["codebook_usage"] = float((share > 0).mean())
+    scalars["codebook_perplexity"] = float(jnp.exp(entropy))
+    return scalars

@@ -1,0 +1,142 @@
+"""Trains a stage: `python -m maskgit_jax.train --config=configs/vqgan.py[:preset]`.
+
+Running the same command again resumes where it stopped. `--config.key=value` (after --config)
+changes any key, for example `--config.training.num_steps=2000`.
+"""
+
+from pathlib import Path
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from maskgit_jax import command_line, pipelines
+from maskgit_jax.configuration import InputError, default_workdir, require, validate
+from maskgit_jax.data.loader import eval_batches, train_batches
+from maskgit_jax.data.sources import Sources, open_sources
+from maskgit_jax.data.tokens import read_description
+from maskgit_jax.stages import stage_module
+from maskgit_jax.training import sharding
+from maskgit_jax.training.loop import Trainer, TrainingData
+
+CONFIG = config_flags.DEFINE_config_file("config", "configs/vqgan.py", "Stage and preset.")
+WORKDIR = flags.DEFINE_string("workdir", "", "Run directory; default runs/STAGE-PRESET.")
+
+
+def resolve_classes(config: ConfigDict, sources: Sources) -> None:
+    """Fills in what only the data knows, in place.
+
+    Raises:
+        InputError: `config.data.num_classes` is set to something else.
+    """
+    found = len(sources.class_names)
+    require(
+        config.data.num_classes in (0, found),
+        f"config.data.num_classes is {config.data.num_classes}, but {config.data.source} has "
+        f"{found} classes; set it to 0 to read it from the data",
+    )
+    with config.unlocked():
+        config.data.num_classes = found
+        config.data.class_names = sources.class_names
+
+
+def check_resumable(config: ConfigDict, workdir: Path) -> None:
+    """Compares with the run that is there already.
+
+    Raises:
+        InputError: The directory holds another stage, or another model.
+    """
+    if not (workdir / "config.json").exists():
+        return
+    before = pipelines.read_config(workdir)
+    require(
+        before.stage == config.stage,
+        f"{workdir} holds a run of stage '{before.stage}', not '{config.stage}'; choose another "
+        "--workdir",
+    )
+    changed = [
+        f"config.{group}.{key} was {before[group][key]} and is {config[group][key]}"
+        for group, keys in (("model", list(config.model)), ("data", ["image_size", "channels"]))
+        for key in keys
+        if key not in before[group] or before[group][key] != config[group][key]
+    ]
+    if changed and pipelines.saved_steps(workdir):
+        raise InputError(
+            f"{workdir} holds another model: {changed[0]}; change it back or choose another "
+            "--workdir"
+        )
+
+
+def provide_frozen(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh) -> None:
+    """Copies the finished stages that a run needs into it, unless they are there.
+
+    Raises:
+        InputError: One is missing; the message says which command makes it.
+    """
+    for name, source in stage_module(config.stage).needs(config).items():
+        folder = workdir / "frozen" / name
+        if (folder / "config.json").exists():
+            continue
+        if not (Path(source) / "config.json").exists():
+            raise InputError(
+                f"the {name} is missing: {source} holds no run; make it with python -m "
+                f"maskgit_jax.train --config=configs/vqgan.py:{config.preset} "
+                f"--workdir={source}, or set --config.{name}=RUN"
+            )
+        pipelines.copy_frozen(source, folder, mesh)
+    for name in stage_module(config.stage).needs(config):
+        inner = pipelines.read_config(workdir / "frozen" / name)
+        for key in ("image_size", "channels"):
+            require(
+                inner.data[key] == config.data[key],
+                f"the {name} was trained with data.{key} {inner.data[key]}, but "
+                f"config.data.{key} is {config.data[key]}; make them equal",
+            )
+
+
+def check_tokens(config: ConfigDict) -> None:
+    """Raises `InputError` if a token dataset does not fit the model."""
+    kind, _, place = config.data.source.partition(":")
+    if kind != "tokens":
+        return
+    require(
+        "codebook_size" in config.model and "grid" in config.model,
+        f"stage '{config.stage}' learns from images, not from {config.data.source}",
+    )
+    description = read_description(place)
+    for key in ("codebook_size", "grid"):
+        written, wanted = description[key], config.model[key]
+        require(
+            written == (list(wanted) if key == "grid" else wanted),
+            f"{config.data.source} was written with {key} {written}, but config.model.{key} is "
+            f"{wanted}; make them equal",
+        )
+
+
+def main() -> None:
+    """Trains what the flags say."""
+    config = CONFIG.value
+    module = stage_module(config.stage)
+    validate(config)
+    module.validate(config)
+    workdir = Path(WORKDIR.value or default_workdir(config.stage, config.preset))
+    mesh = sharding.make_mesh(config.mesh)
+    check_resumable(config, workdir)
+    check_tokens(config)
+    sources = open_sources(config.data)
+    resolve_classes(config, sources)
+    provide_frozen(config, workdir, mesh)
+    stages, frozen = pipelines.load_frozen(workdir / "frozen", config, mesh)
+    stage = module.build(config, stages)
+    processes = (jax.process_index(), jax.process_count())
+    batch_size = config.training.batch_size
+    data = TrainingData(
+        train_batches(sources.train, config.data, batch_size, config.seed, *processes),
+        lambda: eval_batches(sources.evaluation, config.data, batch_size, *processes),
+    )
+    pipelines.write_config(workdir, config)
+    Trainer(stage, config, workdir, data, frozen, mesh).run()
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,164 @@
+"""One mesh, one table from parameter names to axes, one way to compile.
+
+`jax.experimental.pjit` became `jax.jit` with shardings; `pjit` here is that, under the mesh
+and with the logical names that models use in `nn.with_logical_constraint`.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from maskgit_jax.arrays import PyTree
+from maskgit_jax.configuration import InputError
+
+AXES = ("data", "fsdp", "tensor")
+
+RULES = (
+    # activations
+    ("batch", ("data", "fsdp")),
+    ("length", None),
+    ("embed", None),
+    ("head_width", None),
+    # both
+    ("heads", "tensor"),
+    ("mlp", "tensor"),
+    # parameters
+    ("width", "fsdp"),
+    ("filters", "fsdp"),
+    ("rows", "tensor"),
+)
+
+_NORM = r"(norm\w*|\w+_norm)"
+PARAMETER_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    # The axes name the last dimensions; a leading axis of stacked layers is never sharded.
+    (r"word_embedding", ("rows", None)),  # sharding its width rematerializes every lookup
+    (r"position_embedding", (None, None)),
+    (r"(query|key|value)/kernel", ("width", "heads")),
+    (r"(query|key|value)/bias", ("heads",)),
+    (r"attention/out/kernel", ("heads", "width")),
+    (r"attention/out/bias", (None,)),
+    (r"mlp_in/kernel", ("width", "mlp")),
+    (r"mlp_in/bias", ("mlp",)),
+    (r"mlp_out/kernel", ("mlp", "width")),
+    (r"mlp_out/bias", (None,)),
+    (r"head_dense/kernel", ("width", None)),
+    (r"head_dense/bias", (None,)),
+    (r"head_bias", (None,)),
+    (rf"{_NORM}/(scale|bias|mean|var)", (None,)),
+    (r"(conv\w*|shortcut|to_codes|from_codes|logits)/kernel", (None, None, None, "filters")),
+    (r"(conv\w*|shortcut|to_codes|from_codes|logits)/bias", (None,)),
+    (r"attention\w*/(q|k|v|proj_out)/kernel", (None, "filters")),
+    (r"attention\w*/(q|k|v|proj_out)/bias", (None,)),
+    (r"quantizer/codebook", (None, None)),
+    (r"use/(idle|revived_at)", (None,)),
+    (r"use/replacement", (None, None)),
+)
+
+
+def make_mesh(config: ConfigDict, devices: list[jax.Device] | None = None) -> Mesh:
+    """Returns the mesh of `config.mesh`; an axis of -1 takes all devices that are left.
+
+    Raises:
+        InputError: The sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [config[axis] for axis in AXES]
+    known = int(np.prod([size for size in sizes if size != -1]))
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise InputError(f"config.mesh is {sizes}: sizes are positive, and one may be -1")
+    sizes = [len(devices) // known if size == -1 else size for size in sizes]
+    if np.prod(sizes) != len(devices):
+        raise InputError(
+            f"config.mesh {dict(zip(AXES, sizes, strict=True))} does not use "
+            f"{len(devices)} devices; set one axis to -1"
+        )
+    # Automatic axes: explicit ones, the default, break convolutions and codebook look-ups.
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def path_name(path: tuple) -> str:
+    """Returns a tree path as `player/module/parameter`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def partition_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """Returns how an array of a train state is divided, from the table.
+
+    A dimension that the mesh axis does not divide stays whole.
+
+    Raises:
+        ValueError: No row of the table matches the name, or several do.
+    """
+    if not shape:
+        return PartitionSpec()
+    rows = [axes for pattern, axes in PARAMETER_AXES if re.search(rf"(^|/){pattern}$", name)]
+    if len(rows) != 1:
+        raise ValueError(f"{name} {shape} matches {len(rows)} rows of PARAMETER_AXES, not 1")
+    rules = dict(RULES)
+    mesh_axes = [None] * (len(shape) - len(rows[0])) + [rules.get(axis) for axis in rows[0]]
+    divided = [
+        axis if axis is not None and size % mesh.shape[axis] == 0 else None
+        for axis, size in zip(mesh_axes, shape, strict=True)
+    ]
+    return PartitionSpec(*divided)
+
+
+def tree_shardings(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Returns a NamedSharding for each array of a tree (parameters, moments, averages)."""
+
+    def sharding(path: tuple, leaf: Any) -> NamedSharding:
+        return NamedSharding(mesh, partition_spec(path_name(path), leaf.shape, mesh))
+
+    return jax.tree_util.tree_map_with_path(sharding, tree)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of what every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of arrays whose first axis is the batch."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def check_batch_size(batch_size: int, mesh: Mesh, key: str) -> None:
+    """Raises `InputError` unless the devices can share the batch evenly."""
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size % shards:
+        raise InputError(f"{key} is {batch_size}, not a multiple of the {shards} data shards")
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Makes global arrays [B, ...] of this process's part of a batch."""
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, value)
+        for name, value in batch.items()
+    }
+
+
+def pjit(function: Callable, mesh: Mesh, **settings: Any) -> Callable:
+    """Compiles a function for a mesh; `settings` are those of `jax.jit`.
+
+    Model code is traced under the mesh and `RULES`. The result has `lower`, like `jax.jit`'s.
+    """
+    compiled = jax.jit(function, **settings)
+
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+            return compiled(*arguments, **keywords)
+
+    def lower(*arguments: Any, **keywords: Any) -> Any:
+        with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+            return compiled.lower(*arguments, **keywords)
+
+    call.lower = lower
+    call.cache_size = compiled._cache_size
+    return call

@@ -1,0 +1,174 @@
+"""One training step of a game, and one evaluation step, as pure functions."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from maskgit_jax.arrays import Array, Batch, Key, PyTree
+from maskgit_jax.stage import Metrics, Stage, Variables
+from maskgit_jax.training.optimizers import make_optimizer, update_average
+from maskgit_jax.training.state import TrainState
+
+TrainStep = Callable[
+    [TrainState, Mapping[str, Variables], Batch, Key], tuple[TrainState, dict[str, Array]]
+]
+
+
+def player_gradients(
+    stage: Stage, variables: Variables, batch: Batch, key: Key, step: Array
+) -> tuple[dict[str, PyTree], dict[str, Array], PyTree, Metrics]:
+    """Returns gradients, losses, new running statistics and metrics.
+
+    Each loss is differentiated with respect to its own player's parameters only. The forward
+    pass is written once for each player and merged by XLA.
+    """
+    gradients, losses = {}, {}
+    state, metrics = variables.state, {}
+    for player in variables.params:
+
+        def loss_of(own: PyTree, player: str = player):
+            params = {**variables.params, player: own}
+            losses, rest = stage.losses(variables._replace(params=params), batch, key, step)
+            return losses[player], rest
+
+        (losses[player], (state, metrics)), gradients[player] = jax.value_and_grad(
+            loss_of, has_aux=True
+        )(variables.params[player])
+    return gradients, losses, state, metrics
+
+
+def accumulated_gradients(
+    stage: Stage, variables: Variables, batch: Batch, key: Key, step: Array, parts: int
+) -> tuple[dict[str, PyTree], dict[str, Array], PyTree, Metrics]:
+    """Returns the same as `player_gradients`, averaged over `parts` parts of the batch.
+
+    The parts follow each other, so that only one is in memory; each takes rows from every
+    device. Running statistics pass from part to part.
+    """
+    if parts == 1:
+        return player_gradients(stage, variables, batch, key, step)
+
+    def split(array: Array) -> Array:
+        return array.reshape(-1, parts, *array.shape[1:]).swapaxes(0, 1)
+
+    def one_part(carry: tuple, part: tuple):
+        state, total = carry
+        batch, number = part
+        gradients, losses, state, metrics = player_gradients(
+            stage, variables._replace(state=state), batch, jax.random.fold_in(key, number), step
+        )
+        total = jax.tree.map(lambda t, x: t + x / parts, total, (gradients, losses, metrics))
+        return (state, total), None
+
+    pieces = (jax.tree.map(split, dict(batch)), jnp.arange(parts))
+    first = jax.tree.map(lambda x: x[0], pieces[0])
+    shapes = jax.eval_shape(
+        lambda *a: player_gradients(stage, *a), variables, first, key, step
+    )
+    zeros = jax.tree.map(
+        lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0], shapes[1], shapes[3])
+    )
+    (state, (gradients, losses, metrics)), _ = jax.lax.scan(
+        one_part, (variables.state, zeros), pieces
+    )
+    return gradients, losses, state, metrics
+
+
+def player_optimizers(config: ConfigDict) -> dict[str, optax.GradientTransformation]:
+    """Returns player -> optimiser."""
+    return {
+        name: make_optimizer(settings, config.training.num_steps)
+        for name, settings in config.players.items()
+    }
+
+
+def make_train_step(stage: Stage, config: ConfigDict) -> TrainStep:
+    """Returns (state, frozen, batch, root key) -> (next state, metrics), to be compiled.
+
+    The key of step t is fold_in(root, t), so a resumed run draws what an uninterrupted one
+    does. A player whose `start_step` is not reached keeps parameters and optimiser as they
+    are. If any loss or gradient is not finite, nothing at all is updated from then on.
+
+    Metrics are float32 scalars: `<player>/loss`, `<player>/gradient_norm`, and the stage's.
+    """
+    optimizers = player_optimizers(config)
+    parts = config.training.accumulate_steps
+
+    def updated_player(name: str, state: TrainState, gradient: PyTree) -> tuple[PyTree, PyTree]:
+        old = (state.params[name], state.optimizers[name])
+        changes, optimizer = optimizers[name].update(gradient, old[1], old[0])
+        new = (optax.apply_updates(old[0], changes), optimizer)
+        start_step = config.players[name].start_step
+        return new if start_step == 0 else _where(state.step >= start_step, new, old)
+
+    def train_step(state: TrainState, frozen: Mapping[str, Variables], batch: Batch, root: Key):
+        key = jax.random.fold_in(root, state.step)
+        variables = Variables(state.params, state.state, frozen)
+        gradients, losses, running, metrics = accumulated_gradients(
+            stage, variables, batch, key, state.step, parts
+        )
+        norms = {name: optax.global_norm(tree) for name, tree in gradients.items()}
+        failed_at = {
+            name: jnp.where(
+                (state.failed_at[name] < 0) & ~jnp.isfinite(losses[name] + norms[name]),
+                state.step,
+                state.failed_at[name],
+            )
+            for name in losses
+        }
+        players = {name: updated_player(name, state, gradients[name]) for name in losses}
+        params = {name: player[0] for name, player in players.items()}
+        averages = {
+            name: update_average(tree, params[name], config.players[name].ema_rate, state.step)
+            for name, tree in state.averages.items()
+        }
+        new = TrainState(
+            step=state.step + 1,
+            params=dict(stage.assign(params, running, state.step)),
+            state=running,
+            averages=dict(stage.assign(averages, running, state.step)),
+            optimizers={name: player[1] for name, player in players.items()},
+            failed_at=failed_at,
+        )
+        healthy = jnp.stack([step < 0 for step in failed_at.values()]).all()
+        new = _where(healthy, new, state._replace(failed_at=failed_at))
+        scalars = {f"{name}/loss": loss for name, loss in losses.items()}
+        scalars |= {f"{name}/gradient_norm": norm for name, norm in norms.items()}
+        return new, {**scalars, **metrics}
+
+    return train_step
+
+
+def _where(condition: Array, new: PyTree, old: PyTree) -> PyTree:
+    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
+
+
+def make_eval_step(stage: Stage) -> Callable[[Variables, Batch, Key, Metrics], Metrics]:
+    """Returns (variables, batch, key, sums) -> sums, to be compiled.
+
+    Sums run over the examples whose `valid` is 1; `count` is their number.
+    """
+
+    def eval_step(variables: Variables, batch: Batch, key: Key, sums: Metrics) -> Metrics:
+        valid = batch["valid"]
+        metrics = stage.evaluate(variables, batch, key)
+        metrics = {**metrics, "count": jnp.ones_like(valid)}
+
+        def add(total: Array, values: Array) -> Array:
+            weight = valid.reshape(-1, *[1] * (values.ndim - 1))
+            # where, not only a product: a padded row must not bring in a NaN.
+            return total + jnp.where(weight > 0, values, 0.0).sum(axis=0)
+
+        return {name: add(sums[name], values) for name, values in metrics.items()}
+
+    return eval_step
+
+
+def empty_sums(stage: Stage, variables: Variables, batch: Batch, key: Key) -> dict[str, Array]:
+    """Returns the zeros that `make_eval_step`'s function starts from."""
+    shapes = jax.eval_shape(stage.evaluate, variables, batch, key)
+    zeros = {name: jnp.zeros(shape.shape[1:], jnp.float32) for name, shape in shapes.items()}
+    return {**zeros, "count": jnp.zeros((), jnp.float32)}

@@ -1,0 +1,129 @@
+"""What a run tells: console, metrics.jsonl, TensorBoard, and PNG grids."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+
+
+def image_grid(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
+    """Returns one picture uint8 [H', W', C] of images uint8 [N, H, W, C], row by row."""
+    count, height, width, channels = images.shape
+    rows = -(-count // columns)
+    shape = (rows * (height + gap) + gap, columns * (width + gap) + gap, channels)
+    grid = np.full(shape, 255, np.uint8)
+    for index, image in enumerate(images):
+        top = (index // columns) * (height + gap) + gap
+        left = (index % columns) * (width + gap) + gap
+        grid[top : top + height, left : left + width] = image
+    return grid
+
+
+def write_png(path: Path, images: np.ndarray, columns: int) -> None:
+    """Writes images uint8 [N, H, W, C] as one PNG; small images are enlarged by a whole factor."""
+    scale = max(1, round(64 / images.shape[1]))
+    images = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    grid = image_grid(images, columns, gap=2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid).save(path)
+
+
+class Writers:
+    """Writes scalars and pictures of one run; only the first process of a run writes.
+
+    Lines of `metrics.jsonl` later than `first_step` (from a run that was killed after its last
+    checkpoint) are removed, so that each step stands there once.
+    """
+
+    def __init__(self, workdir: Path, first_step: int, num_steps: int, batch_size: int):
+        self._workdir, self._batch_size = workdir, batch_size
+        self._metrics_path = workdir / "metrics.jsonl"
+        self._keep_lines_until(first_step)
+        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+        self._bar = tqdm(
+            total=num_steps,
+            initial=first_step,
+            unit="step",
+            disable=None,  # silent off a terminal; lines are printed instead
+            dynamic_ncols=True,
+            file=sys.stderr,
+        )
+        self._clock, self._clock_step, self._num_steps = time.monotonic(), first_step, num_steps
+
+    def _keep_lines_until(self, step: int) -> None:
+        if not self._metrics_path.exists():
+            return
+        lines = self._metrics_path.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        unfinished = self._metrics_path.with_suffix(".unfinished")
+        unfinished.write_text("".join(kept))
+        unfinished.rename(self._metrics_path)
+
+    def progress(self, step: int, scalars: dict[str, float]) -> None:
+        """Writes training metrics with steps/s and images/s since the last call."""
+        now = time.monotonic()
+        speed = (step - self._clock_step) / max(now - self._clock, 1e-9)
+        self._clock, self._clock_step = now, step
+        rates = {"steps_per_second": speed, "images_per_second": speed * self._batch_size}
+        self._record(step, "train", {**scalars, **rates})
+        losses = {name: value for name, value in scalars.items() if name.endswith("/loss")}
+        figures = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+        self._bar.update(step - self._bar.n)
+        if self._bar.disable:
+            left = (self._num_steps - step) / max(speed, 1e-9)
+            print(
+                f"step {step}/{self._num_steps}  {figures}  {speed:.2f} steps/s  "
+                f"{speed * self._batch_size:.0f} images/s  {left:.0f} s left",
+                flush=True,
+            )
+        else:
+            self._bar.set_postfix_str(f"{figures}  {speed * self._batch_size:.0f} images/s")
+
+    def evaluation(self, step: int, scalars: dict[str, float]) -> None:
+        """Writes the figures of a whole evaluation."""
+        self._record(step, "eval", scalars)
+        figures = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
+        tqdm.write(f"step {step}  evaluation: {figures}", file=sys.stdout)
+
+    def pictures(self, step: int, pictures: dict[str, np.ndarray]) -> None:
+        """Writes `previews/<title>-<step>.png`."""
+        for title, images in pictures.items():
+            columns = 2 * max(1, round((len(images) / 2) ** 0.5))
+            path = self._workdir / "previews" / f"{title}-{step:07d}.png"
+            write_png(path, images, min(columns, len(images)))
+
+    def restart_clock(self) -> None:
+        """Leaves what was done since the last `progress` out of the next speed."""
+        self._clock = time.monotonic()
+
+    def note(self, text: str) -> None:
+        """Prints a line."""
+        tqdm.write(text, file=sys.stdout)
+
+    def _record(self, step: int, split: str, scalars: dict[str, float]) -> None:
+        with self._metrics_path.open("a") as file:
+            file.write(json.dumps({"step": step, "split": split, **scalars}) + "\n")
+        for name, value in scalars.items():
+            self._tensorboard.add_scalar(f"{split}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flushes everything."""
+        self._bar.close()
+        self._tensorboard.close()
+
+
+class SilentWriters:
+    """The same interface for the processes that do not write."""
+
+    def progress(self, step: int, scalars: dict[str, float]) -> None: ...  # noqa: D102
+    def evaluation(self, step: int, scalars: dict[str, float]) -> None: ...  # noqa: D102
+    def pictures(self, step: int, pictures: dict[str, np.ndarray]) -> None: ...  # noqa: D102
+    def restart_clock(self) -> None: ...  # noqa: D102
+    def note(self, text: str) -> None: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102

@@ -1,0 +1,42 @@
+"""Installs maskgit_jax: `pip install -e .`, with extras `[test]`, `[tpu]` and `[cuda]`."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+root = Path(__file__).parent
+version = re.search(r'__version__ = "(.+?)"', (root / "maskgit_jax/__init__.py").read_text())
+
+setup(
+    name="maskgit_jax",
+    version=version.group(1),
+    description="Token-based image generation in JAX/Flax: from VQGAN to MaskGIT",
+    long_description=(root / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["maskgit_jax", "maskgit_jax.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "jax>=0.10",
+        "flax>=0.12.8",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12",
+        "tensorflow-datasets>=4.9.10",
+        "ml_collections>=1.1",
+        "numpy>=2.0",
+        "chex>=0.1.92",
+        "absl-py>=2.1",
+        "grain>=0.2.18",  # input pipeline whose position is part of the checkpoint
+        "array_record>=0.8",  # TFDS files that can be read without TensorFlow
+        "Pillow>=11",  # decoding, resizing, PNG
+        "scikit-learn>=1.5",  # the embedded digits, and the independent classifier
+        "tensorboardX>=2.6",  # TensorBoard files without TensorFlow
+        "tqdm>=4.66",  # the progress bar
+    ],
+    extras_require={
+        "test": ["pytest>=8", "ruff>=0.14"],
+        "tpu": ["jax[tpu]>=0.10"],
+        "cuda": ["jax[cuda12]>=0.10"],
+    },
+)
