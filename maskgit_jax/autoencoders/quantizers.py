@@ -62,6 +62,7 @@ class VectorQuantizer(nn.Module):
             "...d,kd->...k", latents, self.codebook, precision=jax.lax.Precision.HIGHEST
         )
         half_norms = 0.5 * (self.codebook**2).sum(axis=-1)
+        half_norms = half_norms.reshape((1,) * (products.ndim - 1) + (-1,))
         # |z - e|^2 = |z|^2 + 2 (|e|^2 / 2 - z.e), and |z|^2 is the same for every code.
         return jnp.argmin(jax.lax.stop_gradient(half_norms - products), axis=-1).astype(jnp.int32)
 

@@ -55,8 +55,8 @@ def open_splits(
             f"tfds:{name} is prepared in a format without random access ({_first_line(error)}); "
             f"{_how_to_prepare(name)}"
         ) from error
-    label = builder.info.features.get("label")
-    class_names = tuple(label.names) if hasattr(label, "names") else ("all",)
+    features = builder.info.features
+    class_names = tuple(features["label"].names) if "label" in features else ("all",)
     return *(PreparedSource(source, channels) for source in sources), class_names
 
 

@@ -99,4 +99,4 @@ class MaskGIT(nn.Module):
         bias = self.param("head_bias", nn.initializers.zeros, (len(table),))
         codes = table[: self.codebook_size].astype(self.dtype)
         logits = jnp.einsum("bld,kd->blk", x, codes, preferred_element_type=jnp.float32)
-        return logits + bias[: self.codebook_size]
+        return logits + bias[None, None, : self.codebook_size]

@@ -31,7 +31,9 @@ def player_gradients(
 
         def loss_of(own: PyTree, player: str = player):
             params = {**variables.params, player: own}
-            losses, rest = stage.losses(variables._replace(params=params), batch, key, step)
+            # The same key for every player: they look at one and the same game.
+            same_key = jax.random.clone(key)
+            losses, rest = stage.losses(variables._replace(params=params), batch, same_key, step)
             return losses[player], rest
 
         (losses[player], (state, metrics)), gradients[player] = jax.value_and_grad(
@@ -110,7 +112,7 @@ def make_train_step(stage: Stage, config: ConfigDict) -> TrainStep:
         gradients, losses, running, metrics = accumulated_gradients(
             stage, variables, batch, key, state.step, parts
         )
-        norms = {name: optax.global_norm(tree) for name, tree in gradients.items()}
+        norms = {name: optax.tree.norm(tree) for name, tree in gradients.items()}
         failed_at = {
             name: jnp.where(
                 (state.failed_at[name] < 0) & ~jnp.isfinite(losses[name] + norms[name]),

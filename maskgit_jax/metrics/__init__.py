@@ -1,0 +1,1 @@
+"""Images or features to numbers."""

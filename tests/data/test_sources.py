@@ -1,0 +1,196 @@
+import gzip
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskgit_jax.configuration import InputError
+from maskgit_jax.data import tokens as token_files
+from maskgit_jax.data.idx import read_idx
+from maskgit_jax.data.sources import open_sources
+from tests.example import preset
+
+
+def data(source: str, **changes):
+    config = preset("vqgan").data.unlock()
+    config.source = source
+    config.update(changes)
+    return config
+
+
+def write_image(path, size=(20, 30), mode="RGB", value=128):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, value).save(path)
+
+
+def write_idx(path, array):
+    header = struct.pack(">I", 0x800 + array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+    path.write_bytes(gzip.compress(header + array.tobytes()))
+
+
+def write_mnist(folder):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("t10k", 6)):
+        write_idx(folder / f"{split}-images-idx3-ubyte.gz",
+                  rng.integers(0, 255, (count, 28, 28), np.uint8))  # fmt: skip
+        labels = np.arange(count, dtype=np.uint8) % 3
+        write_idx(folder / f"{split}-labels-idx1-ubyte.gz", labels)
+
+
+def test_digits_are_split_without_overlap():
+    sources = open_sources(data("digits"))
+    assert (len(sources.train), len(sources.evaluation)) == (1437, 360)
+    assert sources.train[0]["image"].shape == (16, 16, 1)
+    assert sources.train[0]["image"].dtype == np.uint8
+    known = {sources.train[i]["image"].tobytes() for i in range(1437)}
+    assert not any(sources.evaluation[i]["image"].tobytes() in known for i in range(360))
+
+
+def test_idx_files_are_read(tmp_path):
+    write_mnist(tmp_path)
+    sources = open_sources(data(f"idx:{tmp_path}", image_size=28))
+    assert (len(sources.train), len(sources.evaluation)) == (12, 6)
+    assert sources.class_names == ("0", "1", "2")
+    assert sources.train[4]["label"] == 1
+    assert open_sources(data(f"idx:{tmp_path}", channels=3)).train[0]["image"].shape == (16, 16, 3)
+
+
+def test_a_truncated_idx_file_is_named(tmp_path):
+    path = tmp_path / "train-images-idx3-ubyte"
+    path.write_bytes(struct.pack(">IIII", 0x803, 5, 28, 28) + b"\0" * 100)
+    with pytest.raises(InputError, match="train-images.*cut off"):
+        read_idx(path)
+
+
+def test_folders_give_classes_by_name_and_stable_splits(tmp_path):
+    for index in range(20):
+        write_image(tmp_path / ("cat" if index % 2 else "dog") / f"{index}.png")
+    sources = open_sources(data(f"folder:{tmp_path}", channels=3))
+    assert sources.class_names == ("cat", "dog")
+    assert len(sources.evaluation) == 2
+    held_out = {file.path for file in sources.evaluation.files}
+    assert not held_out & {file.path for file in sources.train.files}
+    again = open_sources(data(f"folder:{tmp_path}", channels=3))
+    assert {file.path for file in again.evaluation.files} == held_out
+
+
+def test_folders_with_their_own_splits(tmp_path):
+    for split, count in (("train", 4), ("val", 2)):
+        for index in range(count):
+            write_image(tmp_path / split / "cat" / f"{index}.jpg")
+    sources = open_sources(data(f"folder:{tmp_path}"))
+    assert (len(sources.train), len(sources.evaluation)) == (4, 2)
+
+
+def test_every_mode_and_orientation_is_read(tmp_path):
+    write_image(tmp_path / "grey.png", mode="L", value=100)
+    write_image(tmp_path / "rgba.png", mode="RGBA", value=(0, 0, 0, 0))
+    write_image(tmp_path / "palette.gif", mode="P", value=3)
+    write_image(tmp_path / "cmyk.jpg", mode="CMYK", value=(0, 0, 0, 0))
+    Image.fromarray(np.full((8, 8), 65535, np.uint16)).save(tmp_path / "deep.png")
+    upright = Image.new("RGB", (30, 20), "white")
+    upright.paste("black", (0, 0, 15, 20))  # left half; after orientation 6 the upper half
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright.save(tmp_path / "turned.png", exif=exif)
+    source = open_sources(data(f"folder:{tmp_path}", channels=3)).train
+    source.files = [*source.files, *open_sources(data(f"folder:{tmp_path}")).evaluation.files]
+    images = {file.path.name: source[i]["image"] for i, file in enumerate(source.files)}
+    assert all(image.dtype == np.uint8 and image.shape[2] == 3 for image in images.values())
+    assert (images["rgba.png"] == 255).all(), "transparency lies over white"
+    assert (images["deep.png"] == 255).all(), "16 bits are scaled to 8"
+    assert images["turned.png"].shape == (30, 20, 3)
+    assert images["turned.png"][0].max() == 0 and images["turned.png"][-1].min() == 255
+
+
+def test_a_corrupt_image_is_named_once_and_replaced(tmp_path):
+    for index in range(10):
+        write_image(tmp_path / f"{index}.png", value=(10, 20, 30))
+    source = open_sources(data(f"folder:{tmp_path}", channels=3)).train
+    broken = source.files[3].path
+    broken.write_bytes(broken.read_bytes()[:40])
+    with pytest.warns(UserWarning, match=f"unreadable image {broken}.*1 so far"):
+        assert source[3]["image"].shape == (30, 20, 3)
+    assert source[3]["image"].shape == (30, 20, 3)  # and no second warning
+    assert source.unreadable == {broken}
+
+
+@pytest.mark.filterwarnings("ignore:unreadable image")
+def test_a_folder_of_nothing_but_broken_images_is_an_error(tmp_path):
+    for index in range(3):
+        (tmp_path / f"{index}.png").write_bytes(b"no image")
+    source = open_sources(data(f"folder:{tmp_path}")).train
+    with pytest.raises(InputError, match="none of the"):
+        source[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("folder:{}/missing", "no such folder"),
+        ("folder:{}", "there is no image"),
+        ("idx:{}/missing", "no such folder"),
+        ("idx:{}", "train-images-idx3-ubyte.gz is missing"),
+        ("tokens:{}", "python -m maskgit_jax.encode"),
+        ("tfds:no_such_dataset_anywhere", "neither a TFDS dataset"),
+        ("digits:{}", "takes no place"),
+        ("folder", "lacks its place"),
+        ("lmdb:{}", "is unknown; it is one of digits"),
+    ],
+)
+def test_a_bad_source_is_named(tmp_path, source, message):
+    with pytest.raises(InputError, match=message):
+        open_sources(data(source.format(tmp_path)))
+
+
+def test_a_prepared_dataset_is_read_without_tensorflow(tmp_path):
+    import subprocess
+    import sys
+
+    program = f"""
+import io, sys, numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+class Tiny(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+    def _info(self):
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({{
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "label": tfds.features.ClassLabel(names=["a", "b"])}}))
+    def _split_generators(self, manager):
+        return {{"train": self._generate_examples(10), "test": self._generate_examples(4)}}
+    def _generate_examples(self, count):
+        for i in range(count):
+            buffer = io.BytesIO()
+            Image.new("RGB", (12, 9), (i, 0, 0)).save(buffer, "PNG")
+            buffer.seek(0)
+            yield i, {{"image": buffer, "label": i % 2}}
+
+Tiny(data_dir={str(tmp_path)!r}, file_format="array_record").download_and_prepare()
+from maskgit_jax.data.prepared import open_splits
+train, held_out, names = open_splits({str(tmp_path / "tiny" / "1.0.0")!r}, 0.1, 3)
+assert (len(train), len(held_out), names) == (10, 4, ("a", "b")), names
+assert train[0]["image"].shape == (9, 12, 3)
+assert "tensorflow" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_token_files_come_back_as_written(tmp_path):
+    rng = np.random.default_rng(0)
+    rows, labels = rng.integers(0, 300, (10, 4)), np.arange(10)
+    for split in token_files.SPLITS:
+        batches = [(rows[:6], labels[:6]), (rows[6:], labels[6:])]
+        token_files.write_split(tmp_path, split, batches, 10, codebook_size=300)
+    described = {"codebook_size": 300, "grid": [2, 2], "class_names": ["x"]}
+    token_files.write_description(tmp_path, described)
+    written = token_files.open_tokens(str(tmp_path))
+    assert (written.codebook_size, written.grid) == (300, (2, 2))
+    np.testing.assert_array_equal(written.train[7]["tokens"], rows[7])
+    assert written.train[7]["label"] == 7
+    (tmp_path / "train_tokens.npy").write_bytes(b"cut")
+    with pytest.raises(InputError, match="split train is missing or damaged"):
+        token_files.open_tokens(str(tmp_path))

@@ -1,0 +1,97 @@
+"""Small stages, states and data that several tests share."""
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from maskgit_jax.configuration import apply_changes
+from maskgit_jax.data.loader import eval_batches, train_batches
+from maskgit_jax.data.sources import open_sources
+from maskgit_jax.stage import Stage, Variables
+from maskgit_jax.stages import maskgit, vqgan
+from maskgit_jax.training.loop import Trainer, TrainingData
+from maskgit_jax.training.sharding import make_mesh
+
+ROOT = Path(__file__).parent.parent
+
+TINY = {
+    "vqgan": {
+        "model.filters": 8,
+        "model.multipliers": (1, 2, 2),
+        "model.codebook_size": 16,
+        "model.code_width": 4,
+        "discriminator.filters": 8,
+        "players.discriminator.start_step": 2,
+    },
+    "maskgit": {
+        "model.codebook_size": 16,
+        "model.width": 16,
+        "model.num_layers": 2,
+        "model.num_heads": 2,
+        "model.mlp_width": 32,
+        "sampling.steps": 3,
+    },
+}
+SHORT = {
+    "training.num_steps": 8,
+    "training.batch_size": 16,
+    "training.log_every": 2,
+    "training.eval_every": 4,
+    "training.preview_every": 8,
+    "training.checkpoint_every": 4,
+}
+
+
+def preset(stage: str, name: str = "") -> ConfigDict:
+    path = ROOT / "configs" / f"{stage}.py"
+    spec = importlib.util.spec_from_file_location(stage, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(name)
+
+
+def tiny_config(stage: str, **changes) -> ConfigDict:
+    config = preset(stage).unlock()
+    config.data.num_classes = 10
+    config.data.class_names = tuple("0123456789")
+    dotted = {key.replace("__", "."): value for key, value in changes.items()}
+    return apply_changes(config, {**TINY[stage], **SHORT, **dotted})
+
+
+def digits_batch(size: int = 16, start: int = 0) -> dict[str, np.ndarray]:
+    source = open_sources(preset("vqgan").data).train
+    rows = [source[index] for index in range(start, start + size)]
+    return {
+        "image": np.stack([row["image"] for row in rows]),
+        "label": np.asarray([row["label"] for row in rows], np.int32),
+    }
+
+
+def tiny_tokenizer(**changes) -> tuple[Stage, Variables]:
+    stage = vqgan.build(tiny_config("vqgan", **changes), {})
+    return stage, stage.init(jax.random.key(7), digits_batch(), {})
+
+
+def tiny_stage(name: str, **changes) -> tuple[Stage, ConfigDict, dict[str, Variables]]:
+    config = tiny_config(name, **changes)
+    if name == "vqgan":
+        return vqgan.build(config, {}), config, {}
+    tokenizer, variables = tiny_tokenizer()
+    return maskgit.build(config, {"tokenizer": tokenizer}), config, {"tokenizer": variables}
+
+
+STAGE_NAMES = ("vqgan", "maskgit")
+
+
+def trainer(stage, config, frozen, workdir, num_devices: int = 1) -> Trainer:
+    sources = open_sources(config.data)
+    size = config.training.batch_size
+    data = TrainingData(
+        train_batches(sources.train, config.data, size, config.seed),
+        lambda: eval_batches(sources.evaluation, config.data, size),
+    )
+    mesh = make_mesh(config.mesh, jax.devices()[:num_devices])
+    return Trainer(stage, config, workdir, data, frozen, mesh)

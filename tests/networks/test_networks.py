@@ -1,0 +1,96 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskgit_jax.networks.discriminators import PatchDiscriminator
+from maskgit_jax.networks.residual import Downsample, ResidualBlock, Upsample
+from maskgit_jax.networks.transformer import SelfAttention, stacked_layers
+
+
+def test_average_downsampling_by_hand():
+    x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+    y = Downsample("average").apply({}, x)
+    np.testing.assert_allclose(y[0, :, :, 0], [[2.5, 4.5], [10.5, 12.5]])
+
+
+def test_taming_downsampling_pads_right_and_below_only(key):
+    x = jnp.zeros((1, 4, 4, 1)).at[0, 0, 0, 0].set(1.0)
+    params = {"conv": {"kernel": jnp.ones((3, 3, 1, 1)), "bias": jnp.zeros(1)}}
+    y = Downsample("conv").apply({"params": params}, x)
+    np.testing.assert_allclose(y[0, :, :, 0], [[1, 0], [0, 0]])
+
+
+def test_upsampling_repeats_before_it_convolves():
+    kernel = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1.0)
+    y = Upsample().apply(
+        {"params": {"conv": {"kernel": kernel, "bias": jnp.zeros(1)}}},
+        jnp.asarray([1.0, 2.0]).reshape(1, 1, 2, 1),
+    )
+    np.testing.assert_allclose(y[0, :, :, 0], [[1, 1, 2, 2], [1, 1, 2, 2]])
+
+
+@pytest.mark.parametrize("source", ["input", "output"])
+def test_a_cut_residual_path_is_cut(key, source):
+    # With all convolutions zero the official shortcut of the output gives zero, whatever x.
+    x = jax.random.normal(key, (1, 4, 4, 8))
+    block = ResidualBlock(16, bias=False, shortcut_from=source)
+    params = block.init(key, x)["params"]
+    params = {**params, **{n: jax.tree.map(jnp.zeros_like, params[n]) for n in ("conv1", "conv2")}}
+    y = block.apply({"params": params}, x)
+    assert bool((y == 0).all()) == (source == "output")
+
+
+def test_patch_discriminator_of_taming():
+    judge = PatchDiscriminator(norm="batch")
+    image = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
+    shapes = jax.eval_shape(lambda k, x: judge.init(k, x, train=True), jax.random.key(0), image)
+    assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == 2_765_633
+    logits = jax.eval_shape(
+        lambda v, x: judge.apply(v, x, train=False), shapes, image
+    )
+    assert logits.shape == (1, 30, 30, 1)
+
+
+def test_attention_against_numpy(key):
+    x = jax.random.normal(key, (2, 5, 8))
+    module = SelfAttention(num_heads=2)
+    params = module.init(key, x, train=False)["params"]
+    q, k, v = (
+        (np.asarray(x) @ np.asarray(params[n]["kernel"])).reshape(2, 5, 2, 4)
+        for n in ("query", "key", "value")
+    )
+    scores = np.einsum("bqnd,bknd->bnqk", q, k) / 2.0
+    weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    mixed = np.einsum("bnqk,bknd->bqnd", weights, v).reshape(2, 5, 8)
+    expected = mixed @ np.asarray(params["out"]["kernel"])
+    np.testing.assert_allclose(
+        module.apply({"params": params}, x, train=False), expected, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_stacked_layers_know_no_order_of_places(key, norm):
+    # Without positions, permuting the input permutes the output.
+    x = jax.random.normal(key, (1, 6, 8))
+    module = stacked_layers(2, False, num_heads=2, mlp_width=16, norm=norm)
+    params = module.init(key, x, False)
+    order = np.asarray([3, 1, 0, 2, 5, 4])
+    one, _ = module.apply(params, x[:, order], False)
+    other, _ = module.apply(params, x, False)
+    np.testing.assert_allclose(one, other[:, order], atol=1e-5)
+
+
+def test_rematerialised_layers_have_the_same_gradient(key):
+    x = jax.random.normal(key, (1, 6, 8))
+    gradients = []
+    for remat in (False, True):
+        module = stacked_layers(2, remat, num_heads=2, mlp_width=16, dropout_rate=0.1)
+        params = module.init(jax.random.key(1), x, False)
+
+        def loss(params, module=module):
+            return (module.apply(params, x, True, rngs={"dropout": jax.random.key(2)})[0] ** 3).sum()
+
+        gradients.append(jax.tree.leaves(jax.grad(loss)(params)))
+    for one, other in zip(*gradients, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)

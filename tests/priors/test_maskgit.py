@@ -1,0 +1,60 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskgit_jax.priors.maskgit import MaskGIT
+from maskgit_jax.stages import maskgit
+from tests.example import preset
+
+
+def small(**changes) -> MaskGIT:
+    options = dict(codebook_size=6, num_classes=3, num_tokens=4, width=8, num_layers=2)
+    options |= dict(num_heads=2, mlp_width=16, row_multiple=8, null_class=True)
+    return MaskGIT(**{**options, **changes})
+
+
+def logits(module, params, tokens, hidden, label):
+    arrays = (jnp.asarray(tokens), jnp.asarray(hidden), jnp.asarray(label))
+    return module.apply(params, *arrays, train=False)
+
+
+def test_the_paper_model_has_172457193_parameters():
+    config = preset("maskgit", "imagenet256")
+    module = maskgit.prior(config)
+    shape = (1, module.num_tokens)
+    params = jax.eval_shape(
+        lambda key: module.init(
+            key, jnp.zeros(shape, int), jnp.zeros(shape, bool), jnp.zeros(1, int), train=False
+        ),
+        jax.random.key(0),
+    )["params"]
+    total = sum(leaf.size for leaf in jax.tree.leaves(params))
+    rows = params["word_embedding"].shape[0]
+    assert (module.num_rows, rows) == (2025, 2048)
+    padding = (rows - 2025) * (768 + 1)  # of the table and of the head's bias
+    assert total - padding == 172_457_193
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_hidden_tokens_cannot_be_seen_and_known_ones_are(key, norm):
+    module = small(norm=norm)
+    hidden = [[True, True, False, False]]
+    params = module.init(key, jnp.zeros((1, 4), int), jnp.asarray(hidden), jnp.zeros(1, int), train=False)
+    one, other, third = (
+        logits(module, params, [tokens], hidden, [0])
+        for tokens in ([0, 1, 2, 3], [5, 5, 2, 3], [0, 1, 2, 4])
+    )
+    np.testing.assert_array_equal(one, other)
+    assert one.shape == (1, 4, 6)
+    assert abs(one - third).max() > 1e-6
+
+
+def test_each_label_and_the_null_class_have_their_own_row():
+    rows = small()._rows(
+        jnp.asarray([[5, 0, 1, 2]]), jnp.asarray([[False, True, False, True]]), jnp.asarray([2])
+    )
+    assert rows.tolist() == [[8, 5, 9, 1, 9]]  # codes 0-5, classes 6-8, mask 9, null 10
+    null = small()._rows(jnp.zeros((1, 4), int), jnp.zeros((1, 4), bool), jnp.asarray([3]))
+    assert null[0, 0] == 10
+    assert small().num_rows == 11
