@@ -78,7 +78,7 @@ PRESETS = {
         "model.dropout_rate": 0.0,
         "losses.label_smoothing": 0.0,
         "losses.label_dropout_rate": 0.1,
-        "training.num_steps": 2_400,
+        "training.num_steps": 1_600,
         "training.batch_size": 64,
         "training.log_every": 50,
         "training.eval_every": 800,
@@ -90,12 +90,21 @@ PRESETS = {
         "players.prior.clip_norm": 1.0,
         "players.prior.ema_rate": 0.999,
     },
-    "cifar10": {**FOLDER, "data.source": "tfds:cifar10", "data.image_size": 32,
-                "data.crop": "center", "model.grid": (8, 8)},  # fmt: skip
+    "cifar10": {
+        **FOLDER,
+        "data.source": "tfds:cifar10",
+        "data.image_size": 32,
+        "data.crop": "center",
+        "model.grid": (8, 8),
+    },  # fmt: skip
     "folder": FOLDER,
     "imagenet256": IMAGENET,
-    "imagenet512": {**IMAGENET, "data.image_size": 512, "model.grid": (32, 32),
-                    "sampling.steps": 12},  # fmt: skip
+    "imagenet512": {
+        **IMAGENET,
+        "data.image_size": 512,
+        "model.grid": (32, 32),
+        "sampling.steps": 12,
+    },  # fmt: skip
 }
 
 

@@ -88,8 +88,12 @@ PRESETS = {
         "players.autoencoder.ema_rate": 0.999,
         "players.discriminator.start_step": 1_500,
     },
-    "cifar10": {**FOLDER, "data.source": "tfds:cifar10", "data.image_size": 32,
-                "data.crop": "center"},  # fmt: skip
+    "cifar10": {
+        **FOLDER,
+        "data.source": "tfds:cifar10",
+        "data.image_size": 32,
+        "data.crop": "center",
+    },  # fmt: skip
     "folder": FOLDER,
     "imagenet256": IMAGENET,
     "imagenet512": {**IMAGENET, "data.image_size": 512},

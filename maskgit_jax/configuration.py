@@ -148,9 +148,7 @@ def validate(config: ConfigDict) -> None:
             0 <= settings.ema_rate < 1,
             f"config.players.{name}.ema_rate is {settings.ema_rate}; it must be in [0, 1)",
         )
-        require(
-            settings.learning_rate > 0, f"config.players.{name}.learning_rate must be positive"
-        )
+        require(settings.learning_rate > 0, f"config.players.{name}.learning_rate must be positive")
 
 
 def _changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:

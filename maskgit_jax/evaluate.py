@@ -109,13 +109,17 @@ def judge(
 
 def main() -> None:
     """Judges what the flags say."""
-    require(bool(IMAGES.value), "--images=FILE.npz is missing; python -m maskgit_jax.sample makes it")
+    require(
+        bool(IMAGES.value), "--images=FILE.npz is missing; python -m maskgit_jax.sample makes it"
+    )
     path = Path(IMAGES.value)
     images, labels = load_images(path)
     config = base("", "").data
     config.source, config.image_size, config.channels = DATA.value, images.shape[1], images.shape[3]
     sources = open_sources(config)
-    train, held_out = (real_images(s, images.shape[1:]) for s in (sources.train, sources.evaluation))
+    train, held_out = (
+        real_images(s, images.shape[1:]) for s in (sources.train, sources.evaluation)
+    )
     factor = SHRINK.value
     figures = judge(
         shrunk(images, factor),

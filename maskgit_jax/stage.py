@@ -96,6 +96,4 @@ class Stage(NamedTuple):
     summarize: Callable[[Mapping[str, Any]], dict[str, float]]
     preview: Callable[[Variables, Batch, Key], Metrics]
     exports: Tokenizer | Generator
-    assign: Callable[[Mapping[str, PyTree], PyTree, Array], Mapping[str, PyTree]] = (
-        _no_assignment
-    )
+    assign: Callable[[Mapping[str, PyTree], PyTree, Array], Mapping[str, PyTree]] = _no_assignment

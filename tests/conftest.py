@@ -1,7 +1,15 @@
 import os
+import tempfile
 
-# Before jax is imported anywhere.
+# Before jax is imported anywhere; commands that the tests start inherit it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tests are small: compiling is what takes time. No expensive passes, and nothing twice.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
+_CACHE = tempfile.TemporaryDirectory(prefix="maskgit_jax_compiled_")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import jax
 import pytest

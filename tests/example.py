@@ -72,7 +72,7 @@ def digits_batch(size: int = 16, start: int = 0) -> dict[str, np.ndarray]:
 
 def tiny_tokenizer(**changes) -> tuple[Stage, Variables]:
     stage = vqgan.build(tiny_config("vqgan", **changes), {})
-    return stage, stage.init(jax.random.key(7), digits_batch(), {})
+    return stage, jax.jit(stage.init)(jax.random.key(7), digits_batch(), {})
 
 
 def tiny_stage(name: str, **changes) -> tuple[Stage, ConfigDict, dict[str, Variables]]:

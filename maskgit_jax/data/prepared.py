@@ -91,7 +91,7 @@ def _first_line(error: Exception) -> str:
 
 def _how_to_prepare(name: str) -> str:
     return (
-        "prepare it once where TensorFlow and the network are at hand: python -c \"import "
+        'prepare it once where TensorFlow and the network are at hand: python -c "import '
         f"tensorflow_datasets as t; t.builder('{name}', file_format='array_record')"
         '.download_and_prepare()", then copy ~/tensorflow_datasets here'
     )

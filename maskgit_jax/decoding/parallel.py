@@ -65,7 +65,7 @@ def decode_by_confidence(
     the last step.
     """
     chex.assert_equal_shape([tokens, hidden])
-    num_hidden = hidden.sum(axis=-1)   # [B]
+    num_hidden = hidden.sum(axis=-1)  # [B]
 
     def one_step(carry: tuple[Array, Array], step: Array):
         tokens, hidden = carry

@@ -42,7 +42,7 @@ def random_mask(ratio: Array, scores: Array, schedule: str) -> Array:
     """
     length = scores.shape[-1]
     share = mask_ratio(ratio, length, schedule)
-    count = jnp.maximum(jnp.floor(share * length), 1.0)   # [B]
+    count = jnp.maximum(jnp.floor(share * length), 1.0)  # [B]
     return rank(scores) < count[:, None]
 
 

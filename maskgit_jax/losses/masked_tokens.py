@@ -19,7 +19,7 @@ def token_cross_entropy(logits: Array, tokens: Array, label_smoothing: float = 0
     """
     chex.assert_shape(logits, (*tokens.shape, None))
     log_probability = jax.nn.log_softmax(logits.astype(jnp.float32))
-    true = jnp.take_along_axis(log_probability, tokens[..., None], axis=-1)[..., 0]   # [B, L]
+    true = jnp.take_along_axis(log_probability, tokens[..., None], axis=-1)[..., 0]  # [B, L]
     return -(1.0 - label_smoothing) * true - label_smoothing * log_probability.mean(axis=-1)
 
 

@@ -28,7 +28,7 @@ class SelfAttention(nn.Module):
         batch, length, width = x.shape
         query, key, value = (self._heads(x, name) for name in ("query", "key", "value"))
         scale = (width // self.num_heads) ** -0.5
-        scores = jnp.einsum("bqnd,bknd->bnqk", query * scale, key)   # [B, N, L, L]
+        scores = jnp.einsum("bqnd,bknd->bnqk", query * scale, key)  # [B, N, L, L]
         weights = jax.nn.softmax(scores.astype(jnp.float32)).astype(self.dtype)
         weights = nn.Dropout(self.dropout_rate)(weights, deterministic=not train)
         mixed = jnp.einsum("bnqk,bknd->bqnd", weights, value)

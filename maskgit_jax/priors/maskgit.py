@@ -65,7 +65,7 @@ class MaskGIT(nn.Module):
         """
         rows = -(-self.num_rows // self.row_multiple) * self.row_multiple
         table = self.param("word_embedding", initialize, (rows, self.width))
-        x = jnp.take(table, self._rows(tokens, hidden, label), axis=0)   # [B, L+1, D]
+        x = jnp.take(table, self._rows(tokens, hidden, label), axis=0)  # [B, L+1, D]
         positions = self.param("position_embedding", initialize, x.shape[1:])
         x = nn.with_logical_constraint(x + positions[None], ("batch", "length", "embed"))
         epsilon = 1e-12 if self.norm == "post" else 1e-6
@@ -91,7 +91,7 @@ class MaskGIT(nn.Module):
         class_row = self.codebook_size + label
         class_row = jnp.where(label == self.num_classes, mask_row + 1, class_row)
         image_rows = jnp.where(hidden, mask_row, tokens)
-        return jnp.concatenate([class_row[:, None], image_rows], axis=1)   # [B, L+1]
+        return jnp.concatenate([class_row[:, None], image_rows], axis=1)  # [B, L+1]
 
     def _head(self, x: Array, table: Array, epsilon: float) -> Array:
         x = nn.Dense(self.width, kernel_init=initialize, dtype=self.dtype, name="head_dense")(x)

@@ -31,9 +31,7 @@ def validate(config: ConfigDict) -> None:
         value = config.losses[key]
         require(0 <= value < 1, f"config.losses.{key} is {value}; it must be in [0, 1)")
     height, width = model.grid
-    check_settings(
-        sampling_settings(config), height * width, config.losses.label_dropout_rate > 0
-    )
+    check_settings(sampling_settings(config), height * width, config.losses.label_dropout_rate > 0)
 
 
 def needs(config: ConfigDict) -> dict[str, str]:
@@ -162,9 +160,7 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
             "token_accuracy": mean_over_selected(right, hidden),
         }
 
-    def sample(
-        variables: Variables, label: Array, key: Key, settings: DecodeSettings
-    ) -> Array:
+    def sample(variables: Variables, label: Array, key: Key, settings: DecodeSettings) -> Array:
         nobody = jnp.full_like(label, num_classes)
 
         def predict(tokens: Array, hidden: Array) -> Array:

@@ -128,9 +128,7 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
             constant = jax.lax.stop_gradient(features)
             weight *= adaptive_weight(
                 lambda x: pixel_loss(image, x, weights.pixel).mean(),
-                lambda x: generator_loss(
-                    judge(variables, statistics, x)[0], weights.adversarial
-                ),
+                lambda x: generator_loss(judge(variables, statistics, x)[0], weights.adversarial),
                 lambda kernel: autoencoder.apply(
                     {"params": {"conv_out": {**last, "kernel": kernel}}},
                     constant,

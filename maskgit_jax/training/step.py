@@ -67,12 +67,8 @@ def accumulated_gradients(
 
     pieces = (jax.tree.map(split, dict(batch)), jnp.arange(parts))
     first = jax.tree.map(lambda x: x[0], pieces[0])
-    shapes = jax.eval_shape(
-        lambda *a: player_gradients(stage, *a), variables, first, key, step
-    )
-    zeros = jax.tree.map(
-        lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0], shapes[1], shapes[3])
-    )
+    shapes = jax.eval_shape(lambda *a: player_gradients(stage, *a), variables, first, key, step)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0], shapes[1], shapes[3]))
     (state, (gradients, losses, metrics)), _ = jax.lax.scan(
         one_part, (variables.state, zeros), pieces
     )

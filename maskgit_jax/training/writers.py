@@ -11,7 +11,6 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 
-
 def image_grid(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
     """Returns one picture uint8 [H', W', C] of images uint8 [N, H, W, C], row by row."""
     count, height, width, channels = images.shape

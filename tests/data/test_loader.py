@@ -35,9 +35,7 @@ def test_batches_are_uint8_nhwc_and_int32():
 
 
 def test_processes_share_the_epoch():
-    parts = [
-        labels(train_batches(numbered(12), DATA, 4, 0, index, 2), 3) for index in range(2)
-    ]
+    parts = [labels(train_batches(numbered(12), DATA, 4, 0, index, 2), 3) for index in range(2)]
     assert sorted(parts[0] + parts[1]) == list(range(12))
 
 

@@ -46,9 +46,7 @@ def test_patch_discriminator_of_taming():
     image = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
     shapes = jax.eval_shape(lambda k, x: judge.init(k, x, train=True), jax.random.key(0), image)
     assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == 2_765_633
-    logits = jax.eval_shape(
-        lambda v, x: judge.apply(v, x, train=False), shapes, image
-    )
+    logits = jax.eval_shape(lambda v, x: judge.apply(v, x, train=False), shapes, image)
     assert logits.shape == (1, 30, 30, 1)
 
 
@@ -89,7 +87,9 @@ def test_rematerialised_layers_have_the_same_gradient(key):
         params = module.init(jax.random.key(1), x, False)
 
         def loss(params, module=module):
-            return (module.apply(params, x, True, rngs={"dropout": jax.random.key(2)})[0] ** 3).sum()
+            return (
+                module.apply(params, x, True, rngs={"dropout": jax.random.key(2)})[0] ** 3
+            ).sum()
 
         gradients.append(jax.tree.leaves(jax.grad(loss)(params)))
     for one, other in zip(*gradients, strict=True):

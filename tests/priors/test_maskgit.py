@@ -40,7 +40,9 @@ def test_the_paper_model_has_172457193_parameters():
 def test_hidden_tokens_cannot_be_seen_and_known_ones_are(key, norm):
     module = small(norm=norm)
     hidden = [[True, True, False, False]]
-    params = module.init(key, jnp.zeros((1, 4), int), jnp.asarray(hidden), jnp.zeros(1, int), train=False)
+    params = module.init(
+        key, jnp.zeros((1, 4), int), jnp.asarray(hidden), jnp.zeros(1, int), train=False
+    )
     one, other, third = (
         logits(module, params, [tokens], hidden, [0])
         for tokens in ([0, 1, 2, 3], [5, 5, 2, 3], [0, 1, 2, 4])
