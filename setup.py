@@ -28,6 +28,7 @@ setup(
         "chex>=0.1.92",
         "absl-py>=2.1",
         "grain>=0.2.18",  # input pipeline whose position is part of the checkpoint
+        "importlib_resources>=6",  # TFDS imports it to download, without declaring it
         "array_record>=0.8",  # TFDS files that can be read without TensorFlow
         "Pillow>=11",  # decoding, resizing, PNG
         "scikit-learn>=1.5",  # the embedded digits, and the independent classifier
@@ -35,7 +36,7 @@ setup(
         "tqdm>=4.66",  # the progress bar
     ],
     extras_require={
-        "test": ["pytest>=8", "ruff>=0.14"],
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.14"],
         "tpu": ["jax[tpu]>=0.10"],
         "cuda": ["jax[cuda12]>=0.10"],
     },

@@ -32,5 +32,9 @@ def _guarded(main: Callable[[], None]) -> None:
 
 
 def _fail(reason: Exception | str) -> None:
-    print(f"error: {' '.join(str(reason).split())}", file=sys.stderr)
+    # An error inside a config file arrives as the text of its traceback: the last line says it.
+    lines = str(reason).strip().splitlines()
+    text = lines[-1].removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")
+    text = text if "Traceback" in str(reason) else " ".join(" ".join(lines).split())
+    print(f"error: {text}", file=sys.stderr)
     raise SystemExit(2)

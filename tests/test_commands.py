@@ -64,6 +64,10 @@ def train_vqgan(workdir, steps: int, *more: str):
     )
 
 
+def metrics(workdir) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
 def refused(module: str, *arguments: str) -> str:
     """The one line with which a command refuses its input."""
     code, _, err = run(module, *arguments)
@@ -87,7 +91,7 @@ def runs(tmp_path_factory):
 
 
 def test_a_run_writes_metrics_pictures_and_checkpoints(runs):
-    lines = [json.loads(line) for line in (runs / "vqgan/metrics.jsonl").open()]
+    lines = metrics(runs / "vqgan")
     assert lines[-1]["split"] == "eval" and 0 < lines[-1]["codebook_usage"] <= 1
     assert list((runs / "vqgan/previews").glob("*.png"))
     assert list((runs / "vqgan/tensorboard").iterdir())
@@ -106,7 +110,8 @@ def test_sampling_writes_pictures_and_arrays(runs, tmp_path):
         assert file["labels"].dtype == np.int32
     code, _, err = run(*sample, "--guidance=1.5", f"--out={tmp_path / 'a.png'}")
     assert code == 0, err[-3000:]
-    assert Image.open(tmp_path / "a.png").width > 64
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.width > 64
 
 
 def test_encoded_tokens_can_be_trained_on(runs, tmp_path):
@@ -145,7 +150,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
     assert "resuming" in out
     one, other = final_params(whole, 24), final_params(killed, 24)
     jax.tree.map(np.testing.assert_array_equal, one, other)
-    steps = [json.loads(line)["step"] for line in (killed / "metrics.jsonl").open()]
+    steps = [line["step"] for line in metrics(killed)]
     assert steps == sorted(steps) and steps.count(24) == 2  # one training, one evaluation line
 
 

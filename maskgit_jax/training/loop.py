@@ -23,6 +23,7 @@ from maskgit_jax.training.step import empty_sums, make_eval_step, make_train_ste
 from maskgit_jax.training.writers import SilentWriters, Writers
 
 HostBatch = dict[str, np.ndarray]
+PREVIEW_SIZE = 64
 
 
 class TrainingData(NamedTuple):
@@ -110,7 +111,8 @@ class Trainer:
 
     def _compile(self) -> Programs:
         def preview(variables: Variables, batch: Any, key: jax.Array) -> dict[str, jax.Array]:
-            return jax.tree.map(to_uint8, dict(self.stage.preview(variables, batch, key)))
+            shown = jax.tree.map(lambda array: array[:PREVIEW_SIZE], batch)
+            return jax.tree.map(to_uint8, dict(self.stage.preview(variables, shown, key)))
 
         everywhere = sharding.replicated(self.mesh)
         return Programs(
@@ -187,7 +189,8 @@ class Trainer:
     def _mean(self, window: list[dict[str, jax.Array]], step: int) -> dict[str, float]:
         host = jax.device_get(window)
         means = {name: float(np.mean([row[name] for row in host])) for name in host[0]}
-        for name, player in self.config.players.items():
+        for name in self.state.params:
+            player = self.config.players[name]
             updates = self.config.training.num_steps - player.start_step
             count = max(0, step - player.start_step)
             means[f"{name}/learning_rate"] = float(learning_rate(player, updates)(count))
@@ -224,7 +227,7 @@ class Trainer:
         return self.stage.summarize({name: total / count for name, total in sums.items()})
 
     def preview(self) -> dict[str, np.ndarray]:
-        """Returns titled pictures, uint8 [N, H, W, C], of the first held-out batch."""
+        """Returns titled pictures, uint8 [N, H, W, C], of the first held-out images."""
         batch = sharding.put_batch(next(self.data.evaluation()), self.mesh)
         return jax.device_get(self.programs.preview(self.variables(), batch, jax.random.key(0)))
 

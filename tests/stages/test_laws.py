@@ -92,7 +92,7 @@ def test_accumulation_averages_the_parts(name):
 def test_one_device_equals_eight(name, tmp_path):
     results = []
     for devices, mesh in ((1, {}), (8, {"mesh__fsdp": 2, "mesh__tensor": 2})):
-        stage, config, frozen = tiny_stage(name, training__num_steps=3, **mesh)
+        stage, config, frozen = tiny_stage(name, training__num_steps=2, **mesh)
         run = trainer(stage, config, frozen, tmp_path / str(devices), devices)
         run.run()
         assert run.programs.train_step.cache_size() == 1, "compiled once"

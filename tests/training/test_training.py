@@ -1,0 +1,134 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from maskgit_jax.arrays import normalize, to_uint8
+from maskgit_jax.configuration import InputError, player
+from maskgit_jax.training.optimizers import learning_rate, make_optimizer, update_average
+from maskgit_jax.training.sharding import check_batch_size, make_mesh, partition_spec, pjit
+from maskgit_jax.training.step import make_train_step
+from maskgit_jax.training.writers import Writers, image_grid, write_png
+from tests.example import digits_batch, preset, tiny_stage
+from tests.stages.test_laws import assert_equal, new_state
+
+
+def test_warm_up_and_cosine_by_hand():
+    rate = learning_rate(
+        player(learning_rate=1.0, warmup_steps=4, schedule="cosine"), num_steps=12
+    )
+    np.testing.assert_allclose([rate(n) for n in range(4)], [0.25, 0.5, 0.75, 1.0], rtol=1e-6)
+    np.testing.assert_allclose([rate(n) for n in (4, 8, 12)], [1.0, 0.5, 0.0], atol=1e-6)
+    assert learning_rate(player(learning_rate=0.3), 10)(9) == 0.3
+
+
+def test_weight_decay_acts_on_kernels_only():
+    params = {"dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "codebook": jnp.ones(2)}
+    optimizer = make_optimizer(
+        player(optimizer="adamw", learning_rate=0.1, weight_decay=0.5), num_steps=10
+    )
+    zero = jax.tree.map(jnp.zeros_like, params)
+    changes, _ = optimizer.update(zero, optimizer.init(params), params)
+    np.testing.assert_allclose(changes["dense"]["kernel"], -0.05, rtol=1e-6)
+    assert abs(changes["dense"]["bias"]).max() == abs(changes["codebook"]).max() == 0
+
+
+def test_clipping_bounds_what_adam_sees():
+    optimizer = make_optimizer(player(clip_norm=1.0), num_steps=10)
+    params = {"kernel": jnp.zeros(2)}
+    _, state = optimizer.update({"kernel": jnp.asarray([30.0, 40.0])}, optimizer.init(params))
+    mean = state[1].mu["kernel"]
+    np.testing.assert_allclose(mean, 0.1 * np.asarray([0.6, 0.8]), rtol=1e-5)
+
+
+def test_the_running_average_starts_fast():
+    average = update_average({"a": jnp.zeros(())}, {"a": jnp.ones(())}, 0.999, jnp.int32(0))
+    np.testing.assert_allclose(average["a"], 0.9, rtol=1e-6)
+    later = update_average({"a": jnp.zeros(())}, {"a": jnp.ones(())}, 0.9, jnp.int32(10**6))
+    np.testing.assert_allclose(later["a"], 0.1, rtol=1e-5)
+
+
+def test_a_waiting_player_keeps_its_optimiser_fresh():
+    stage, config, frozen = tiny_stage("vqgan", players__discriminator__start_step=3)
+    before = new_state(stage, config, frozen, digits_batch())
+    step = jax.jit(make_train_step(stage, config))
+    state = before
+    for number in range(4):
+        assert_equal(state.optimizers["discriminator"], before.optimizers["discriminator"])
+        state, _ = step(state, frozen, digits_batch(start=16 * number), jax.random.key(0))
+    count = [leaf for leaf in jax.tree.leaves(state.optimizers["discriminator"]) if leaf.ndim == 0]
+    assert all(int(leaf) == 1 for leaf in count)
+
+
+def test_a_loss_that_is_not_finite_freezes_the_state():
+    stage, config, frozen = tiny_stage("vqgan")
+    step = jax.jit(make_train_step(stage, config))
+    state = new_state(stage, config, frozen, digits_batch())
+    poisoned = jax.tree.map(lambda x: x, state.params)
+    poisoned["autoencoder"]["conv_out"]["bias"] = jnp.full((1,), jnp.nan)
+    state = state._replace(params=poisoned, step=jnp.int32(7))
+    after, _ = step(state, frozen, digits_batch(), jax.random.key(0))
+    assert int(after.failed_at["autoencoder"]) == 7
+    assert_equal(after._replace(failed_at=state.failed_at), state)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [((3, 1, 1), "does not use 8 devices"), ((-1, -1, 1), "one may be -1"), ((0, 1, 1), "posit")],
+)
+def test_a_mesh_that_does_not_fit_is_refused(sizes, message):
+    with pytest.raises(InputError, match=message):
+        make_mesh(ConfigDict(dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))))
+
+
+def test_parameters_are_divided_where_they_can_be():
+    mesh = make_mesh(ConfigDict(dict(data=2, fsdp=2, tensor=2)))
+    name = "prior/layers/attention/query/kernel"
+    assert tuple(partition_spec(name, (4, 8, 8), mesh)) == (None, "fsdp", "tensor")
+    assert tuple(partition_spec(name, (4, 7, 8), mesh)) == (None, None, "tensor")
+    assert tuple(partition_spec("opt/0/mu/" + name, (4, 8, 8), mesh))[1] == "fsdp"
+    with pytest.raises(InputError, match="multiple of the 4 data shards"):
+        check_batch_size(6, mesh, "batch")
+
+
+def test_activations_are_constrained_inside_the_compiled_step():
+    # `with mesh:` would turn nn.with_logical_constraint silently into nothing.
+    stage, _, frozen = tiny_stage("maskgit")
+    batch = digits_batch()
+    variables = jax.jit(stage.init)(jax.random.key(0), batch, frozen)
+    mesh = make_mesh(preset("vqgan").mesh)
+    hidden = jnp.ones((16, 16), bool)
+    program = pjit(stage.exports.logits, mesh)
+    text = program.lower(variables, jnp.zeros((16, 16), int), hidden, batch["label"]).as_text()
+    assert "sharding_constraint" in text or "Sharding" in text
+
+
+def test_pixels_survive_the_way_in_and_out():
+    pixels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    np.testing.assert_array_equal(to_uint8(normalize(pixels)), pixels)
+    assert to_uint8(jnp.asarray([-3.0, 3.0])).tolist() == [0, 255]
+
+
+def test_image_grids(tmp_path):
+    images = np.stack([np.full((2, 2, 1), value, np.uint8) for value in (1, 2, 3)])
+    grid = image_grid(images, columns=2)
+    assert grid.shape == (7, 7, 1)
+    assert (grid[1, 1], grid[1, 4], grid[4, 1], grid[4, 4]) == (1, 2, 3, 255)
+    write_png(tmp_path / "a.png", images, 3)
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.mode == "L" and picture.height > 64
+
+
+def test_metrics_of_a_lost_stretch_are_removed_on_resume(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 2}\n{"step": 4}\n{"step": 6}\n{"step": 7, "cut')
+    writers = Writers(tmp_path, first_step=4, num_steps=8, batch_size=2)
+    writers.progress(5, {"prior/loss": 1.0})
+    writers.close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 5]
+    assert lines[-1]["images_per_second"] == 2 * lines[-1]["steps_per_second"]
