@@ -33,8 +33,10 @@ def _guarded(main: Callable[[], None]) -> None:
 
 def _fail(reason: Exception | str) -> None:
     # An error inside a config file arrives as the text of its traceback: the last line says it.
-    lines = str(reason).strip().splitlines()
+    # (and a KeyError shows its message in quotation marks).
+    reason = str(reason.args[0] if isinstance(reason, KeyError) else reason)
+    lines = reason.strip().splitlines()
     text = lines[-1].removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")
-    text = text if "Traceback" in str(reason) else " ".join(" ".join(lines).split())
+    text = text if "Traceback" in reason else " ".join(" ".join(lines).split())
     print(f"error: {text}", file=sys.stderr)
     raise SystemExit(2)

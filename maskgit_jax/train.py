@@ -116,7 +116,10 @@ def check_tokens(config: ConfigDict) -> None:
 def main() -> None:
     """Trains what the flags say."""
     config = CONFIG.value
-    module = stage_module(config.stage)
+    try:
+        module = stage_module(config.stage)
+    except OSError as error:  # a missing config file comes up when it is first read
+        raise InputError(f"--config cannot be loaded: {error}") from error
     validate(config)
     module.validate(config)
     workdir = Path(WORKDIR.value or default_workdir(config.stage, config.preset))

@@ -18,9 +18,7 @@ from tests.stages.test_laws import assert_equal, new_state
 
 
 def test_warm_up_and_cosine_by_hand():
-    rate = learning_rate(
-        player(learning_rate=1.0, warmup_steps=4, schedule="cosine"), num_steps=12
-    )
+    rate = learning_rate(player(learning_rate=1.0, warmup_steps=4, schedule="cosine"), num_steps=12)
     np.testing.assert_allclose([rate(n) for n in range(4)], [0.25, 0.5, 0.75, 1.0], rtol=1e-6)
     np.testing.assert_allclose([rate(n) for n in (4, 8, 12)], [1.0, 0.5, 0.0], atol=1e-6)
     assert learning_rate(player(learning_rate=0.3), 10)(9) == 0.3
