@@ -33,8 +33,8 @@ def _guarded(main: Callable[[], None]) -> None:
 
 def _fail(reason: Exception | str) -> None:
     # An error inside a config file arrives as the text of its traceback: the last line says it.
-    # (and a KeyError shows its message in quotation marks).
-    reason = str(reason.args[0] if isinstance(reason, KeyError) else reason)
+    # (and what was a KeyError keeps its escapes).
+    reason = str(reason).replace("\\n", " ").replace("\\", "")
     lines = reason.strip().splitlines()
     text = lines[-1].removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")
     text = text if "Traceback" in reason else " ".join(" ".join(lines).split())
