@@ -1,5 +1,6 @@
 """Runs a command: flags in, one call, and one clear line for what the user can mend."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -28,15 +29,27 @@ def _guarded(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:
-        _fail(error)
+        # Threads that still read a damaged checkpoint print tracebacks of their own from now
+        # on; only the one line shall be seen. Whoever raises has saved and closed.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        shown = os.dup(2)
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        os.dup2(sys.stderr.fileno(), 2)
+        os.write(shown, f"{_one_line(error)}\n".encode())
+        os._exit(2)
 
 
 def _fail(reason: Exception | str) -> None:
+    print(_one_line(reason), file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _one_line(reason: Exception | str) -> str:
     # An error inside a config file arrives as the text of its traceback: the last line says it.
     # (and what was a KeyError keeps its escapes).
     reason = str(reason).replace("\\n", " ").replace("\\", "")
     lines = reason.strip().splitlines()
     text = lines[-1].removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")
     text = text if "Traceback" in reason else " ".join(" ".join(lines).split())
-    print(f"error: {text}", file=sys.stderr)
-    raise SystemExit(2)
+    return f"error: {text}"
