@@ -96,7 +96,7 @@ PRESETS = {
         "data.image_size": 32,
         "data.crop": "center",
         "model.grid": (8, 8),
-    },  # fmt: skip
+    },
     "folder": FOLDER,
     "imagenet256": IMAGENET,
     "imagenet512": {
@@ -104,7 +104,7 @@ PRESETS = {
         "data.image_size": 512,
         "model.grid": (32, 32),
         "sampling.steps": 12,
-    },  # fmt: skip
+    },
 }
 
 

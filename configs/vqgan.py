@@ -53,7 +53,7 @@ SMALL = {  # grey images of a few pixels, on a processor
 PRESETS = {
     "digits": {
         **SMALL,
-        # The repaired shortcut reconstructs better (0.003 against 0.007), but its tokens are
+        # The repaired shortcut reconstructs better (docs/results.md), but its tokens are
         # harder to predict, and in the few minutes of this preset the samples come out worse.
         "model.layout": "maskgit",
         "model.codebook_size": 128,
@@ -93,7 +93,7 @@ PRESETS = {
         "data.source": "tfds:cifar10",
         "data.image_size": 32,
         "data.crop": "center",
-    },  # fmt: skip
+    },
     "folder": FOLDER,
     "imagenet256": IMAGENET,
     "imagenet512": {**IMAGENET, "data.image_size": 512},

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from absl import app, flags, logging
 
@@ -19,7 +20,7 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         arguments = flags.FLAGS(argv)
     except (InputError, AttributeError, KeyError, TypeError, OSError, flags.Error) as error:
-        _fail(error)
+        _fail(_reason(str(error)))
     if len(arguments) > 1:
         _fail(f"'{arguments[1]}' is not a flag: options are written --name=value")
     return arguments
@@ -40,16 +41,19 @@ def _guarded(main: Callable[[], None]) -> None:
         os._exit(2)
 
 
-def _fail(reason: Exception | str) -> None:
+def _reason(text: str) -> str:
+    # An error inside a config file arrives as the text of its traceback: the last line says it;
+    # what was a KeyError arrives with its escapes.
+    text = text.replace("\\n", " ").replace("\\", "").strip()
+    if "Traceback" in text:
+        text = text.splitlines()[-1]
+    return text.removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")
+
+
+def _fail(reason: str) -> NoReturn:
     print(_one_line(reason), file=sys.stderr)
     raise SystemExit(2)
 
 
 def _one_line(reason: Exception | str) -> str:
-    # An error inside a config file arrives as the text of its traceback: the last line says it.
-    # (and what was a KeyError keeps its escapes).
-    reason = str(reason).replace("\\n", " ").replace("\\", "")
-    lines = reason.strip().splitlines()
-    text = lines[-1].removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")
-    text = text if "Traceback" in reason else " ".join(" ".join(lines).split())
-    return f"error: {text}"
+    return f"error: {' '.join(str(reason).split())}"
