@@ -1,19 +1,30 @@
 """Runs a command: flags in, one call, and one clear line for what the user can mend."""
 
+import logging
 import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 
 from maskgit_jax.configuration import InputError
 
 
 def run(main: Callable[[], None]) -> None:
     """Parses the flags and calls `main`; an input error ends with one line and exit code 2."""
-    logging.set_verbosity(logging.WARNING)  # Orbax tells every save in thirty lines
+    absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells every save in thirty lines
+    # One failed read of a damaged checkpoint raises; the hundred others, still under way, would
+    # complain one by one, on this logger and to this hook, around the one line that says it.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = _unraisable
     app.run(lambda _: _guarded(main), flags_parser=_parse)
+
+
+def _unraisable(event: "sys.UnraisableHookArgs") -> None:
+    if str(event.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(event)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -30,14 +41,10 @@ def _guarded(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:
-        # Threads that still read a damaged checkpoint print tracebacks of their own from now
-        # on; only the one line shall be seen. Whoever raises has saved and closed.
+        print(_one_line(error), file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
-        shown = os.dup(2)
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-        os.dup2(sys.stderr.fileno(), 2)
-        os.write(shown, f"{_one_line(error)}\n".encode())
+        # Whoever raises has saved and closed; threads that still read are not waited for.
         os._exit(2)
 
 
