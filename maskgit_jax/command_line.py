@@ -12,6 +12,25 @@ from absl import logging as absl_logging
 from maskgit_jax.configuration import InputError
 
 
+def define_sampling_flags() -> Callable[[], dict[str, float]]:
+    """Defines the flags that change how tokens are decoded.
+
+    Returns:
+        A function for after parsing: name of the setting -> value, of the flags that were given.
+    """
+    flags.DEFINE_integer("steps", None, "Decoding steps; default: the run's config.")
+    flags.DEFINE_float("guidance", None, "Classifier-free guidance; 0 for none.")
+    flags.DEFINE_float("choice_temperature", None, "Randomness of the places chosen.")
+    flags.DEFINE_float("temperature", None, "Divides the logits.")
+
+    def given() -> dict[str, float]:
+        names = ("steps", "guidance", "choice_temperature", "temperature")
+        values = {name: flags.FLAGS[name].value for name in names}
+        return {name: value for name, value in values.items() if value is not None}
+
+    return given
+
+
 def run(main: Callable[[], None]) -> None:
     """Parses the flags and calls `main`; an input error ends with one line and exit code 2."""
     absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells every save in thirty lines

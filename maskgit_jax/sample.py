@@ -20,10 +20,7 @@ from maskgit_jax.training.writers import write_png
 WORKDIR = flags.DEFINE_string("workdir", "runs/maskgit-digits", "Run of a generator.")
 NUM = flags.DEFINE_integer("num", 64, "Number of images.", lower_bound=1)
 LABELS = flags.DEFINE_list("labels", [], "Classes (numbers or names), repeated to fill num.")
-STEPS = flags.DEFINE_integer("steps", None, "Decoding steps; default: the run's config.")
-GUIDANCE = flags.DEFINE_float("guidance", None, "Classifier-free guidance; 0 for none.")
-CHOICE = flags.DEFINE_float("choice_temperature", None, "Randomness of the places chosen.")
-TEMPERATURE = flags.DEFINE_float("temperature", None, "Divides the logits.")
+DECODING = command_line.define_sampling_flags()
 SEED = flags.DEFINE_integer("seed", 0, "Of the random key.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images at a time.", lower_bound=1)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "Step of the checkpoint.")
@@ -67,15 +64,7 @@ def main() -> None:
     mesh = make_mesh(base("", "").mesh)
     run = pipelines.load_run(WORKDIR.value, mesh, CHECKPOINT.value)
     generator = pipelines.ImageGenerator(run, mesh)
-    asked = {
-        "steps": STEPS.value,
-        "guidance": GUIDANCE.value,
-        "choice_temperature": CHOICE.value,
-        "temperature": TEMPERATURE.value,
-    }
-    settings = sampling_settings(run.config)._replace(
-        **{name: value for name, value in asked.items() if value is not None}
-    )
+    settings = sampling_settings(run.config)._replace(**DECODING())
     labels = chosen_labels(LABELS.value, NUM.value, run.config)
     batches = generator(labels, SEED.value, settings, BATCH_SIZE.value)
     images = []

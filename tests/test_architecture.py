@@ -15,6 +15,7 @@ ROWS = (
     ("stages", "training", "data", "metrics"),
     ("interop",),
     ("pipelines",),
+    ("judging",),
     ("train", "sample", "edit", "evaluate", "encode", "demo", "compile_check", "benchmark"),
 )
 ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}

@@ -46,6 +46,17 @@ def random_mask(ratio: Array, scores: Array, schedule: str) -> Array:
     return rank(scores) < count[:, None]
 
 
+def any_order_mask(ratio: Array, scores: Array) -> Array:
+    """Returns a mask, bool [B, L], that hides any number of tokens from 1 to L equally likely.
+
+    Args:
+        ratio: Uniform in [0, 1), [B].
+        scores: Uniform [B, L]; the lowest are hidden.
+    """
+    count = jnp.floor(ratio * scores.shape[-1]).astype(jnp.int32) + 1  # [B]
+    return rank(scores) < count[:, None]
+
+
 def rank(scores: Array) -> Array:
     """Returns the place of each score in ascending order, int32, ties by position."""
     return jnp.argsort(jnp.argsort(scores, axis=-1), axis=-1)

@@ -33,3 +33,19 @@ def mean_over_selected(values: Array, selected: Array) -> Array:
     chex.assert_equal_shape([values, selected])
     weight = selected.astype(values.dtype)
     return (values * weight).sum(axis=-1) / jnp.maximum(weight.sum(axis=-1), 1.0)
+
+
+def any_order_bits(error: Array, hidden: Array) -> Array:
+    """Returns an estimate of a bound on -log2 p(tokens) / L of each example, [B].
+
+    With the mask of `decoding.schedules.any_order_mask` its expectation is what filling in the
+    tokens one by one in a random order costs: at least the negative log-likelihood.
+
+    Args:
+        error: Cross-entropy of each token given what is not hidden, nats, [B, L].
+        hidden: Which tokens were hidden, bool [B, L].
+
+    Source: Uria et al. 2014, A Deep and Tractable Density Estimator, eq. 10; Hoogeboom et al.
+    2022, Autoregressive Diffusion Models, eq. 3 (L * mean over the hidden ones; here per token).
+    """
+    return mean_over_selected(error, hidden) / jnp.log(2.0)

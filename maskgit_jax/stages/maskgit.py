@@ -9,8 +9,12 @@ from ml_collections import ConfigDict
 from maskgit_jax.arrays import Array, Batch, Key, normalize
 from maskgit_jax.configuration import InputError, require, require_one_of
 from maskgit_jax.decoding.parallel import DecodeSettings, decode_by_confidence, guide
-from maskgit_jax.decoding.schedules import SCHEDULES, random_mask
-from maskgit_jax.losses.masked_tokens import mean_over_selected, token_cross_entropy
+from maskgit_jax.decoding.schedules import SCHEDULES, any_order_mask, random_mask
+from maskgit_jax.losses.masked_tokens import (
+    any_order_bits,
+    mean_over_selected,
+    token_cross_entropy,
+)
 from maskgit_jax.priors.maskgit import MaskGIT
 from maskgit_jax.stage import Generator, Stage, Variables
 
@@ -151,13 +155,18 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         return {"prior": mean_over_selected(error, selected).mean()}, ({}, metrics)
 
     def evaluate(variables: Variables, batch: Batch, key: Key):
+        mask_key, count_key, order_key = jax.random.split(key, 3)
         tokens = tokens_of(variables, batch)
-        hidden = random_hidden(tokens, key)
+        hidden = random_hidden(tokens, mask_key)
         logits = forward(variables, tokens, hidden, batch["label"])
         right = (logits.argmax(axis=-1) == tokens).astype(jnp.float32)
+        ratio = jax.random.uniform(count_key, (len(tokens),))
+        some = any_order_mask(ratio, jax.random.uniform(order_key, tokens.shape))
+        error = token_cross_entropy(forward(variables, tokens, some, batch["label"]), tokens)
         return {
             "token_cross_entropy": mean_over_selected(token_cross_entropy(logits, tokens), hidden),
             "token_accuracy": mean_over_selected(right, hidden),
+            "bits_per_token_bound": any_order_bits(error, some),
         }
 
     def sample(variables: Variables, label: Array, key: Key, settings: DecodeSettings) -> Array:
@@ -185,5 +194,8 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
 
 
 def summarize(means: Mapping[str, Array]) -> dict[str, float]:
-    """Returns the means as numbers (cross-entropy in nats per hidden token)."""
+    """Returns the means as numbers: `token_cross_entropy` in nats per hidden token.
+
+    `bits_per_token_bound` is an upper bound on the negative log-likelihood of whole token maps.
+    """
     return {name: float(value) for name, value in means.items()}

@@ -122,9 +122,7 @@ class Trainer:
                 out_shardings=(self.state_shardings, everywhere),
                 donate_argnums=0,
             ),
-            eval_step=sharding.pjit(
-                make_eval_step(self.stage), self.mesh, out_shardings=everywhere, donate_argnums=3
-            ),
+            eval_step=compile_eval_step(self.stage, self.mesh),
             preview=sharding.pjit(preview, self.mesh, out_shardings=everywhere),
         )
 
@@ -214,22 +212,41 @@ class Trainer:
 
     def evaluate(self) -> dict[str, float]:
         """Returns the figures of the whole held-out split; the same mask noise every time."""
-        variables, sums = self.variables(), None
-        for number, host_batch in enumerate(self.data.evaluation()):
-            batch = sharding.put_batch(host_batch, self.mesh)
-            key = jax.random.fold_in(jax.random.key(0), number)
-            if sums is None:
-                zeros = empty_sums(self.stage, variables, batch, key)
-                sums = jax.device_put(zeros, sharding.replicated(self.mesh))
-            sums = self.programs.eval_step(variables, batch, key, sums)
-        sums = jax.device_get(sums)
-        count = sums.pop("count")
-        return self.stage.summarize({name: total / count for name, total in sums.items()})
+        return evaluate_split(
+            self.stage, self.variables(), self.data.evaluation(), self.mesh, self.programs.eval_step
+        )
 
     def preview(self) -> dict[str, np.ndarray]:
         """Returns titled pictures, uint8 [N, H, W, C], of the first held-out images."""
         batch = sharding.put_batch(next(self.data.evaluation()), self.mesh)
         return jax.device_get(self.programs.preview(self.variables(), batch, jax.random.key(0)))
+
+
+def compile_eval_step(stage: Stage, mesh: Mesh) -> Callable:
+    """Returns the program that `evaluate_split` runs on every batch."""
+    everywhere = sharding.replicated(mesh)
+    return sharding.pjit(make_eval_step(stage), mesh, out_shardings=everywhere, donate_argnums=3)
+
+
+def evaluate_split(
+    stage: Stage,
+    variables: Variables,
+    batches: Iterator[HostBatch],
+    mesh: Mesh,
+    program: Callable,
+) -> dict[str, float]:
+    """Returns the stage's figures of all batches; `program` is of `compile_eval_step`."""
+    sums = None
+    for number, host_batch in enumerate(batches):
+        batch = sharding.put_batch(host_batch, mesh)
+        key = jax.random.fold_in(jax.random.key(0), number)
+        if sums is None:
+            zeros = empty_sums(stage, variables, batch, key)
+            sums = jax.device_put(zeros, sharding.replicated(mesh))
+        sums = program(variables, batch, key, sums)
+    sums = jax.device_get(sums)
+    count = sums.pop("count")
+    return stage.summarize({name: total / count for name, total in sums.items()})
 
 
 class _StopSignals:

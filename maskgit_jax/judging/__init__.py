@@ -1,0 +1,1 @@
+"""Images to evaluations: networks, references, samples and figures brought together."""

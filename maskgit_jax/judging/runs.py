@@ -1,0 +1,319 @@
+"""Evaluations of runs, and of images made by anything else."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from maskgit_jax import pipelines
+from maskgit_jax.arrays import PyTree
+from maskgit_jax.configuration import InputError, base, require
+from maskgit_jax.data.image_sets import ImageSet, Squares, open_images, read_statistics, shuffled
+from maskgit_jax.data.loader import eval_batches
+from maskgit_jax.data.reading import read_batches
+from maskgit_jax.data.sample_store import SampleStore
+from maskgit_jax.data.sources import Sources, open_sources
+from maskgit_jax.data.tokens import read_description
+from maskgit_jax.judging.classifier import cached_fit
+from maskgit_jax.judging.features import (
+    FeatureNetwork,
+    efficientnet,
+    inception,
+    small_classifier,
+)
+from maskgit_jax.judging.generation import Judge, Limits, RealImages
+from maskgit_jax.judging.reconstruction import frechet_figure, pair_figures
+from maskgit_jax.judging.report import Evaluation, Figure
+from maskgit_jax.stage import Generator, Tokenizer
+from maskgit_jax.stages.maskgit import sampling_settings
+from maskgit_jax.training.loop import compile_eval_step, evaluate_split
+
+MOST_SAMPLES = 50_000
+
+
+class Asked(NamedTuple):
+    """What the user asked for.
+
+    Attributes:
+        networks: Feature network -> weight file or None, see `features.parse_names`.
+        lpips: Weights of LPIPS, None for none.
+        mesh: Devices.
+        cache: For what several evaluations can use.
+        batch_size: Images at a time; a multiple of the data shards.
+        limits: How much is looked at.
+    """
+
+    networks: dict[str, str | None]
+    lpips: PyTree | None
+    mesh: Mesh
+    cache: Path
+    batch_size: int
+    limits: Limits = Limits()
+
+
+def open_networks(asked: Asked, training: Any | None, num_classes: int) -> list[FeatureNetwork]:
+    """Returns the feature networks, the small classifier trained if it is not cached.
+
+    Raises:
+        InputError: Weights are missing, or there is nothing to train the classifier on.
+    """
+    networks = []
+    for name, place in asked.networks.items():
+        if name == "inception":
+            networks.append(inception(str(place)))
+        elif name == "efficientnet":
+            networks.append(efficientnet(place))
+        else:
+            require(
+                training is not None,
+                "the reference holds no images, so no classifier can be trained on it; choose "
+                "--features=inception:FILE",
+            )
+            title = "classifier of real images"
+            networks.append(
+                small_classifier(cached_fit(training, num_classes, asked.mesh, asked.cache, title))
+            )
+    return networks
+
+
+def real_images(config: ConfigDict) -> tuple[RealImages, Sources]:
+    """Returns the images of a dataset as squares of `config.image_size`, and the dataset.
+
+    For a dataset of tokens these are the images that the tokens were made of.
+    """
+    kind, _, place = config.source.partition(":")
+    if kind == "tokens":
+        with config.unlocked():
+            config.source = read_description(place)["data"]
+    sources = open_sources(config)
+    training, held_out = (
+        Squares(source, config.image_size, config.channels)
+        for source in (sources.train, sources.evaluation)
+    )
+    name = f"{config.source} at {config.image_size} px"
+    return RealImages(name, training, held_out, len(sources.class_names), {}), sources
+
+
+def evaluate_run(
+    workdir: Path,
+    asked: Asked,
+    data: str,
+    num: int | None,
+    seed: int,
+    checkpoint: str,
+    decoding: dict[str, float],
+) -> Evaluation:
+    """Returns the figures of a run: of reconstruction or of generation, by its stage.
+
+    Raises:
+        InputError: There is no run, or it cannot be measured as asked.
+    """
+    run = pipelines.load_run(workdir, asked.mesh, checkpoint)
+    config = run.config.data
+    if data:
+        with config.unlocked():
+            config.source = data
+    real, sources = real_images(config)
+    stage_figures = _held_out_figures(run, sources, asked)
+    settings = {
+        "stage": run.config.stage,
+        "step": run.step,
+        "data": config.source,
+        "features": ", ".join(asked.networks),
+    }
+    if isinstance(run.stage.exports, Tokenizer):
+        figures, left_out = _reconstruction(run, workdir, real, asked)
+        names = {figure.name for figure in figures}
+        # The stage's own figures are of unrounded pixels; those of the images as written stay.
+        figures += [figure for figure in stage_figures if figure.name not in names]
+    else:
+        settings |= {"seed": seed, "batch_size": asked.batch_size, **sampling_settings(
+            run.config)._replace(**decoding)._asdict()}  # fmt: skip
+        num = num or min(MOST_SAMPLES, len(sources.train))
+        figures, left_out = _generation(run, workdir, real, asked, num, settings)
+        settings["num"] = num
+        figures += stage_figures
+    return Evaluation(str(workdir), settings, figures, left_out)
+
+
+def _held_out_figures(run: pipelines.Run, sources: Sources, asked: Asked) -> list[Figure]:
+    """Returns what the stage itself says of held-out images, likelihoods among it."""
+    batches = eval_batches(sources.evaluation, run.config.data, asked.batch_size)
+    total = -(-len(sources.evaluation) // asked.batch_size)
+    progress = tqdm(batches, desc="held-out images", total=total, unit="batch", disable=None)
+    program = compile_eval_step(run.stage, asked.mesh)
+    found = evaluate_split(run.stage, run.variables, progress, asked.mesh, program)
+    higher = ("accuracy", "psnr", "usage", "perplexity")
+    return [
+        Figure(name, value, "higher" if name.endswith(higher) else "lower",
+               reference=f"{run.config.data.source}, held out", count=len(sources.evaluation),
+               source=f"stage {run.config.stage}")
+        for name, value in found.items()
+    ]  # fmt: skip
+
+
+def _folder(workdir: Path, *said: Any) -> Path:
+    digest = hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()[:8]
+    return workdir / "evaluation" / digest
+
+
+def _reconstruction(
+    run: pipelines.Run, workdir: Path, real: RealImages, asked: Asked
+) -> tuple[list[Figure], dict[str, str]]:
+    held_out, mesh = real.held_out, asked.mesh
+    folder = _folder(workdir, run.step, run.config.data.source)
+    tokenizer = pipelines.ImageTokenizer(run, mesh)
+    store = SampleStore(
+        folder / "reconstructions", np.full(len(held_out), -1), held_out.shape, asked.batch_size
+    )
+
+    def restored(start: int) -> Iterator[np.ndarray]:
+        with tqdm(total=len(held_out), initial=start, desc="reconstructing", unit="image",
+                  disable=None) as bar:  # fmt: skip
+            for batch in read_batches(held_out, asked.batch_size, start=start):
+                yield tokenizer.restore(batch.image)[: batch.count]
+                bar.update(batch.count)
+
+    store.fill(restored(store.num_stored()))
+    figures, left_out = pair_figures(held_out, store, mesh, asked.batch_size, asked.lpips)
+    for network in open_networks(asked, real.training, real.num_classes):
+        name = f"reconstruction_frechet_distance ({network.name})"
+        if len(held_out) <= network.widths[0]:
+            left_out[name] = f"{len(held_out)} images are fewer than its features"
+            continue
+        figures.append(
+            frechet_figure(held_out, store, network, mesh, real.name, folder, asked.cache,
+                           asked.batch_size)
+        )  # fmt: skip
+    return figures, left_out
+
+
+def _generation(
+    run: pipelines.Run,
+    workdir: Path,
+    real: RealImages,
+    asked: Asked,
+    num: int,
+    settings: dict[str, Any],
+) -> tuple[list[Figure], dict[str, str]]:
+    exports = run.stage.exports
+    if not isinstance(exports, Generator):
+        raise InputError(f"stage '{run.config.stage}' makes no images that could be evaluated")
+    generator = pipelines.ImageGenerator(run, asked.mesh)
+    decoding = sampling_settings(run.config)
+    decoding = decoding._replace(**{name: settings[name] for name in decoding._fields})
+    labels = np.arange(num, dtype=np.int32) % exports.num_classes
+    made_by = {name: value for name, value in settings.items() if name != "features"}
+    folder = _folder(workdir, made_by, num)
+    store = SampleStore(folder / "samples", labels, real.training.shape, asked.batch_size)
+    judge = Judge(
+        store,
+        real,
+        open_networks(asked, real.training, real.num_classes),
+        asked.mesh,
+        folder,
+        asked.cache,
+        asked.batch_size,
+        asked.limits,
+    )
+    stored = store.num_stored()
+    with tqdm(total=num, initial=stored, desc="sampling", unit="image", disable=None) as bar:
+
+        def batches() -> Iterator[np.ndarray]:
+            for batch in generator(labels, settings["seed"], decoding, asked.batch_size, stored):
+                yield batch
+                bar.update(len(batch))
+
+        store.fill(batches())
+    judge.run()
+    return judge.figures, judge.left_out
+
+
+def evaluate_images(
+    images: str, reference: str, data: str, asked: Asked, folder: Path, num: int | None
+) -> Evaluation:
+    """Returns the figures of images that anything made.
+
+    Args:
+        images: NPZ or folder.
+        reference: NPZ or folder of real images, or statistics; or ""
+        data: A dataset with training and held-out images, as in config.data.source; or "".
+        asked: How to measure.
+        folder: For what a broken-off evaluation shall find again.
+        num: Use so many of the images, a fixed random choice; all by default.
+
+    Raises:
+        InputError: Something is missing, or of another size.
+    """
+    judged = open_images(images)
+    real, names = _reference(reference, data, judged)
+    judged.labels = matched_labels(judged, names, real)
+    if num is not None:
+        require(num <= len(judged), f"--num={num}, but {images} holds {len(judged)} images")
+    chosen = shuffled(judged, num)
+    chosen.labels = None if judged.labels is None else judged.labels[chosen.indices]
+    networks = open_networks(asked, real.training, real.num_classes)
+    judge = Judge(
+        chosen, real, networks, asked.mesh, folder, asked.cache, asked.batch_size, asked.limits
+    )
+    judge.run()
+    settings = {
+        "images": images,
+        "reference": reference or data,
+        "features": ", ".join(asked.networks),
+        "num": len(chosen),
+    }
+    return Evaluation(images, settings, judge.figures, judge.left_out)
+
+
+def _reference(reference: str, data: str, judged: ImageSet) -> tuple[RealImages, tuple[str, ...]]:
+    if not reference:
+        config = base("", "").data
+        require(
+            judged.shape[0] == judged.shape[1],
+            f"{judged.name} holds images of {judged.shape[1]}x{judged.shape[0]}; a dataset gives "
+            "squares, so give real images of that size by --reference",
+        )
+        config.source, config.image_size, config.channels = data, judged.shape[0], judged.shape[2]
+        real, sources = real_images(config)
+        return real, sources.class_names
+    statistics = read_statistics(reference)
+    try:
+        found = open_images(reference)
+    except InputError as error:
+        if not statistics or "holds no images" not in str(error):
+            raise
+        return RealImages(reference, None, None, 0, statistics), ()
+    num_classes = 0 if found.labels is None else int(found.labels.max()) + 1
+    return RealImages(reference, found, None, num_classes, statistics), found.class_names
+
+
+def matched_labels(judged: ImageSet, names: tuple[str, ...], real: RealImages) -> np.ndarray | None:
+    """Returns the labels of the judged images in the numbering of the real ones.
+
+    Raises:
+        InputError: A class or a label does not exist there.
+    """
+    labels = judged.labels
+    if labels is None or real.num_classes < 2:
+        return None
+    if judged.class_names and names:
+        strange = [name for name in judged.class_names if name not in names]
+        require(
+            not strange,
+            f"{judged.name} has a class '{', '.join(strange[:3])}' that {real.name} lacks; it has "
+            f"{', '.join(names[:10])}",
+        )
+        return np.asarray([names.index(name) for name in judged.class_names], np.int32)[labels]
+    require(
+        labels.min() >= 0 and labels.max() < real.num_classes,
+        f"{judged.name} has labels from {labels.min()} to {labels.max()}, but {real.name} has "
+        f"{real.num_classes} classes",
+    )
+    return labels

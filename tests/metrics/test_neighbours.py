@@ -1,0 +1,183 @@
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+
+from maskgit_jax.configuration import InputError
+from maskgit_jax.metrics.neighbours import (
+    DuplicateCounter,
+    ManifoldFigures,
+    NearestSearch,
+    coverage,
+    manifold_figures,
+    novelty,
+    num_copies,
+    num_duplicates,
+)
+from tests.golden import make_metrics
+
+
+@pytest.fixture(params=[8_000_000, 1000])
+def block_entries(request, monkeypatch):
+    """Whole matrices, and blocks of a row or a few."""
+    monkeypatch.setattr("maskgit_jax.metrics.neighbours._BLOCK_ENTRIES", request.param)
+
+
+def test_a_published_program_gives_the_same_figures(block_entries):
+    figures = manifold_figures(*make_metrics.features())
+    np.testing.assert_allclose(figures, np.load(make_metrics.FILE)["manifold"], rtol=1e-12)
+
+
+def test_figures_by_hand():
+    real = np.asarray([[0.0], [1.0], [10.0], [11.0]])  # every ball has the radius 1
+    generated = np.asarray([[0.5], [2.0], [30.0]])  # radii 1.5, 1.5, 28
+    figures = manifold_figures(real, generated, neighbours_of_balls=1, neighbours_of_density=1)
+    # 2.0 lies on the border of the ball of 1.0: within for precision, not for density.
+    assert figures == pytest.approx(ManifoldFigures(2 / 3, 1.0, 2 / 3, 1 / 2))
+    assert coverage(real, generated, neighbours=1) == 0.5
+
+
+def test_copies_of_the_real_set_are_perfect(block_entries):
+    real = np.random.default_rng(0).normal(size=(300, 30)).astype(np.float32) + 100.0
+    assert manifold_figures(real, real[::-1]) == (1.0, 1.0, 1.0, 1.0)
+    assert coverage(real, real) == 1.0
+
+
+def test_far_sets_share_nothing_and_one_repeated_image_covers_little():
+    real = np.random.default_rng(0).normal(size=(200, 8))
+    assert manifold_figures(real, real + 1000.0) == (0.0, 0.0, 0.0, 0.0)
+    figures = manifold_figures(real, real[:1].repeat(200, 0))
+    assert figures.precision == 1.0
+    assert figures.recall == 1 / 200  # its own place and no other
+    assert figures.coverage == coverage(real, real[:1]) < 0.2
+
+
+def test_balls_that_copies_made_a_point_hold_their_centre():
+    real = np.concatenate([np.full((8, 3), 0.1), np.random.default_rng(0).normal(size=(8, 3))])
+    figures = manifold_figures(real, real)
+    assert figures.precision == figures.recall == figures.coverage == 1.0
+
+
+def test_figures_are_those_of_exact_distances_where_many_are_equal():
+    rng = np.random.default_rng(0)
+    real, generated = rng.integers(0, 3, (80, 4)) / 7.0, rng.integers(0, 3, (70, 4)) / 7.0
+
+    def radius(points, k):
+        return np.sort(cdist(points, points, "sqeuclidean"), axis=1)[:, k]
+
+    squares = cdist(7 * real, 7 * generated, "sqeuclidean")  # whole numbers
+    ball, generated_ball = radius(7 * real, 3)[:, None], radius(7 * generated, 3)[None]
+    inside = (squares < radius(7 * real, 5)[:, None]) | (squares == 0)
+    assert manifold_figures(7 * real, 7 * generated) == pytest.approx(
+        ManifoldFigures(
+            (squares <= ball).any(0).mean(),
+            (squares <= generated_ball).any(1).mean(),
+            inside.sum() / (5 * 70),
+            inside.any(1).mean(),
+        )
+    )
+
+
+def search_in_parts(points, candidates, *cuts):
+    search = NearestSearch(points)
+    start = 0
+    for part in np.split(candidates, cuts):
+        search.add(part, start)
+        start += len(part)
+    return search
+
+
+def test_nearest_candidates_are_found_whatever_the_batches(block_entries):
+    rng = np.random.default_rng(0)
+    points, candidates = rng.normal(size=(50, 20)) + 10, rng.normal(size=(400, 20)) + 10
+    points[7], points[8] = candidates[123], candidates[399]
+    candidates[300] = candidates[123]
+    whole = search_in_parts(points, candidates)
+    exact = cdist(points, candidates)
+    np.testing.assert_allclose(whole.distance, exact.min(axis=1), rtol=1e-12)
+    np.testing.assert_array_equal(whole.index, exact.argmin(axis=1))
+    assert whole.distance[7] == whole.distance[8] == 0.0
+    assert (whole.index[7], whole.index[8]) == (123, 399)
+    parts = search_in_parts(points, candidates, 1, 1, 130, 301)
+    np.testing.assert_array_equal(parts.distance, whole.distance)
+    np.testing.assert_array_equal(parts.index, whole.index)
+
+
+def test_a_nearest_candidate_is_not_lost_in_rounding():
+    # Squares of matrix products have an error of about 1e-3 here.
+    points = np.full((1, 4), 3e6)
+    candidates = points + np.asarray([3.0, 2.0, 1.0, 2.0])[:, None] * 1e-3
+    search = search_in_parts(points, candidates)
+    assert search.index[0] == 2
+    np.testing.assert_allclose(search.distance, [2e-3], rtol=1e-6)
+
+
+def test_a_saved_and_continued_search_equals_an_uninterrupted_one(tmp_path):
+    rng = np.random.default_rng(0)
+    points, candidates = rng.normal(size=(20, 6)), rng.normal(size=(90, 6))
+    np.savez(tmp_path / "half.npz", **search_in_parts(points, candidates[:40]).to_arrays())
+    with np.load(tmp_path / "half.npz") as arrays:
+        search = NearestSearch.from_arrays(points, arrays)
+        with pytest.raises(InputError, match="20 points, not 19"):
+            NearestSearch.from_arrays(points[1:], arrays)
+    search.add(candidates[40:], 40)
+    whole = search_in_parts(points, candidates, 40)
+    np.testing.assert_array_equal(search.distance, whole.distance)
+    np.testing.assert_array_equal(search.index, whole.index)
+
+
+def test_novelty_of_real_images_of_copies_and_of_far_samples():
+    held_out = np.random.default_rng(0).uniform(1, 2, 1000)
+    real = novelty(held_out, held_out)
+    assert real == pytest.approx((0.5, 0.01, 1.0))
+    assert novelty(np.zeros(10), held_out) == (1.0, 1.0, 0.0)
+    assert novelty(np.full(10, 5.0), held_out)[:2] == (0.0, 0.0)
+
+
+def test_novelty_by_hand_with_ties():
+    figures = novelty(np.asarray([1.0, 2.0]), np.asarray([2.0, 2.0, 3.0, 0.5]))
+    # 1 is nearer than 3 of 4; 2 is nearer than 1 and equal to 2.
+    assert figures.closer_than_real == (3 / 4 + 2 / 4) / 2
+    assert figures.median_distance_ratio == 1.5 / 2.0
+
+
+def test_novelty_beside_held_out_images_that_are_training_images():
+    figures = novelty(np.asarray([0.0, 1.0]), np.zeros(5))
+    assert figures[:2] == (0.25, 0.5)
+    assert np.isnan(figures.median_distance_ratio)
+
+
+def test_copies_and_duplicates_are_counted():
+    training = np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
+    generated = np.stack([training[1], training[1], training[0] + 100])
+    assert num_copies(generated, training) == 2
+    assert num_duplicates(generated) == 1
+
+
+def test_duplicates_in_batches_are_those_of_the_whole(tmp_path):
+    images = np.random.default_rng(0).integers(0, 2, (60, 2, 3, 1)).astype(np.uint8)
+    counter = DuplicateCounter()
+    assert counter.duplicates == 0
+    counter = DuplicateCounter.from_arrays(counter.to_arrays())
+    counter.add(images[:25])
+    np.savez(tmp_path / "half.npz", **counter.to_arrays())
+    with np.load(tmp_path / "half.npz") as arrays:
+        counter = DuplicateCounter.from_arrays(arrays)
+    counter.add(images[25:])
+    assert counter.duplicates == num_duplicates(images) > 0
+    assert counter.count == 60
+
+
+def test_misuse_is_told():
+    points = np.zeros((9, 2))
+    with pytest.raises(InputError, match="5 images are too few for 5 neighbours"):
+        manifold_figures(points[:5], points)
+    with pytest.raises(InputError, match="too few for 3"):
+        manifold_figures(points, points[:3])
+    with pytest.raises(InputError, match="2 and 3 dimensions"):
+        manifold_figures(points, np.zeros((9, 3)))
+    with pytest.raises(InputError, match="NaN"):
+        NearestSearch(np.full((3, 2), np.nan))
+    with pytest.raises(InputError, match="at least one sample"):
+        novelty(np.zeros(0), np.ones(3))
+    with pytest.raises(InputError, match="uint8"):
+        DuplicateCounter().add(np.zeros((1, 2, 2)))
