@@ -250,3 +250,85 @@ def test_a_truncated_checkpoint_is_named(runs, tmp_path):
     )
     assert "checkpoints/6 cannot be restored" in message and "delete" in message
     assert "checkpoints/6 cannot be restored" in refused("encode", f"--workdir={tmp_path / 'run'}")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_runs_are_evaluated_and_an_evaluation_goes_on(runs, tmp_path):
+    cache = f"--cache={tmp_path / 'cache'}"
+    code, out, err = run("evaluate", f"--workdir={runs / 'vqgan'}", cache)
+    assert code == 0, err[-3000:]
+    for figure in ("reconstruction_mse", "ssim", "reconstruction_frechet_distance",
+                   "codebook_perplexity", "not measured: lpips"):  # fmt: skip
+        assert figure in out
+    generate = ("evaluate", f"--workdir={runs / 'maskgit'}", "--num=70", cache)
+    code, out, err = run(*generate)
+    assert code == 0, err[-3000:]
+    for figure in ("frechet_distance", "inception_score", "kernel_distance", "precision", "recall",
+                   "density", "coverage", "duplicates", "copies", "closer_than_real", "recognised",
+                   "classification_accuracy_score", "bits_per_token_bound"):  # fmt: skip
+        assert figure in out
+    first = (runs / "maskgit/evaluation.json").read_text()
+    code, _, err = run(*generate)
+    assert code == 0, err[-3000:]
+    assert (runs / "maskgit/evaluation.json").read_text() == first
+    code, out, _ = run("evaluate", f"--compare={runs / 'maskgit'},{runs / 'vqgan'}")
+    assert code == 0 and "cannot be compared" in out
+
+
+def test_a_reference_file_is_written_and_read(tmp_path):
+    cache = f"--cache={tmp_path / 'cache'}"
+    code, _, err = run(
+        "evaluate", f"--write_reference={tmp_path / 'b.npz'}", "--data=digits", "--image_size=16",
+        "--channels=1", cache,
+    )  # fmt: skip
+    assert code == 0, err[-3000:]
+    with np.load(tmp_path / "b.npz") as file:
+        assert file["arr_0"].shape == (1437, 16, 16, 1) and file["arr_1"].shape == (1437,)
+        images = file["arr_0"]
+    np.savez(tmp_path / "a.npz", images=images[:100])
+    code, out, err = run(
+        "evaluate", f"--images={tmp_path / 'a.npz'}", f"--reference={tmp_path / 'b.npz'}", cache
+    )
+    assert code == 0, err[-3000:]
+    rows = {line.split("|")[1].strip(): line.split("|")[2].strip() for line in out.splitlines()
+            if line.startswith("|")}  # fmt: skip
+    assert rows["copies"] == "100" and rows["precision"] == "1"
+    assert "not measured: recognised: the judged images have no labels" in out
+    assert (tmp_path / "a.evaluation/evaluation.json").exists()
+
+
+def _bad_images(place):
+    rng = np.random.default_rng(0)
+    np.savez(place / "large.npz", images=rng.integers(0, 256, (100, 20, 20, 1), np.uint8))
+    np.savez(place / "float.npz", images=rng.random((100, 16, 16, 1)))
+    np.savez(place / "few.npz", images=rng.integers(0, 256, (20, 16, 16, 1), np.uint8))
+    np.savez(place / "good.npz", images=rng.integers(0, 256, (100, 16, 16, 1), np.uint8))
+    (place / "folder").mkdir()
+    for number in range(70):
+        image = Image.fromarray(rng.integers(0, 256, (16, 16), np.uint8))
+        image.save(place / f"folder/{number}.png")
+    (place / "folder/5.png").write_bytes(b"broken")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--images=float.npz", "--data=digits"], "images are uint8, from 0 to 255"),
+        (["--images=few.npz", "--data=digits"], "fewer than the 64 features of classifier"),
+        (["--images=large.npz", "--reference=good.npz"], "bring them to one size first"),
+        (["--images=folder", "--reference=good.npz"], "5.png cannot be read"),
+        (["--images=good.npz", "--data=digits", "--features=inception:none.pth"], "no file none"),
+        (["--images=good.npz", "--data=digits", "--features=inception"], "pytorch-fid/releases"),
+        (["--images=good.npz"], "needs real images"),
+        ([], "give either --workdir=RUN or --images"),
+    ],
+)
+def test_evaluation_refuses_bad_input_in_one_line(tmp_path, arguments, message):
+    _bad_images(tmp_path)
+    placed = [
+        argument.replace("=large", f"={tmp_path}/large").replace("=float", f"={tmp_path}/float")
+        .replace("=few", f"={tmp_path}/few").replace("=good", f"={tmp_path}/good")
+        .replace("=folder", f"={tmp_path}/folder")
+        for argument in arguments
+    ]  # fmt: skip
+    assert message in refused("evaluate", f"--cache={tmp_path / 'cache'}", *placed)

@@ -41,6 +41,10 @@ class RowsOnDisk:
         self._offset = self._file.tell()
         self._row_bytes = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
 
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
+
     def __len__(self) -> int:
         return self.shape[0]
 
@@ -242,6 +246,8 @@ class _Files:
     def __init__(self, paths: list[Path]):
         self.paths, self.shape, self.channels = paths, None, 3
         self.shape = self._read(paths[0]).shape
+        for path in paths:
+            self._check_head(path)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -254,9 +260,14 @@ class _Files:
                     self.channels = 1 if grey else 3
                 return as_array(to_channels(image, self.channels))
         except (OSError, ValueError, SyntaxError) as error:
-            raise InputError(
-                f"{path} cannot be read ({error}); repair it or take it out of the folder"
-            ) from error
+            raise _unreadable(path, error) from error
+
+    def _check_head(self, path: Path) -> None:
+        """Refuses what is no image before anything is computed; pixels are not read yet."""
+        try:
+            Image.open(path).close()
+        except (OSError, ValueError, SyntaxError) as error:
+            raise _unreadable(path, error) from error
 
     def __getitem__(self, index: int) -> np.ndarray:
         path = self.paths[index]
@@ -267,6 +278,10 @@ class _Files:
                 f"{self.shape[1]}x{self.shape[0]}; images that are judged have one size"
             )
         return image
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path} cannot be read ({error}); repair it or take it out of the folder")
 
 
 def _open_folder(root: Path) -> ImageSet:

@@ -20,7 +20,7 @@ from maskgit_jax.networks.efficientnet import efficientnet_outputs
 from maskgit_jax.networks.inception import inception_outputs
 from maskgit_jax.training import sharding
 
-NAMES = ("classifier", "inception", "efficientnet")
+NUM_FEATURES = {"classifier": FEATURES, "inception": 2048, "efficientnet": 1280}
 
 
 class Outputs(NamedTuple):
@@ -41,7 +41,7 @@ class FeatureNetwork(NamedTuple):
     """A frozen network and what must be said of it beside every figure.
 
     Attributes:
-        name: One of `NAMES`.
+        name: A key of `NUM_FEATURES`.
         identity: The name with a hash of the weights.
         preprocessing: What is done to pixels first.
         widths: Sizes (D, K, S) of `Outputs`.
@@ -137,8 +137,8 @@ def parse_names(words: list[str]) -> dict[str, str | None]:
     chosen = {}
     for word in words:
         name, _, place = word.partition(":")
-        if name not in NAMES:
-            raise InputError(f"--features has '{name}'; there are: {', '.join(NAMES)}")
+        if name not in NUM_FEATURES:
+            raise InputError(f"--features has '{name}'; there are: {', '.join(NUM_FEATURES)}")
         if name == "inception" and not place:
             raise InputError(
                 "--features=inception needs its weights: inception:FILE, where FILE is "

@@ -1,5 +1,6 @@
 """Figures of generated images: faithful, diverse, and not copies of the training set."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,12 @@ from jax.sharding import Mesh
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.image_sets import fingerprint, shuffled
 from maskgit_jax.judging.classifier import cached_fit
-from maskgit_jax.judging.features import Extractor, FeatureNetwork, small_classifier
+from maskgit_jax.judging.features import (
+    NUM_FEATURES,
+    Extractor,
+    FeatureNetwork,
+    small_classifier,
+)
 from maskgit_jax.judging.originality import closest_pairs, count_duplicates, search_training_images
 from maskgit_jax.judging.report import Figure
 from maskgit_jax.judging.summaries import Summary, summarize
@@ -83,7 +89,6 @@ class Judge:
         self.folder, self.cache, self.batch_size = folder, cache, batch_size
         self.figures: list[Figure] = []
         self.left_out: dict[str, str] = {}
-        check_counts(generated, real, networks, limits)
 
     def run(self) -> None:
         """Fills `figures` and `left_out`; writes `closest_pairs.png`."""
@@ -219,7 +224,7 @@ class Judge:
             self.left_out |= dict.fromkeys(names[1:], why)
             return
         for space, nearest, seen in (
-            ("pixels, at most 32 wide", found.pixels, {}),
+            ("pixels", found.pixels, dict(preprocessing="at most 32 pixels wide")),
             ("features", found.features,
              dict(network=network.identity, preprocessing=network.preprocessing)),
         ):  # fmt: skip
@@ -229,8 +234,8 @@ class Judge:
                 ("near_copies", figures.near_copies, 0.01),
             ):
                 self.figures.append(
-                    Figure(name, value, f"{normal}", real=normal, **said, **seen,
-                           source=f"nearest training image in {space}")
+                    Figure(f"{name}_{space}", value, f"{normal}", real=normal, **said, **seen,
+                           source="distance to the nearest training image")
                 )  # fmt: skip
 
     def _accuracy_score(self) -> None:
@@ -288,34 +293,41 @@ def _if_enough(summary: Summary | None, part: str, target: Gaussian) -> float | 
     return frechet_distance(getattr(summary, part).gaussian(), target)
 
 
-def check_counts(
-    generated: Any, real: RealImages, networks: list[FeatureNetwork], limits: Limits
+def check_sets(
+    shape: tuple[int, ...], count: int, real: RealImages, networks: Iterable[str], limits: Limits
 ) -> None:
-    """Refuses, before anything is computed, what cannot give a figure.
+    """Refuses, before anything is trained or computed, what cannot give a figure.
+
+    Args:
+        shape: (H, W, C) of the images to judge.
+        count: Their number.
+        real: What they are measured against.
+        networks: Names of feature networks.
+        limits: How much of the reference is looked at.
 
     Raises:
         InputError: Sizes differ, or there are fewer images than features.
     """
     for which in (real.training, real.held_out):
-        if which is not None and tuple(which.shape) != tuple(generated.shape):
+        if which is not None and tuple(which.shape) != tuple(shape):
             raise InputError(
-                f"the judged images are {_size(generated.shape)}, but those of {real.name} are "
+                f"the judged images are {_size(shape)}, but those of {real.name} are "
                 f"{_size(which.shape)}; bring them to one size first"
             )
-    sets = [("images to judge", len(generated))]
+    sets = [("images to judge", count)]
     if real.training is not None:
-        sets.append((f"reference images in {real.name}", min(len(real.training),
-                                                             limits.reference)))  # fmt: skip
+        known = min(len(real.training), limits.reference)
+        sets.append((f"reference images in {real.name}", known))
     for network in networks:
-        for which, count in sets:
-            needed = max(network.widths[0], network.widths[2])
+        for which, number in sets:
+            needed = NUM_FEATURES[network]
             require(
-                count > needed,
-                f"there are {count} {which}, fewer than the {needed} features of "
-                f"{network.name}; a covariance needs more: give at least {needed + 1} images or "
-                "choose --features=classifier (64 features)",
+                number > needed,
+                f"there are {number} {which}, fewer than the {needed} features of {network} need "
+                f"for a covariance; give at least {needed + 1} images or choose a network with "
+                "fewer features (--features=classifier has 64)",
             )
 
 
-def _size(shape: tuple[int, int, int]) -> str:
+def _size(shape: tuple[int, ...]) -> str:
     return f"{shape[1]}x{shape[0]} with {shape[2]} channel" + ("s" if shape[2] > 1 else "")

@@ -27,7 +27,7 @@ from maskgit_jax.judging.features import (
     inception,
     small_classifier,
 )
-from maskgit_jax.judging.generation import Judge, Limits, RealImages
+from maskgit_jax.judging.generation import Judge, Limits, RealImages, check_sets
 from maskgit_jax.judging.reconstruction import frechet_figure, pair_figures
 from maskgit_jax.judging.report import Evaluation, Figure
 from maskgit_jax.stage import Generator, Tokenizer
@@ -211,6 +211,7 @@ def _generation(
     labels = np.arange(num, dtype=np.int32) % exports.num_classes
     made_by = {name: value for name, value in settings.items() if name != "features"}
     folder = _folder(workdir, made_by, num)
+    check_sets(real.training.shape, num, real, asked.networks, asked.limits)
     store = SampleStore(folder / "samples", labels, real.training.shape, asked.batch_size)
     judge = Judge(
         store,
@@ -258,6 +259,7 @@ def evaluate_images(
         require(num <= len(judged), f"--num={num}, but {images} holds {len(judged)} images")
     chosen = shuffled(judged, num)
     chosen.labels = None if judged.labels is None else judged.labels[chosen.indices]
+    check_sets(chosen.shape, len(chosen), real, asked.networks, asked.limits)
     networks = open_networks(asked, real.training, real.num_classes)
     judge = Judge(
         chosen, real, networks, asked.mesh, folder, asked.cache, asked.batch_size, asked.limits
