@@ -69,7 +69,7 @@ def digests(images: np.ndarray) -> list[bytes]:
     ]
 
 
-class _Search:
+class Search:
     """Passes over the training images and keeps the nearest of every point."""
 
     def __init__(self, pixels: np.ndarray, features: np.ndarray, names: list[bytes]):
@@ -124,7 +124,7 @@ def search_training_images(
             pixels.append(small_pixels(batch.image))
             features.append(outputs.features)
             names += digests(batch.image)
-    search = _Search(np.concatenate(pixels), np.concatenate(features), names)
+    search = Search(np.concatenate(pixels), np.concatenate(features), names)
     resumable_pass(extractor, training, path, search, "nearest training images")
     found = {space: Nearest(each.distance, each.index) for space, each in search.searches.items()}
     return Originality(found["pixels"], found["features"], len(generated), search.known)

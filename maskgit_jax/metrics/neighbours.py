@@ -1,4 +1,4 @@
-"""Figures from nearest neighbours: manifolds, novelty, copies, duplicates.
+"""Figures from nearest neighbours: manifolds, nearest training images, novelty.
 
 Distances are Euclidean and decided in float64. Blocks of them come from matrix products, which
 are quick but leave about 1e-13 where two rows are equal; wherever that could change a decision
@@ -6,7 +6,6 @@ the distance is taken again from the difference of the rows, which is exact for 
 the same whichever block a pair falls into.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Self
 
@@ -78,16 +77,6 @@ def manifold_figures(
         density=float(num_balls / (neighbours_of_density * len(generated))),
         coverage=float(num_covered / len(real)),
     )
-
-
-def coverage(real: np.ndarray, generated: np.ndarray, neighbours: int = 5) -> float:
-    """Returns the coverage of `manifold_figures` alone; real [N, D], generated [M, D]."""
-    real, generated = _points(real), _points(generated)
-    (radius,) = _radii(real, (neighbours,))
-    nearest = NearestSearch(real)
-    nearest.add(generated, 0)
-    squares = _exact_squares(real, generated[nearest.index])
-    return float(((squares < radius) | (squares == 0.0)).mean())
 
 
 class NearestSearch:
@@ -203,58 +192,6 @@ def novelty(sample_distances: np.ndarray, held_out_distances: np.ndarray) -> Nov
         near_copies=float((near | (sample_distances == 0)).mean()),
         median_distance_ratio=float(median / real_median) if real_median > 0 else float("nan"),
     )
-
-
-def num_copies(generated: np.ndarray, training: np.ndarray) -> int:
-    """Returns how many generated images [M, ...] equal a training image in every pixel."""
-    known = {row.tobytes() for row in np.ascontiguousarray(training)}
-    return sum(row.tobytes() in known for row in np.ascontiguousarray(generated))
-
-
-def num_duplicates(images: np.ndarray) -> int:
-    """Returns how many images [M, ...] repeat an earlier one in every pixel."""
-    return len(images) - len({row.tobytes() for row in np.ascontiguousarray(images)})
-
-
-class DuplicateCounter:
-    """`num_duplicates` of images that come in batches; 16 bytes of each are kept.
-
-    Attributes:
-        count: Images so far.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._digests: set[bytes] = set()
-
-    def add(self, images: np.ndarray) -> None:
-        """Takes in images, uint8 [B, ...].
-
-        Raises:
-            InputError: The images are not uint8.
-        """
-        require(images.dtype == np.uint8, f"images must be uint8, not {images.dtype}")
-        self.count += len(images)
-        for image in np.ascontiguousarray(images):
-            self._digests.add(hashlib.blake2b(image.data, digest_size=16).digest())
-
-    @property
-    def duplicates(self) -> int:
-        """Images so far that repeat an earlier one in every pixel."""
-        return self.count - len(self._digests)
-
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """Returns the whole state, to be saved as NPZ."""
-        digests = np.frombuffer(b"".join(sorted(self._digests)), np.uint8).reshape(-1, 16)
-        return dict(count=np.asarray(self.count), digests=digests)
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
-        """Returns a counter that goes on where `to_arrays` was called."""
-        counter = cls()
-        counter.count = int(arrays["count"])
-        counter._digests = {row.tobytes() for row in arrays["digests"]}
-        return counter
 
 
 def _points(features: np.ndarray) -> np.ndarray:

@@ -4,14 +4,10 @@ from scipy.spatial.distance import cdist
 
 from maskgit_jax.configuration import InputError
 from maskgit_jax.metrics.neighbours import (
-    DuplicateCounter,
     ManifoldFigures,
     NearestSearch,
-    coverage,
     manifold_figures,
     novelty,
-    num_copies,
-    num_duplicates,
 )
 from tests.golden import make_metrics
 
@@ -33,13 +29,11 @@ def test_figures_by_hand():
     figures = manifold_figures(real, generated, neighbours_of_balls=1, neighbours_of_density=1)
     # 2.0 lies on the border of the ball of 1.0: within for precision, not for density.
     assert figures == pytest.approx(ManifoldFigures(2 / 3, 1.0, 2 / 3, 1 / 2))
-    assert coverage(real, generated, neighbours=1) == 0.5
 
 
 def test_copies_of_the_real_set_are_perfect(block_entries):
     real = np.random.default_rng(0).normal(size=(300, 30)).astype(np.float32) + 100.0
     assert manifold_figures(real, real[::-1]) == (1.0, 1.0, 1.0, 1.0)
-    assert coverage(real, real) == 1.0
 
 
 def test_far_sets_share_nothing_and_one_repeated_image_covers_little():
@@ -48,7 +42,7 @@ def test_far_sets_share_nothing_and_one_repeated_image_covers_little():
     figures = manifold_figures(real, real[:1].repeat(200, 0))
     assert figures.precision == 1.0
     assert figures.recall == 1 / 200  # its own place and no other
-    assert figures.coverage == coverage(real, real[:1]) < 0.2
+    assert figures.coverage < 0.2
 
 
 def test_balls_that_copies_made_a_point_hold_their_centre():
@@ -146,27 +140,6 @@ def test_novelty_beside_held_out_images_that_are_training_images():
     assert np.isnan(figures.median_distance_ratio)
 
 
-def test_copies_and_duplicates_are_counted():
-    training = np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
-    generated = np.stack([training[1], training[1], training[0] + 100])
-    assert num_copies(generated, training) == 2
-    assert num_duplicates(generated) == 1
-
-
-def test_duplicates_in_batches_are_those_of_the_whole(tmp_path):
-    images = np.random.default_rng(0).integers(0, 2, (60, 2, 3, 1)).astype(np.uint8)
-    counter = DuplicateCounter()
-    assert counter.duplicates == 0
-    counter = DuplicateCounter.from_arrays(counter.to_arrays())
-    counter.add(images[:25])
-    np.savez(tmp_path / "half.npz", **counter.to_arrays())
-    with np.load(tmp_path / "half.npz") as arrays:
-        counter = DuplicateCounter.from_arrays(arrays)
-    counter.add(images[25:])
-    assert counter.duplicates == num_duplicates(images) > 0
-    assert counter.count == 60
-
-
 def test_misuse_is_told():
     points = np.zeros((9, 2))
     with pytest.raises(InputError, match="5 images are too few for 5 neighbours"):
@@ -179,5 +152,3 @@ def test_misuse_is_told():
         NearestSearch(np.full((3, 2), np.nan))
     with pytest.raises(InputError, match="at least one sample"):
         novelty(np.zeros(0), np.ones(3))
-    with pytest.raises(InputError, match="uint8"):
-        DuplicateCounter().add(np.zeros((1, 2, 2)))
