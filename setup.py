@@ -31,7 +31,8 @@ setup(
         "importlib_resources>=6",  # TFDS imports it to download, without declaring it
         "array_record>=0.8",  # TFDS files that can be read without TensorFlow
         "Pillow>=11",  # decoding, resizing, PNG
-        "scikit-learn>=1.5",  # the embedded digits, and the independent classifier
+        "scikit-learn>=1.5",  # the embedded digits
+        "scipy>=1.13",  # special functions of the metrics
         "tensorboardX>=2.6",  # TensorBoard files without TensorFlow
         "tqdm>=4.66",  # the progress bar
     ],

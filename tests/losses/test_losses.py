@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from maskgit_jax.losses.adversarial import adaptive_weight, discriminator_loss, generator_loss
-from maskgit_jax.losses.masked_tokens import mean_over_selected, token_cross_entropy
+from maskgit_jax.losses.masked_tokens import any_order_bits, mean_over_selected, token_cross_entropy
 from maskgit_jax.losses.quantization import quantization_loss
 from maskgit_jax.losses.reconstruction import pixel_loss
 
@@ -90,3 +90,12 @@ def test_mean_over_selected_counts_examples_equally_and_survives_an_empty_mask()
     values = jnp.asarray([[1.0, 3.0], [5.0, 7.0], [9.0, 9.0]])
     selected = jnp.asarray([[True, True], [False, True], [False, False]])
     np.testing.assert_allclose(mean_over_selected(values, selected), [2.0, 7.0, 0.0])
+
+
+def test_any_order_bits_are_the_likelihood_of_an_independent_model():
+    # Where tokens are independent, every order costs the same: the bound is the entropy.
+    chances = np.asarray([[0.5, 0.25, 0.125]])
+    hidden = np.asarray([[[1, 1, 1]], [[1, 0, 0]], [[0, 1, 0]], [[0, 0, 1]]], bool)
+    bits = [float(any_order_bits(jnp.log(1 / jnp.asarray(chances)), row)[0]) for row in hidden]
+    np.testing.assert_allclose(bits[0], 2.0, rtol=1e-6)
+    np.testing.assert_allclose(bits[1:], [1.0, 2.0, 3.0], rtol=1e-6)
