@@ -7,7 +7,7 @@ from maskgit_jax.configuration import InputError, base
 from maskgit_jax.data.image_sets import ImageSet
 from maskgit_jax.data.sources import open_sources
 from maskgit_jax.judging import classifier
-from maskgit_jax.judging.features import Extractor, small_classifier
+from maskgit_jax.judging.features import Extractor, FeatureNetwork, Outputs, small_classifier
 from maskgit_jax.judging.generation import Judge, Limits, RealImages, check_sets
 from maskgit_jax.judging.originality import Search, count_duplicates, digests, small_pixels
 from maskgit_jax.training.sharding import make_mesh
@@ -148,3 +148,26 @@ def test_a_search_goes_on_to_the_same_bits(real, network, tmp_path):
         half.add(batch, outputs)
     for name, array in whole.to_arrays().items():
         np.testing.assert_array_equal(array, half.to_arrays()[name])
+
+
+def test_statistics_of_a_reference_file_stand_in_for_its_images(digits, tmp_path):
+    def compute(params, image):
+        features = image.astype("float32").reshape(len(image), 8, 2, 16).mean(axis=(2, 3))
+        return Outputs(features, features, features[:, :6] * 2)
+
+    network = FeatureNetwork("inception", "inception-fake", "none", (8, 8, 6), compute, {})
+    images = digits.train.images[:COUNT]
+    features = np.asarray(compute({}, images).features, np.float64)
+    mean, covariance = features.mean(axis=0) + 3.0, np.cov(features, rowvar=False)
+    statistics = {"mu": mean, "sigma": covariance}
+    statistics |= {"mu_s": 2 * mean[:6], "sigma_s": 4 * covariance[:6, :6]}
+    real = RealImages("file", None, None, 0, statistics)
+    mesh = make_mesh(base("", "").mesh)
+    place = (tmp_path, tmp_path / "cache")
+    judge = Judge(image_set(images), real, [network], mesh, *place, 80, Limits())
+    judge.run()
+    found = {figure.name: figure.value for figure in judge.figures}
+    # Only the means differ: by 3 in 8 features, by 6 in 6 of them.
+    assert found["frechet_distance"] == pytest.approx(8 * 9, rel=1e-4)
+    assert found["spatial_frechet_distance"] == pytest.approx(6 * 36, rel=1e-4)
+    assert {"precision (inception)", "copies", "recognised"} <= judge.left_out.keys()
