@@ -203,13 +203,9 @@ class ImageGenerator:
         settings = settings or maskgit.sampling_settings(self.config)
         maskgit.check_settings(settings, self.exports.num_tokens, self.exports.guidable)
         check_labels(labels, self.exports.num_classes)
-        batch_size = self.even_batch_size(min(batch_size, len(labels)))
-        return self._batches(np.asarray(labels, np.int32), seed, settings, batch_size, start)
-
-    def even_batch_size(self, batch_size: int) -> int:
-        """Returns the next size that the devices can share evenly."""
         shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        return -(-batch_size // shards) * shards
+        batch_size = -(-min(batch_size, len(labels)) // shards) * shards
+        return self._batches(np.asarray(labels, np.int32), seed, settings, batch_size, start)
 
     def _batches(
         self,

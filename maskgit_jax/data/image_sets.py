@@ -17,7 +17,7 @@ from PIL import Image
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.folder import ENDINGS
 from maskgit_jax.data.sources import Source
-from maskgit_jax.data.transforms import as_array, as_picture, center_square, to_channels
+from maskgit_jax.data.transforms import as_array, square_array, to_channels
 
 IMAGE_KEYS, LABEL_KEYS = ("images", "arr_0"), ("labels", "arr_1")
 STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
@@ -104,17 +104,22 @@ class Squares:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.source[index]
-        image = record["image"]
-        if image.shape != self.shape:
-            image = as_array(center_square(as_picture(image), self.size))
-        return {"image": image, "label": int(record["label"])}
+        return {
+            "image": square_array(record["image"], self.size),
+            "label": int(record["label"]),
+        }
 
 
 class Subset:
-    """Some records of a source, in an order of their own."""
+    """Some records of a source, in an order of their own; it has labels if the source has."""
 
     def __init__(self, source: Any, indices: np.ndarray):
         self.source, self.indices, self.shape = source, indices, source.shape
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        labels = getattr(self.source, "labels", None)
+        return None if labels is None else labels[self.indices]
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -188,9 +193,9 @@ def _open_npz(path: Path) -> ImageSet:
         with np.load(path) as file:
             label_key = next((key for key in LABEL_KEYS if key in names), None)
             labels = None if label_key is None else file[label_key]
+    except InputError:  # it is a ValueError too
+        raise
     except (OSError, ValueError, zipfile.BadZipFile, struct.error) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{path} is no NPZ file ({error})") from error
     shape = (*rows.shape, 1) if len(rows.shape) == 3 else tuple(rows.shape)
     require(

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from maskgit_jax.data.sources import Source
-from maskgit_jax.data.transforms import as_array, as_picture, center_square, random_square
+from maskgit_jax.data.transforms import as_array, as_picture, random_square, square_array
 
 
 class _Augment(grain.transforms.RandomMap):
@@ -69,8 +69,7 @@ def eval_batches(
     def read(index: int) -> dict[str, Any]:
         record = dict(source[index % count])
         if "image" in record:
-            picture = center_square(as_picture(record["image"]), data.image_size)
-            record["image"] = as_array(picture)
+            record["image"] = square_array(record["image"], data.image_size)
         label, valid = np.int32(record["label"]), np.float32(index < count)
         return {**record, "label": label, "valid": valid}
 

@@ -30,7 +30,8 @@ class SampleStore:
         return len(self.labels)
 
     def _path(self, number: int) -> Path:
-        return self.folder / f"{number:05d}.npy"
+        # The name holds the size: files of another batch size are not taken for these.
+        return self.folder / f"{self.shard}-{number:05d}.npy"
 
     def num_stored(self) -> int:
         """Returns how many images lie there already, counted from the first."""

@@ -55,6 +55,13 @@ def center_square(image: Image.Image, size: int) -> Image.Image:
     return image.resize((size, size), BICUBIC, box=(left, top, left + side, top + side))
 
 
+def square_array(image: np.ndarray, size: int) -> np.ndarray:
+    """Returns `center_square` of uint8 [H, W, C] as uint8 [size, size, C]."""
+    if image.ndim == 3 and image.shape[:2] == (size, size):
+        return image
+    return as_array(center_square(as_picture(image), size))
+
+
 def random_square(
     image: Image.Image, size: int, crop: str, flip: bool, rng: np.random.Generator
 ) -> Image.Image:

@@ -18,6 +18,7 @@ from maskgit_jax.arrays import Array, PyTree, normalize
 from maskgit_jax.configuration import require
 from maskgit_jax.data.image_sets import fingerprint
 from maskgit_jax.data.reading import read_batches
+from maskgit_jax.judging.complete_files import write_arrays
 from maskgit_jax.networks.classifier import ImageClassifier
 from maskgit_jax.training import sharding
 
@@ -129,9 +130,6 @@ def cached_fit(
             arrays = [file[f"{number:03d}"] for number in range(len(leaves))]
         return Classifier(jax.tree.unflatten(structure, arrays), network.num_classes, rotations)
     classifier = fit(source, num_classes, mesh, title=title)
-    cache.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished.npz")
     arrays = jax.tree.leaves(classifier.params)
-    np.savez(unfinished, **{f"{number:03d}": array for number, array in enumerate(arrays)})
-    unfinished.rename(path)
+    write_arrays(path, {f"{number:03d}": array for number, array in enumerate(arrays)})
     return classifier

@@ -204,8 +204,9 @@ class Judge:
         held_out = self.real.held_out
         if held_out is not None:
             held_out = shuffled(held_out, self.limits.originality)
-        name = f"{fingerprint(sample)}-{fingerprint(training)}-{network.identity}"
-        path = self.folder / f"originality-{len(sample)}-{name}.npz"
+        sets = [part for part in (sample, held_out, training) if part is not None]
+        prints = "-".join(map(fingerprint, sets))
+        path = self.folder / f"originality-{prints}-{network.identity}.npz"
         found = search_training_images(extractor, sample, held_out, training, path)
         write_png(self.folder / "closest_pairs.png", closest_pairs(found, sample, training), 8)
         said = dict(

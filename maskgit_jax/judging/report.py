@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maskgit_jax.configuration import InputError
+from maskgit_jax.judging.complete_files import write_text
 
 
 class Figure(NamedTuple):
@@ -75,7 +76,6 @@ class Evaluation(NamedTuple):
 
 def write(folder: Path, evaluation: Evaluation) -> str:
     """Adds an evaluation to `evaluation.json` and `evaluation.md`; returns its table."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "evaluation.json"
     before = json.loads(path.read_text()) if path.exists() else {}
     figures = [{**figure._asdict(), "protocol": figure.protocol} for figure in evaluation.figures]
@@ -83,16 +83,10 @@ def write(folder: Path, evaluation: Evaluation) -> str:
         **{key: value for key, value in before.items() if key != evaluation.key},
         evaluation.key: {**evaluation._asdict(), "figures": figures},
     }
-    _replace(path, json.dumps(everything, indent=2) + "\n")
+    write_text(path, json.dumps(everything, indent=2) + "\n")
     tables = [_table(_restored(value)) for value in everything.values()]
-    _replace(folder / "evaluation.md", "# Evaluations\n\n" + "\n".join(tables))
+    write_text(folder / "evaluation.md", "# Evaluations\n\n" + "\n".join(tables))
     return _table(evaluation)
-
-
-def _replace(path: Path, text: str) -> None:
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(text)
-    unfinished.rename(path)
 
 
 def _restored(value: dict[str, Any]) -> Evaluation:

@@ -120,7 +120,6 @@ def evaluate_run(
         with config.unlocked():
             config.source = data
     real, sources = real_images(config)
-    stage_figures = _held_out_figures(run, sources, asked)
     settings = {
         "stage": run.config.stage,
         "step": run.step,
@@ -129,16 +128,15 @@ def evaluate_run(
     }
     if isinstance(run.stage.exports, Tokenizer):
         figures, left_out = _reconstruction(run, workdir, real, asked)
-        names = {figure.name for figure in figures}
-        # The stage's own figures are of unrounded pixels; those of the images as written stay.
-        figures += [figure for figure in stage_figures if figure.name not in names]
     else:
         settings |= {"seed": seed, "batch_size": asked.batch_size, **sampling_settings(
             run.config)._replace(**decoding)._asdict()}  # fmt: skip
-        num = num or min(MOST_SAMPLES, len(sources.train))
-        figures, left_out = _generation(run, workdir, real, asked, num, settings)
-        settings["num"] = num
-        figures += stage_figures
+        settings["num"] = num or min(MOST_SAMPLES, len(sources.train))
+        figures, left_out = _generation(run, workdir, real, asked, settings)
+    names = {figure.name for figure in figures}
+    # A first stage's own figures are of unrounded pixels; those of the images as written stay.
+    own = _held_out_figures(run, sources, asked)
+    figures += [figure for figure in own if figure.name not in names]
     return Evaluation(str(workdir), settings, figures, left_out)
 
 
@@ -199,7 +197,6 @@ def _generation(
     workdir: Path,
     real: RealImages,
     asked: Asked,
-    num: int,
     settings: dict[str, Any],
 ) -> tuple[list[Figure], dict[str, str]]:
     exports = run.stage.exports
@@ -208,9 +205,10 @@ def _generation(
     generator = pipelines.ImageGenerator(run, asked.mesh)
     decoding = sampling_settings(run.config)
     decoding = decoding._replace(**{name: settings[name] for name in decoding._fields})
+    num = settings["num"]
     labels = np.arange(num, dtype=np.int32) % exports.num_classes
     made_by = {name: value for name, value in settings.items() if name != "features"}
-    folder = _folder(workdir, made_by, num)
+    folder = _folder(workdir, made_by)
     check_sets(real.training.shape, num, real, asked.networks, asked.limits)
     store = SampleStore(folder / "samples", labels, real.training.shape, asked.batch_size)
     judge = Judge(
@@ -258,7 +256,6 @@ def evaluate_images(
     if num is not None:
         require(num <= len(judged), f"--num={num}, but {images} holds {len(judged)} images")
     chosen = shuffled(judged, num)
-    chosen.labels = None if judged.labels is None else judged.labels[chosen.indices]
     check_sets(chosen.shape, len(chosen), real, asked.networks, asked.limits)
     networks = open_networks(asked, real.training, real.num_classes)
     judge = Judge(

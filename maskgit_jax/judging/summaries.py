@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from maskgit_jax.data.reading import ReadBatch
+from maskgit_jax.judging.complete_files import write_arrays
 from maskgit_jax.judging.features import Extractor, FeatureNetwork, Outputs
 from maskgit_jax.metrics.frechet import Moments
 from maskgit_jax.metrics.scores import ScoreSums, softmax64
@@ -115,11 +116,3 @@ def _progress(extractor: Extractor, source: Any, start: int, title: str) -> Iter
         for batch, outputs in extractor(source, start):
             yield batch, outputs
             bar.update(batch.count)
-
-
-def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes an NPZ that appears under its name only when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished.npz")
-    np.savez(unfinished, **arrays)
-    unfinished.rename(path)

@@ -117,3 +117,20 @@ def test_fingerprints_tell_sets_apart(tmp_path, images):
     assert fingerprint(whole) == fingerprint(whole)
     assert fingerprint(shuffled(whole)) != fingerprint(whole)
     assert fingerprint(shuffled(whole, 6)) != fingerprint(shuffled(whole))
+
+
+def test_a_store_takes_no_files_of_another_batch_size(tmp_path):
+    images = np.arange(2000, dtype=np.uint8).reshape(-1, 1, 1, 1).repeat(2, axis=1)
+    store = SampleStore(tmp_path / "s", np.arange(2000), (2, 1, 1), batch_size=500)
+    store.fill([images])
+    assert store.num_stored() == 2000
+    other = SampleStore(tmp_path / "s", np.arange(2000), (2, 1, 1), batch_size=300)
+    assert other.num_stored() == 0
+    other.fill([images])
+    np.testing.assert_array_equal(other[1300]["image"], images[1300])
+
+
+def test_a_choice_of_labelled_images_keeps_its_labels(tmp_path, images):
+    np.savez(tmp_path / "a.npz", images=images, labels=np.arange(7))
+    chosen = shuffled(open_images(tmp_path / "a.npz"), 4)
+    assert chosen.labels.tolist() == [chosen[place]["label"] for place in range(4)]
