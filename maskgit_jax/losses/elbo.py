@@ -1,0 +1,111 @@
+"""The evidence lower bound of a Gaussian latent: its divergence, its weights, tighter bounds."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from maskgit_jax.arrays import Array, Key
+
+
+def gaussian_kl(mean: Array, log_variance: Array) -> Array:
+    """Returns KL(N(mean, variance) || N(0, 1)) of each dimension, float32 [B, Z], in nats.
+
+    Args:
+        mean: Of the posteriors, [B, Z].
+        log_variance: Natural logarithm of their variances, [B, Z].
+
+    Source: Kingma and Welling 2014, Auto-Encoding Variational Bayes, appendix B.
+    """
+    chex.assert_equal_shape([mean, log_variance])
+    mean, log_variance = mean.astype(jnp.float32), log_variance.astype(jnp.float32)
+    # variance - 1 - log(variance), without the cancellation near a variance of 1
+    return 0.5 * (mean**2 + jnp.expm1(log_variance) - log_variance)
+
+
+def free_bits(kl: Array, floor: float) -> Array:
+    """Returns sum_j max(floor, mean_b kl_bj), float32 [], in nats.
+
+    The maximum comes after the mean over the batch: a dimension below the floor costs a constant
+    and has no gradient, but examples may share its budget unevenly. A maximum for each example
+    would be another objective.
+
+    Args:
+        kl: Of each example and dimension, [B, Z], nats.
+        floor: Nats per dimension that cost nothing more; 0 gives the plain sum.
+
+    Source: Kingma et al. 2016, Inverse Autoregressive Flow, eq. 15, groups of one dimension.
+    """
+    chex.assert_rank(kl, 2)
+    return jnp.maximum(floor, kl.astype(jnp.float32).mean(axis=0)).sum()
+
+
+def annealed(step: Array | int, kind: str, steps: int, cycles: int = 4) -> Array:
+    """Returns the weight of the divergence at a step, float32 [] in [0, 1].
+
+    Args:
+        step: Steps done before this one, from 0; may be traced.
+        kind: "constant" (1 always), "linear" (from 0 to 1 over the schedule) or "cyclical" (so
+            in the first half of each cycle, then 1 in its second half).
+        steps: Length of the whole schedule, all cycles together; afterwards the weight is 1.
+            0 leaves it at 1 from the start.
+        cycles: Number of cycles of "cyclical".
+
+    Raises:
+        ValueError: The kind is unknown, `steps` negative or `cycles` below 1.
+
+    Source: Bowman et al. 2016, Generating Sentences from a Continuous Space, section 3.1;
+    Fu et al. 2019, Cyclical Annealing Schedule, eq. 6 and 7 with R = 0.5.
+    """
+    if kind not in ("constant", "linear", "cyclical"):
+        raise ValueError(f"annealing '{kind}' is neither constant, linear nor cyclical")
+    if steps < 0 or cycles < 1:
+        raise ValueError(f"{steps} annealing steps in {cycles} cycles: at least 0 steps, 1 cycle")
+    if kind == "constant" or steps == 0:
+        return jnp.ones((), jnp.float32)
+    step = jnp.minimum(step, steps)
+    if kind == "linear":
+        return step.astype(jnp.float32) / steps
+    # In whole numbers: cycles start at their first step, also where steps / cycles is no integer.
+    position = (step * cycles % steps).astype(jnp.float32) / steps
+    return jnp.where(step < steps, jnp.minimum(2.0 * position, 1.0), 1.0)
+
+
+def reparameterize(mean: Array, log_variance: Array, key: Key) -> Array:
+    """Returns a draw from N(mean, variance), [B, Z], through which gradients reach both.
+
+    Source: Kingma and Welling 2014, Auto-Encoding Variational Bayes, section 2.4.
+    """
+    chex.assert_equal_shape([mean, log_variance])
+    noise = jax.random.normal(key, mean.shape, mean.dtype)
+    return mean + jnp.exp(0.5 * log_variance) * noise
+
+
+def log_normal(z: Array, mean: Array | float, log_variance: Array | float) -> Array:
+    """Returns log N(z; mean, variance) summed over the last axis, float32 [...], in nats.
+
+    Args:
+        z: [..., Z].
+        mean: Scalar, or of a shape that broadcasts to that of `z`.
+        log_variance: The same.
+    """
+    z = z.astype(jnp.float32)
+    mean = jnp.broadcast_to(jnp.asarray(mean, jnp.float32), z.shape)
+    log_variance = jnp.broadcast_to(jnp.asarray(log_variance, jnp.float32), z.shape)
+    squares = (z - mean) ** 2 * jnp.exp(-log_variance)
+    return -0.5 * (squares + log_variance + jnp.log(2.0 * jnp.pi)).sum(axis=-1)
+
+
+def importance_weighted_bound(log_weights: Array) -> Array:
+    """Returns log mean_k exp(log_weights), float32 [B], in nats: the bound of K draws.
+
+    With K = 1 it is an estimate of the evidence lower bound; its expectation never falls with
+    K, and goes to log p(x).
+
+    Args:
+        log_weights: log p(x, z_k) - log q(z_k | x) for K draws from the posterior, [K, B].
+
+    Source: Burda et al. 2015, Importance Weighted Autoencoders, eq. 8.
+    """
+    chex.assert_rank(log_weights, 2)
+    log_weights = log_weights.astype(jnp.float32)
+    return jax.nn.logsumexp(log_weights, axis=0) - jnp.log(float(log_weights.shape[0]))
