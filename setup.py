@@ -33,6 +33,7 @@ setup(
         "Pillow>=11",  # decoding, resizing, PNG
         "scikit-learn>=1.5",  # the embedded digits
         "scipy>=1.13",  # special functions of the metrics
+        "matplotlib>=3.9",  # the plots of an evaluation
         "tensorboardX>=2.6",  # TensorBoard files without TensorFlow
         "tqdm>=4.66",  # the progress bar
     ],
