@@ -35,7 +35,7 @@ def posterior_plot(
     Raises:
         InputError: Arrays that belong together differ in length, or an epsilon is not above 0.
 
-    Source: Burda et al. 2015 (active units) and Lucas et al. 2019, figure 4 (the curve).
+    Source: Burda et al. 2015 (active units) and Lucas et al. 2019 (the curve).
     """
     kl_per_unit, active_statistic = np.asarray(kl_per_unit), np.asarray(active_statistic)
     epsilons, collapsed_share = np.asarray(epsilons), np.asarray(collapsed_share)
@@ -55,7 +55,9 @@ def posterior_plot(
     active = active_statistic[order] > threshold
     for units, colour, name in ((active, _ACTIVE, "active"), (~active, _INACTIVE, "inactive")):
         label = f"{name}: {np.count_nonzero(units)} of {len(units)}"
-        bars.bar(np.flatnonzero(units), kl_per_unit[order][units], color=colour, label=label)
+        place, height = np.flatnonzero(units), kl_per_unit[order][units]
+        bars.bar(place, height, color=colour, label=label)
+        bars.plot(place, height, "o", color=colour, markersize=4)  # bars of nearly 0 do not show
     bars.set(xlabel="unit, by divergence", ylabel="KL from the prior (nats)", title="Units")
     bars.legend()
     curve.plot(epsilons, 100.0 * collapsed_share)

@@ -33,7 +33,8 @@ def free_bits(kl: Array, floor: float) -> Array:
         kl: Of each example and dimension, [B, Z], nats.
         floor: Nats per dimension that cost nothing more; 0 gives the plain sum.
 
-    Source: Kingma et al. 2016, Inverse Autoregressive Flow, eq. 15, groups of one dimension.
+    Source: Kingma et al. 2016, Inverse Autoregressive Flow: free bits, in groups
+    of one dimension.
     """
     chex.assert_rank(kl, 2)
     return jnp.maximum(floor, kl.astype(jnp.float32).mean(axis=0)).sum()
@@ -54,7 +55,7 @@ def annealed(step: Array | int, kind: str, steps: int, cycles: int = 4) -> Array
         ValueError: The kind is unknown, `steps` negative or `cycles` below 1.
 
     Source: Bowman et al. 2016, Generating Sentences from a Continuous Space, section 3.1;
-    Fu et al. 2019, Cyclical Annealing Schedule, eq. 6 and 7 with R = 0.5.
+    Fu et al. 2019, Cyclical Annealing Schedule, with R = 0.5.
     """
     if kind not in ("constant", "linear", "cyclical"):
         raise ValueError(f"annealing '{kind}' is neither constant, linear nor cyclical")
@@ -104,7 +105,7 @@ def importance_weighted_bound(log_weights: Array) -> Array:
     Args:
         log_weights: log p(x, z_k) - log q(z_k | x) for K draws from the posterior, [K, B].
 
-    Source: Burda et al. 2015, Importance Weighted Autoencoders, eq. 8.
+    Source: Burda et al. 2015, Importance Weighted Autoencoders, L_k.
     """
     chex.assert_rank(log_weights, 2)
     log_weights = log_weights.astype(jnp.float32)

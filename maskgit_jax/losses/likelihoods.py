@@ -62,7 +62,7 @@ def optimal_log_sigma(image: Array, mean: Array) -> Array:
         image: [B, H, W, C] in [-1, 1].
         mean: Same shape.
 
-    Source: Rybkin et al. 2021, Simple and Effective VAE Training with Calibrated Decoders, eq. 5.
+    Source: Rybkin et al. 2021, Simple and Effective VAE Training with Calibrated Decoders.
     """
     chex.assert_equal_shape([image, mean])
     variance = ((image - mean).astype(jnp.float32) ** 2).mean()

@@ -24,7 +24,7 @@ def active_statistic(mean: np.ndarray) -> np.ndarray:
     Raises:
         InputError: There are fewer than 2 examples, or values that are not finite.
 
-    Source: Burda et al. 2015, Importance Weighted Autoencoders, section 5.2.
+    Source: Burda et al. 2015, Importance Weighted Autoencoders, active units.
     """
     mean = _units(mean, "posterior means")
     require(len(mean) > 1, "the variance over examples needs at least 2 of them")
@@ -41,7 +41,7 @@ def active_units(mean: np.ndarray, threshold: float = 0.01) -> np.ndarray:
     Raises:
         InputError: As `active_statistic`.
 
-    Source: Burda et al. 2015, Importance Weighted Autoencoders, section 5.2.
+    Source: Burda et al. 2015, Importance Weighted Autoencoders, active units.
     """
     return active_statistic(mean) > threshold
 
@@ -109,7 +109,7 @@ def mutual_information(
     Raises:
         InputError: The shapes differ, or values are not finite.
 
-    Source: Hoffman and Johnson 2016, ELBO Surgery, section 2. Differs from the released code of
+    Source: Hoffman and Johnson 2016, ELBO Surgery. Differs from the released code of
     He et al. 2019, Lagging Inference Networks, which takes batches for the mixture, hence a
     bound of the log of the batch size, and the negative entropy.
     """
@@ -173,8 +173,8 @@ def probabilistic_pca(images: np.ndarray, num_latents: int, sigma2: float) -> Pr
     Raises:
         InputError: A value is outside of its range.
 
-    Source: Tipping and Bishop 1999, Probabilistic Principal Component Analysis, eq. 4 and 7;
-    Lucas et al. 2019, Don't Blame the ELBO!, section 4, for noise that is not the likeliest.
+    Source: Tipping and Bishop 1999, Probabilistic Principal Component Analysis;
+    Lucas et al. 2019, Don't Blame the ELBO!, for noise that is not the likeliest.
     """
     eigenvalues = _eigenvalues(images)
     width = len(eigenvalues)
@@ -203,7 +203,7 @@ def maximum_likelihood_sigma2(images: np.ndarray, num_latents: int) -> float:
     Raises:
         InputError: No dimension is left for the noise.
 
-    Source: Tipping and Bishop 1999, Probabilistic Principal Component Analysis, eq. 8.
+    Source: Tipping and Bishop 1999, Probabilistic Principal Component Analysis.
     """
     eigenvalues = _eigenvalues(images)
     width = len(eigenvalues)
