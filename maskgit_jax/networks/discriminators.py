@@ -1,9 +1,15 @@
 """Networks that tell decoded images from real ones."""
 
+from functools import reduce
+
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from maskgit_jax.arrays import Array
+
+_SMALLEST_MAP = 4
+_KERNEL_INIT = nn.initializers.xavier_uniform()
 
 
 class PatchDiscriminator(nn.Module):
@@ -67,3 +73,112 @@ class PatchDiscriminator(nn.Module):
 
 def _near_one(key: Array, shape: tuple[int, ...], dtype: str = "float32") -> Array:
     return 1.0 + nn.initializers.normal(0.02)(key, shape, dtype)
+
+
+class StyleGANDiscriminator(nn.Module):
+    """One logit for each image, [B, H, W, C] -> [B, 1]: residual blocks, no norm at all.
+
+    Each block halves the sides and doubles the width up to `max_width`, until halving once more
+    would leave sides below 4: 256 px end at 4 x 4, 28 px at 7 x 7. Sides below 8 are not halved.
+
+    Attributes:
+        image_size: Sides H = W of the images; the dense layer behind the last map fixes them.
+        filters: Channels of the first layer. The official rule for every size is
+            min(512, 16384 / image_size): 64 at 256 px, 32 at 512 px.
+        max_width: The most channels of a layer. With the defaults and RGB images the network
+            is the official one of 256 px, 23,998,017 parameters.
+        blur: Halve by the binomial filter [1, 3, 3, 1] (MaskGIT) or by 2x2 means (MAGVIT).
+        dtype: Type of the activations; the logits are float32.
+
+    Source: google-research/maskgit nets/discriminator.py, after the discriminator of Karras et
+    al. 2020, StyleGAN2, without its minibatch statistics and equalised learning rates.
+    Differs: any size; how odd sides are padded, which official sizes never have, says `_halve`.
+    """
+
+    image_size: int
+    filters: int = 64
+    max_width: int = 512
+    blur: bool = True
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, image: Array, train: bool) -> Array:
+        del train  # nothing in it behaves differently
+        if image.ndim != 4 or image.shape[1:3] != (self.image_size, self.image_size):
+            raise ValueError(
+                f"the discriminator of {self.image_size} px reads [B, {self.image_size}, "
+                f"{self.image_size}, C], not {image.shape}; set image_size to the images' side"
+            )
+        side, width, block = self.image_size, min(self.filters, self.max_width), 0
+        x = _leaky(_same_conv(width, 3, self.dtype, "conv_in")(image.astype(self.dtype)))
+        while side >= 2 * _SMALLEST_MAP:
+            side, width = -(-side // 2), min(2 * width, self.max_width)
+            x = HalvingBlock(width, self.blur, self.dtype, name=f"block_{block}")(x)
+            block += 1
+        x = _leaky(_same_conv(width, 3, self.dtype, "conv_out")(x))  # [B, side, side, width]
+        x = x.reshape(x.shape[0], -1)
+        x = nn.Dense(width, kernel_init=_KERNEL_INIT, dtype=self.dtype, name="head_dense")(x)
+        logit = nn.Dense(1, kernel_init=_KERNEL_INIT, dtype="float32", name="head_logit")
+        return logit(_leaky(x).astype(jnp.float32))
+
+
+class HalvingBlock(nn.Module):
+    """Two convolutions around a shortcut: [B, H, W, C] -> [B, H/2, W/2, features].
+
+    The sides are rounded up. The sum is divided by sqrt(2), so that the variance stays.
+
+    Attributes:
+        features: Output channels.
+        blur: See `StyleGANDiscriminator`.
+        dtype: Type of the activations.
+    """
+
+    features: int
+    blur: bool = True
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        taps = (1.0, 3.0, 3.0, 1.0) if self.blur else (1.0, 1.0)
+        h = _leaky(_same_conv(x.shape[-1], 3, self.dtype, "conv_0")(x))
+        h = _leaky(_same_conv(self.features, 3, self.dtype, "conv_1")(_halve(h, taps)))
+        shortcut = _same_conv(self.features, 1, self.dtype, "shortcut", bias=False)
+        return (shortcut(_halve(x, taps)) + h) / 2.0**0.5
+
+
+def _leaky(x: Array) -> Array:
+    return nn.leaky_relu(x, 0.2)
+
+
+def _same_conv(features: int, side: int, dtype: str, name: str, bias: bool = True) -> nn.Conv:
+    return nn.Conv(
+        features,
+        (side, side),
+        padding="SAME",
+        use_bias=bias,
+        kernel_init=_KERNEL_INIT,
+        dtype=dtype,
+        name=name,
+    )
+
+
+def _halve(x: Array, taps: tuple[float, ...]) -> Array:
+    """Filters both axes of [B, H, W, C] and keeps every second place: [B, H/2, W/2, C].
+
+    Zeros around the map are as in a "SAME" convolution: even sides get equally many at both
+    ends, odd sides one more on the right and below. A sum of shifted maps, not a grouped
+    convolution, which is slow on CPUs and in second derivatives.
+    """
+    for axis in (1, 2):
+        length = x.shape[axis]
+        half = -(-length // 2)
+        rest = 2 * (half - 1) + len(taps) - length
+        pads = [(0, 0)] * x.ndim
+        pads[axis] = (rest // 2, rest - rest // 2)
+        padded = jnp.pad(x, pads)
+        shifted = [
+            jax.lax.slice_in_dim(padded, place, place + 2 * half - 1, 2, axis) * (tap / sum(taps))
+            for place, tap in enumerate(taps)
+        ]
+        x = reduce(jnp.add, shifted)
+    return x
