@@ -57,7 +57,7 @@ def main() -> None:
         place,
         {
             "codebook_size": tokenizer.exports.codebook_size,
-            "grid": list(tokenizer.exports.grid),
+            "grids": [list(grid) for grid in tokenizer.exports.grids],
             "class_names": list(sources.class_names),
             "data": data.source,
             "tokenizer": str(WORKDIR.value),

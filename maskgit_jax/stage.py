@@ -5,7 +5,10 @@ own loss. Training knows only this interface; stages meet each other only throug
 """
 
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 from typing import Any, NamedTuple
+
+import jax.numpy as jnp
 
 from maskgit_jax.arrays import Array, Batch, Key, PyTree
 
@@ -30,16 +33,38 @@ class Tokenizer(NamedTuple):
     """What a stage that turns images into tokens offers to other stages.
 
     Attributes:
-        encode: (variables, image [B, H, W, C] in [-1, 1]) -> tokens int32 [B, h*w].
-        decode: (variables, tokens int32 [B, h*w]) -> image [B, H, W, C] in [-1, 1].
-        codebook_size: Number of codes K.
-        grid: Rows and columns (h, w) of the token map.
+        encode: (variables, image [B, H, W, C] in [-1, 1]) -> tokens int32 [B, L]: the token maps
+            of all levels one after another, coarsest first, rows first.
+        decode: (variables, tokens int32 [B, L]) -> image [B, H, W, C] in [-1, 1].
+        codebook_size: Number of codes K of each level.
+        grids: Rows and columns (h, w) of each level's map, coarsest first; L is the sum of h*w.
     """
 
     encode: Callable[[Variables, Array], Array]
     decode: Callable[[Variables, Array], Array]
     codebook_size: int
-    grid: tuple[int, int]
+    grids: tuple[tuple[int, int], ...]
+
+
+def split_levels(tokens: Array, grids: tuple[tuple[int, int], ...]) -> tuple[Array, ...]:
+    """Returns the maps [B, h, w] that tokens [B, L] consist of, one for each of `grids`.
+
+    Raises:
+        ValueError: L is not the sum of h*w.
+    """
+    ends = list(accumulate(height * width for height, width in grids))
+    if tokens.shape[-1] != ends[-1]:
+        raise ValueError(f"{tokens.shape[-1]} tokens are not those of the maps {grids}")
+    starts = [0, *ends[:-1]]
+    return tuple(
+        tokens[:, start:end].reshape(-1, *grid)
+        for start, end, grid in zip(starts, ends, grids, strict=True)
+    )
+
+
+def join_levels(maps: tuple[Array, ...]) -> Array:
+    """Returns tokens [B, L] of maps [B, h, w], coarsest first: the inverse of `split_levels`."""
+    return jnp.concatenate([tokens.reshape(len(tokens), -1) for tokens in maps], axis=1)
 
 
 class Generator(NamedTuple):

@@ -104,10 +104,16 @@ def check_tokens(config: ConfigDict) -> None:
         f"stage '{config.stage}' learns from images, not from {config.data.source}",
     )
     description = read_description(place)
-    for key in ("codebook_size", "grid"):
-        written, wanted = description[key], config.model[key]
+    grids = [tuple(grid) for grid in description["grids"]]
+    require(
+        len(grids) == 1,
+        f"{config.data.source} holds {len(grids)} token maps of each image, but stage "
+        f"'{config.stage}' learns one; encode with a tokenizer of one level",
+    )
+    for key, written in (("codebook_size", description["codebook_size"]), ("grid", grids[0])):
+        wanted = config.model[key]
         require(
-            written == (list(wanted) if key == "grid" else wanted),
+            written == wanted,
             f"{config.data.source} was written with {key} {written}, but config.model.{key} is "
             f"{wanted}; make them equal",
         )

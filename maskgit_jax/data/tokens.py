@@ -33,14 +33,15 @@ class WrittenTokens(NamedTuple):
         evaluation: Held-out tokens.
         class_names: One name for each label.
         codebook_size: Tokens are 0 .. codebook_size - 1.
-        grid: Rows and columns of the token map.
+        grids: Rows and columns of each level's token map, coarsest first; a row of tokens holds
+            the maps one after another.
     """
 
     train: TokenSource
     evaluation: TokenSource
     class_names: tuple[str, ...]
     codebook_size: int
-    grid: tuple[int, int]
+    grids: tuple[tuple[int, int], ...]
 
 
 def write_split(
@@ -114,5 +115,5 @@ def open_tokens(place: str) -> WrittenTokens:
         *sources,
         tuple(description["class_names"]),
         description["codebook_size"],
-        tuple(description["grid"]),
+        tuple((height, width) for height, width in description["grids"]),
     )

@@ -89,9 +89,15 @@ def _check_tokenizer(config: ConfigDict, tokenizer: Stage) -> None:
             f"the tokenizer in {config.tokenizer} has {exports.codebook_size} codes, but "
             f"config.model.codebook_size is {model.codebook_size}; make them equal"
         )
-    if exports.grid != tuple(model.grid):
+    if len(exports.grids) != 1:
         raise InputError(
-            f"the tokenizer in {config.tokenizer} makes a grid of {exports.grid} tokens, but "
+            f"the tokenizer in {config.tokenizer} makes {len(exports.grids)} token maps of each "
+            "image, and MaskGIT learns one; choose a tokenizer of one level, such as a run of "
+            "configs/vqgan.py or configs/vqvae.py"
+        )
+    if exports.grids[0] != tuple(model.grid):
+        raise InputError(
+            f"the tokenizer in {config.tokenizer} makes a grid of {exports.grids[0]} tokens, but "
             f"config.model.grid is {tuple(model.grid)}; make them equal"
         )
 

@@ -15,6 +15,12 @@ from maskgit_jax.losses.adversarial import adaptive_weight, discriminator_loss, 
 from maskgit_jax.losses.reconstruction import pixel_loss
 from maskgit_jax.networks.discriminators import PatchDiscriminator
 from maskgit_jax.stage import Stage, Tokenizer, Variables
+from maskgit_jax.stages.tokenizers import (
+    codebook_histogram,
+    reconstruction_figures,
+    side_by_side,
+    summarize,
+)
 
 
 def validate(config: ConfigDict) -> None:
@@ -85,7 +91,7 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
     adversarial = weights.adversarial_weight > 0
     start_step = config.players.discriminator.start_step
     side = config.data.image_size // 2 ** (len(model.multipliers) - 1)
-    grid = (side, side)
+    grids = ((side, side),)
 
     def apply(variables: Variables, method: str, *arguments: Array) -> Array:
         return autoencoder.apply(
@@ -184,44 +190,22 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         return apply(variables, "encode", image).reshape(len(image), -1)
 
     def decode(variables: Variables, tokens: Array) -> Array:
-        return apply(variables, "decode", tokens.reshape(-1, *grid))
+        return apply(variables, "decode", tokens.reshape(-1, *grids[0]))
 
     def evaluate(variables: Variables, batch: Batch, key: Key):
         del key
         image = normalize(batch["image"])
         tokens = encode(variables, image)
-        decoded = jnp.clip(decode(variables, tokens), -1.0, 1.0)
-        # Errors are stated for pixels in [0, 1], as the field does.
-        square = pixel_loss(image, decoded, "l2") / 4
         return {
-            "reconstruction_mse": square,
-            "reconstruction_l1": pixel_loss(image, decoded, "l1") / 2,
-            "psnr": -10 * jnp.log10(jnp.maximum(square, 1e-10)),
-            "codebook_histogram": jax.vmap(
-                lambda row: jnp.bincount(row, length=model.codebook_size) / len(row)
-            )(tokens),
+            **reconstruction_figures(image, decode(variables, tokens)),
+            "codebook_histogram": codebook_histogram(tokens, model.codebook_size),
         }
 
     def preview(variables: Variables, batch: Batch, key: Key):
         del key
         image = normalize(batch["image"])
         decoded = decode(variables, encode(variables, image))
-        pairs = jnp.stack([image, decoded], axis=1).reshape(-1, *image.shape[1:])
-        return {"original_and_reconstruction": pairs}
+        return {"original_and_reconstruction": side_by_side(image, decoded)}
 
-    exports = Tokenizer(encode, decode, model.codebook_size, grid)
+    exports = Tokenizer(encode, decode, model.codebook_size, grids)
     return Stage(init, losses, evaluate, summarize, preview, exports, assign)
-
-
-def summarize(means: Mapping[str, Array]) -> dict[str, float]:
-    """Returns means as numbers, and usage and perplexity of the codebook over the split.
-
-    `codebook_usage` is the share of codes chosen at least once; `codebook_perplexity` is
-    exp(entropy) of their frequencies, 1 .. K.
-    """
-    scalars = {name: float(value) for name, value in means.items() if name != "codebook_histogram"}
-    share = jnp.asarray(means["codebook_histogram"])
-    entropy = -jnp.sum(jnp.where(share > 0, share * jnp.log(jnp.maximum(share, 1e-30)), 0.0))
-    scalars["codebook_usage"] = float((share > 0).mean())
-    scalars["codebook_perplexity"] = float(jnp.exp(entropy))
-    return scalars

@@ -55,9 +55,11 @@ PARAMETER_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(conv\w*|shortcut|to_codes|from_codes|logits)/bias", (None,)),
     (r"attention\w*/(q|k|v|proj_out)/kernel", (None, "filters")),
     (r"attention\w*/(q|k|v|proj_out)/bias", (None,)),
-    (r"quantizer/codebook", (None, None)),
+    (r"quantizer(_\w+)?/codebook", (None, None)),
     (r"use/(idle|revived_at)", (None,)),
     (r"use/replacement", (None, None)),
+    (r"running/counts", (None,)),
+    (r"running/means", (None, None)),
 )
 
 

@@ -185,10 +185,10 @@ def test_token_files_come_back_as_written(tmp_path):
     for split in token_files.SPLITS:
         batches = [(rows[:6], labels[:6]), (rows[6:], labels[6:])]
         token_files.write_split(tmp_path, split, batches, 10, codebook_size=300)
-    described = {"codebook_size": 300, "grid": [2, 2], "class_names": ["x"]}
+    described = {"codebook_size": 300, "grids": [[2, 2]], "class_names": ["x"]}
     token_files.write_description(tmp_path, described)
     written = token_files.open_tokens(str(tmp_path))
-    assert (written.codebook_size, written.grid) == (300, (2, 2))
+    assert (written.codebook_size, written.grids) == (300, ((2, 2),))
     np.testing.assert_array_equal(written.train[7]["tokens"], rows[7])
     assert written.train[7]["label"] == 7
     (tmp_path / "train_tokens.npy").write_bytes(b"cut")

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskgit_jax.stages.vqgan import summarize
+from maskgit_jax.stages.tokenizers import summarize
 from maskgit_jax.training.step import make_train_step
 from tests.example import digits_batch, tiny_stage
 from tests.stages.test_laws import new_state

@@ -1,0 +1,121 @@
+"""VQ-VAE tokenizers: `python -m maskgit_jax.train --config=configs/vqvae.py[:preset]`."""
+
+from ml_collections import ConfigDict
+
+from maskgit_jax.configuration import apply_changes, base, choose_preset, player
+
+IMAGENET = {
+    "data.source": "tfds:imagenet2012",
+    "data.image_size": 256,
+    "data.crop": "resized",
+    "data.flip": True,
+    "data.num_threads": 16,
+    "data.prefetch": 512,
+    "dtype": "bfloat16",
+    "model.num_downsamplings": 3,
+    "training.num_steps": 500_000,
+    "training.batch_size": 128,
+    "training.log_every": 100,
+    "training.eval_every": 20_000,
+    "training.preview_every": 5_000,
+    "training.checkpoint_every": 5_000,
+}
+FOLDER = {
+    "data.source": "folder:images",
+    "data.image_size": 64,
+    "data.crop": "random",
+    "data.flip": True,
+    "training.num_steps": 100_000,
+    "training.eval_every": 2_000,
+    "training.preview_every": 1_000,
+    "training.checkpoint_every": 1_000,
+}
+SMALL = {  # grey images of a few pixels, on a processor
+    "data.channels": 1,
+    "model.filters": 64,
+    "model.residual_filters": 32,
+    "model.code_width": 16,
+    "training.batch_size": 64,
+    "players.autoencoder.learning_rate": 2e-3,
+    "players.autoencoder.warmup_steps": 50,
+    "players.autoencoder.schedule": "cosine",
+    "players.autoencoder.ema_rate": 0.99,
+}
+PRESETS = {
+    "digits": {
+        **SMALL,
+        "model.codebook_size": 128,
+        "model.revive_after": 20,
+        "training.num_steps": 800,
+        "training.log_every": 40,
+        "training.eval_every": 400,
+        "training.preview_every": 400,
+        "training.checkpoint_every": 400,
+    },
+    # One map of 7 x 7 codes of 9 bits: 441 bits an image.
+    "fashion_mnist": {
+        **SMALL,
+        "data.source": "idx:/usr/share/datasets/fashion-mnist",
+        "data.image_size": 28,
+        "model.revive_after": 30,
+        "training.num_steps": 4_000,
+        "training.log_every": 50,
+        "training.eval_every": 1_000,
+        "training.preview_every": 1_000,
+        "training.checkpoint_every": 500,
+    },
+    # The comparison of the paper's section 4.1: all 256 channels, 250,000 steps of 128.
+    "cifar10": {
+        **FOLDER,
+        "data.source": "tfds:cifar10",
+        "data.image_size": 32,
+        "data.crop": "center",
+        "model.filters": 256,
+        "model.residual_filters": 256,
+        "training.num_steps": 250_000,
+        "training.batch_size": 128,
+        "players.autoencoder.learning_rate": 2e-4,
+    },
+    "folder": FOLDER,
+    "imagenet256": IMAGENET,
+    "imagenet512": {**IMAGENET, "data.image_size": 512, "model.num_downsamplings": 4},
+}
+
+
+def get_config(preset: str = "") -> ConfigDict:
+    """Returns the configuration of a preset.
+
+    The defaults are those of the authors' example (128 channels, K = 512, D = 64, Adam at 3e-4)
+    with images in [-1, 1], so a loss weighs 4 times as much against the quantizer's as for
+    pixels in [0, 1]; the example's division by the variance of the data is `losses.
+    quantizer_weight` times that variance.
+
+    Preset `fashion_mnist` is made to be compared with that of configs/vqvae2.py: the same K,
+    D, width, number of steps and images of each step.
+    """
+    name, changes = choose_preset(preset, PRESETS)
+    config = base("vqvae", name)
+    config.model = ConfigDict(
+        dict(
+            filters=128,
+            residual_filters=32,
+            num_residual_blocks=2,
+            num_downsamplings=2,
+            codebook_size=512,
+            code_width=64,
+            beta=0.25,
+            codebook_update="ema",  # gradient | ema (set to running means of latents)
+            codebook_decay=0.99,  # of these means
+            codebook_init="data",  # data | kmeans | uniform
+            revive_after=256,  # batches without use; 0: never
+            remat=False,
+        )
+    )
+    config.losses = ConfigDict(dict(pixel="l2", quantizer_weight=1.0))
+    config.data.channels = 3
+    config.training.batch_size = 32
+    config.training.best_metric = "reconstruction_mse"
+    config.players = ConfigDict(
+        dict(autoencoder=player(learning_rate=3e-4, ema_rate=0.999)),
+    )
+    return apply_changes(config, changes)

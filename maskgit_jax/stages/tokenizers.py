@@ -1,0 +1,141 @@
+"""What the stages that make tokens share: how codebooks are kept, and their figures."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from maskgit_jax.arrays import Array, Key, PyTree
+from maskgit_jax.autoencoders.quantizers import (
+    STARTS,
+    UPDATES,
+    follow,
+    follow_revived,
+    record_use,
+    revive,
+    running_means,
+    unused_codebook,
+)
+from maskgit_jax.configuration import require, require_one_of
+from maskgit_jax.losses.reconstruction import pixel_loss
+
+HISTOGRAM = "codebook_histogram"
+
+
+def validate_codebook(config: ConfigDict) -> None:
+    """Raises `InputError` for settings of `config.model` that no codebook can be kept by."""
+    require_one_of(config, "model.codebook_update", UPDATES)
+    require_one_of(config, "model.codebook_init", STARTS)
+    for key in ("codebook_size", "code_width"):
+        value = config.model[key]
+        require(value >= 1, f"config.model.{key} is {value}; it must be at least 1")
+    decay = config.model.codebook_decay
+    require(0 <= decay < 1, f"config.model.codebook_decay is {decay}; it must be in [0, 1)")
+    after = config.model.revive_after
+    require(after >= 0, f"config.model.revive_after is {after}; it must not be negative")
+
+
+def validate_image_size(config: ConfigDict, factor: int, *keys: str) -> None:
+    """Raises `InputError` unless `factor`, which comes of `config.model`'s `keys`, divides it."""
+    size = config.data.image_size
+    reasons = " and ".join(f"config.model.{key} {config.model[key]}" for key in keys)
+    require(
+        size % factor == 0,
+        f"config.data.image_size {size} is not a multiple of {factor}, by which {reasons} shrink "
+        "the image",
+    )
+
+
+def new_level(codebook: Array, update: str) -> dict[str, PyTree]:
+    """Returns the running statistics of one codebook [K, D] before the first step."""
+    state: dict[str, PyTree] = {"use": unused_codebook(*codebook.shape)}
+    if update == "ema":
+        state["running"] = running_means(codebook)
+    return state
+
+
+def observe_level(
+    state: Mapping[str, PyTree],
+    latents: Array,
+    tokens: Array,
+    key: Key,
+    step: Array,
+    model: ConfigDict,
+) -> dict[str, PyTree]:
+    """Returns the statistics of one codebook after a batch.
+
+    Args:
+        state: As made by `new_level`.
+        latents: Before quantization [..., D].
+        tokens: Their nearest codes, int32 [...].
+        key: Chooses what revives idle codes.
+        step: The training step [].
+        model: `config.model` with `codebook_decay` and `revive_after`.
+    """
+    use = record_use(state["use"], latents, tokens, key, step, model.revive_after)
+    if "running" not in state:
+        return {"use": use}
+    running = follow(state["running"], latents, tokens, model.codebook_decay)
+    return {"use": use, "running": follow_revived(running, use, step)}
+
+
+def assigned_codebook(codebook: Array, state: Mapping[str, PyTree], step: Array) -> Array:
+    """Returns the codebook [K, D] after a step: its running means, or itself with revived codes.
+
+    Both parameters and their running average get it: the means are an average already.
+    """
+    if "running" in state:
+        return state["running"]["means"]
+    return revive(codebook, state["use"], step)
+
+
+def revived_codes(state: Mapping[str, PyTree], step: Array) -> Array:
+    """Returns how many codes were given up and replaced at this step, float32 []."""
+    return (state["use"]["revived_at"] == step).sum().astype(jnp.float32)
+
+
+def reconstruction_figures(image: Array, decoded: Array) -> dict[str, Array]:
+    """Returns mean squared and absolute error and PSNR (dB) of each image, [B].
+
+    Args:
+        image: Originals [B, H, W, C] in [-1, 1].
+        decoded: Reconstructions; what leaves [-1, 1] is clipped. Errors are stated for pixels
+            in [0, 1], as the field does.
+    """
+    decoded = jnp.clip(decoded, -1.0, 1.0)
+    square = pixel_loss(image, decoded, "l2") / 4
+    return {
+        "reconstruction_mse": square,
+        "reconstruction_l1": pixel_loss(image, decoded, "l1") / 2,
+        "psnr": -10 * jnp.log10(jnp.maximum(square, 1e-10)),
+    }
+
+
+def codebook_histogram(tokens: Array, codebook_size: int) -> Array:
+    """Returns the share of each code in the tokens int32 [B, L] of each image, [B, K]."""
+    return jax.vmap(lambda row: jnp.bincount(row, length=codebook_size) / len(row))(tokens)
+
+
+def side_by_side(*images: Array) -> Array:
+    """Returns [B, H, W, C] image sets in one: the first of each, then the second of each, ..."""
+    return jnp.stack(images, axis=1).reshape(-1, *images[0].shape[1:])
+
+
+def summarize(means: Mapping[str, Array]) -> dict[str, float]:
+    """Returns means as numbers, and usage and perplexity of each codebook over the split.
+
+    `codebook_usage` is the share of codes chosen at least once; `codebook_perplexity` is
+    exp(entropy) of their frequencies, 1 .. K. They have the suffix of their histogram:
+    `codebook_histogram_top` gives `codebook_usage_top`.
+    """
+    figures = {}
+    for name, value in means.items():
+        if not name.startswith(HISTOGRAM):
+            figures[name] = float(value)
+            continue
+        level, share = name.removeprefix(HISTOGRAM), jnp.asarray(value)
+        entropy = -jnp.sum(jnp.where(share > 0, share * jnp.log(jnp.maximum(share, 1e-30)), 0.0))
+        figures[f"codebook_usage{level}"] = float((share > 0).mean())
+        figures[f"codebook_perplexity{level}"] = float(jnp.exp(entropy))
+    return figures
