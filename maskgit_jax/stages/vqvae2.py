@@ -31,6 +31,8 @@ def validate(config: ConfigDict) -> None:
     """Raises `InputError` for a configuration that cannot work."""
     require_one_of(config, "losses.pixel", ("l1", "l2"))
     validate_codebook(config)
+    rate = config.losses.level_dropout_rate
+    require(0 <= rate < 1, f"config.losses.level_dropout_rate is {rate}; it must be in [0, 1)")
     halvings, levels = config.model.bottom_downsamplings, config.model.num_levels
     require(
         levels in LEVEL_NAMES,
@@ -76,6 +78,30 @@ def grids_of(config: ConfigDict) -> tuple[tuple[int, int], ...]:
     return tuple((side, side) for side in reversed(sides))
 
 
+def drop_levels(codes: tuple[Array, ...], key: Key, rate: float) -> tuple[Array, ...]:
+    """Returns codes of which some images have lost their finest levels (zeros instead).
+
+    Without it nothing asks the coarse levels to say anything, and where the finest map suffices
+    for a good reconstruction they end up saying nothing.
+
+    Args:
+        codes: Of all levels [B, h, w, D], coarsest first.
+        key: Chooses the images, and for each how many levels it keeps (1 .. all but one).
+        rate: Share of such images in [0, 1); 0 is the published VQ-VAE-2.
+
+    Source: "quantizer dropout" of Zeghidour et al. 2021, SoundStream, section III-C, for levels
+    of resolution instead of residual quantizers, and of a part of the images only.
+    """
+    if rate == 0:
+        return codes
+    image_key, count_key = jax.random.split(key)
+    batch_size, num_levels = len(codes[0]), len(codes)
+    dropped = jax.random.bernoulli(image_key, rate, (batch_size,))
+    fewer = jax.random.randint(count_key, (batch_size,), 1, num_levels)
+    kept = jnp.where(dropped, fewer, num_levels).reshape(-1, 1, 1, 1)
+    return tuple(jnp.where(kept > number, own, 0.0) for number, own in enumerate(codes))
+
+
 def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
     """Returns the stage; its only player is "autoencoder"."""
     del frozen
@@ -106,18 +132,21 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         return Variables({"autoencoder": params}, state, frozen)
 
     def losses(variables: Variables, batch: Batch, key: Key, step: Array):
+        drop_key, *revive_keys = jax.random.split(key, len(names) + 1)
         image = normalize(batch["image"])
-        decoded, levels = autoencoder.apply({"params": variables.params["autoencoder"]}, image)
+        levels = apply(variables, "levels", image)
+        codes = tuple(level.quantized.codes for level in levels)
+        codes = drop_levels(codes, drop_key, weights.level_dropout_rate)
+        decoded = apply(variables, "to_image", codes)
         faithful = pixel_loss(image, decoded, weights.pixel).mean()
         distance = sum((level.quantized.loss for level in levels), jnp.float32(0.0))
         state, metrics = {}, {"pixel_loss": faithful, "quantizer_loss": distance}
-        keys = jax.random.split(key, len(names))
-        for number, (name, level) in enumerate(zip(names, levels, strict=True)):
+        for name, level, revive_key in zip(names, levels, revive_keys, strict=True):
             state[name] = observe_level(
                 variables.state[name],
                 level.latents,
                 level.quantized.tokens,
-                keys[number],
+                revive_key,
                 step,
                 model,
             )
@@ -140,33 +169,30 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
     def decode(variables: Variables, tokens: Array) -> Array:
         return apply(variables, "decode", split_levels(tokens, grids))
 
+    def top_only(variables: Variables, tokens: Array) -> Array:
+        """Returns what the top level says of an image; the codes of the finer ones are zeros."""
+        top, *finer = apply(variables, "lookup", split_levels(tokens, grids))
+        return apply(variables, "to_image", (top, *(jnp.zeros_like(codes) for codes in finer)))
+
     def evaluate(variables: Variables, batch: Batch, key: Key):
         del key
         image = normalize(batch["image"])
         tokens = encode(variables, image)
         figures = reconstruction_figures(image, decode(variables, tokens))
+        coarse = reconstruction_figures(image, top_only(variables, tokens))
+        figures["reconstruction_mse_top_only"] = coarse["reconstruction_mse"]
         for name, own in zip(names, split_levels(tokens, grids), strict=True):
             own = own.reshape(len(own), -1)
             figures[f"codebook_histogram_{name}"] = codebook_histogram(own, model.codebook_size)
         return figures
 
     def preview(variables: Variables, batch: Batch, key: Key):
-        """Shows reconstructions, and what the top level alone says of the images.
-
-        There, all codes of the finer levels are their mean over the images and places shown: it
-        is of the kind the decoder knows, and says nothing of one image.
-        """
         del key
         image = normalize(batch["image"])
-        top, *finer = apply(variables, "lookup", apply(variables, "encode", image))
-        means = [
-            jnp.broadcast_to(codes.mean(axis=(0, 1, 2), keepdims=True), codes.shape)
-            for codes in finer
-        ]
-        whole, coarse = (apply(variables, "to_image", (top, *rest)) for rest in (finer, means))
+        tokens = encode(variables, image)
         return {
-            "original_and_reconstruction": side_by_side(image, whole),
-            "original_and_top_only": side_by_side(image, coarse),
+            "original_and_reconstruction": side_by_side(image, decode(variables, tokens)),
+            "original_and_top_only": side_by_side(image, top_only(variables, tokens)),
         }
 
     exports = Tokenizer(encode, decode, model.codebook_size, grids)
