@@ -61,10 +61,10 @@ PRESETS = {
         "data.source": "idx:/usr/share/datasets/fashion-mnist",
         "data.image_size": 28,
         "model.revive_after": 30,
-        "training.num_steps": 4_000,
+        "training.num_steps": 1_500,
         "training.log_every": 50,
-        "training.eval_every": 1_000,
-        "training.preview_every": 1_000,
+        "training.eval_every": 500,
+        "training.preview_every": 500,
         "training.checkpoint_every": 500,
     },
     "cifar10": {
