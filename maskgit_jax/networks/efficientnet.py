@@ -56,11 +56,46 @@ def efficientnet_outputs(params: PyTree, image: Array) -> EfficientNetOutputs:
         image.dtype == jnp.uint8 and image.ndim == 4 and image.shape[-1] in (1, 3),
         f"EfficientNet reads uint8 [B, H, W, 1 or 3], not {image.dtype} {image.shape}",
     )
-    shape = (image.shape[0], IMAGE_SIZE, IMAGE_SIZE, 3)
-    x = jnp.broadcast_to(image, (*image.shape[:3], 3)).astype(jnp.float32)
-    x = jax.image.resize(x, shape, "cubic", precision=jax.lax.Precision.HIGHEST)
-    x = (x.clip(0.0, 255.0) - 127.0) / 128.0
-    return cast(EfficientNetOutputs, EfficientNetLite().apply({"params": params}, x))
+    return _apply(params, _resize(image.astype(jnp.float32)).clip(0.0, 255.0))[1]
+
+
+def efficientnet_distance(params: PyTree, image: Array, other: Array, layer: str) -> Array:
+    """Returns the mean squared difference of a layer for each pair, float32 [B].
+
+    It can be differentiated everywhere, so it also serves as a loss. Unlike in
+    `efficientnet_outputs`, resized pixels are not clipped: those out of range keep a gradient.
+
+    Args:
+        params: As `interop.feature_weights.load_efficientnet` gives them.
+        image: float32 [B, H, W, C] in [-1, 1], of any size, grey or RGB.
+        other: As `image`.
+        layer: "logits" (1000 class scores) or "features" (the 7x7x1280 map before the mean).
+
+    Raises:
+        InputError: The shapes differ, or there is no such layer.
+    """
+    require(
+        image.shape == other.shape and image.ndim == 4 and image.shape[-1] in (1, 3),
+        f"EfficientNet compares [B, H, W, 1 or 3] of one shape, not {image.shape} and "
+        f"{other.shape}",
+    )
+    require(layer in ("logits", "features"), f"layer '{layer}' is neither logits nor features")
+    both = jnp.concatenate([image, other]).astype(jnp.float32)
+    features, outputs = _apply(params, _resize((both + 1.0) * 127.5))
+    ours, others = jnp.split(outputs.logits if layer == "logits" else features, 2)
+    return jnp.square(ours - others).reshape(image.shape[0], -1).mean(axis=1)
+
+
+def _resize(pixels: Array) -> Array:
+    shape = (pixels.shape[0], IMAGE_SIZE, IMAGE_SIZE, 3)
+    x = jnp.broadcast_to(pixels, (*pixels.shape[:3], 3))
+    return jax.image.resize(x, shape, "cubic", precision=jax.lax.Precision.HIGHEST)
+
+
+def _apply(params: PyTree, pixels: Array) -> tuple[Array, EfficientNetOutputs]:
+    x = (pixels - 127.0) / 128.0
+    outputs = EfficientNetLite().apply({"params": params}, x)
+    return cast(tuple[Array, EfficientNetOutputs], outputs)
 
 
 class Depthwise(nn.Module):
@@ -115,10 +150,13 @@ class Block(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """The whole network on normalised float32 [B, 224, 224, 3]."""
+    """The whole network on normalised float32 [B, 224, 224, 3].
+
+    It also returns the last map, [B, 7, 7, 1280].
+    """
 
     @nn.compact
-    def __call__(self, x: Array) -> EfficientNetOutputs:
+    def __call__(self, x: Array) -> tuple[Array, EfficientNetOutputs]:
         x = nn.relu6(_conv(x, "stem", 32, 3, 2))  # [B, 112, 112, 32]
         index = 0
         for kernel_size, strides, widths in _STAGES:
@@ -135,7 +173,7 @@ class EfficientNetLite(nn.Module):
         x = nn.relu6(_conv(x, "head", 1280))  # [B, 7, 7, 1280]
         pool = x.mean(axis=(1, 2))
         logits = nn.Dense(1000, precision="highest", name="classifier")(pool)
-        return EfficientNetOutputs(pool, logits)
+        return x, EfficientNetOutputs(pool, logits)
 
 
 def _conv(x: Array, name: str, features: int, kernel_size: int = 1, strides: int = 1) -> Array:
