@@ -117,7 +117,8 @@ class ResNet50(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> ResNetOutputs:
         x = nn.relu(_conv(x, "conv1", 64, 7, 2))  # [B, 112, 112, 64]
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))  # [B, 56, 56, 64]
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # nothing is below 0 after a rectifier
+        x = nn.max_pool(x, (3, 3), (2, 2))  # [B, 56, 56, 64]
         for stage, depth in enumerate(_DEPTHS):
             for place in range(depth):
                 strides = 2 if stage and not place else 1
