@@ -11,13 +11,32 @@ from maskgit_jax.configuration import apply_changes
 from maskgit_jax.data.loader import eval_batches, train_batches
 from maskgit_jax.data.sources import open_sources
 from maskgit_jax.stage import Stage, Variables
-from maskgit_jax.stages import maskgit, vqgan
+from maskgit_jax.stages import STAGES, maskgit
 from maskgit_jax.training.loop import Trainer, TrainingData
 from maskgit_jax.training.sharding import make_mesh
 
 ROOT = Path(__file__).parent.parent
 
 TINY = {
+    "vqvae": {
+        "model.filters": 8,
+        "model.residual_filters": 4,
+        "model.codebook_size": 16,
+        "model.code_width": 4,
+        "model.codebook_update": "gradient",
+        "players.autoencoder.warmup_steps": 0,
+        "players.autoencoder.learning_rate": 1e-2,
+    },
+    "vqvae2": {
+        "model.filters": 8,
+        "model.residual_filters": 4,
+        "model.codebook_size": 16,
+        "model.code_width": 4,
+        "model.codebook_init": "kmeans",
+        "losses.level_dropout_rate": 0.0,
+        "players.autoencoder.warmup_steps": 0,
+        "players.autoencoder.learning_rate": 1e-2,
+    },
     "vqgan": {
         "model.filters": 8,
         "model.multipliers": (1, 2, 2),
@@ -70,20 +89,21 @@ def digits_batch(size: int = 16, start: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-def tiny_tokenizer(**changes) -> tuple[Stage, Variables]:
-    stage = vqgan.build(tiny_config("vqgan", **changes), {})
+def tiny_tokenizer(name: str = "vqgan", **changes) -> tuple[Stage, Variables]:
+    stage = STAGES[name].build(tiny_config(name, **changes), {})
     return stage, jax.jit(stage.init)(jax.random.key(7), digits_batch(), {})
 
 
 def tiny_stage(name: str, **changes) -> tuple[Stage, ConfigDict, dict[str, Variables]]:
     config = tiny_config(name, **changes)
-    if name == "vqgan":
-        return vqgan.build(config, {}), config, {}
+    if name in TOKENIZER_NAMES:
+        return STAGES[name].build(config, {}), config, {}
     tokenizer, variables = tiny_tokenizer()
     return maskgit.build(config, {"tokenizer": tokenizer}), config, {"tokenizer": variables}
 
 
-STAGE_NAMES = ("vqgan", "maskgit")
+TOKENIZER_NAMES = ("vqvae", "vqvae2", "vqgan")
+STAGE_NAMES = (*TOKENIZER_NAMES, "maskgit")
 
 
 def trainer(stage, config, frozen, workdir, num_devices: int = 1) -> Trainer:
