@@ -90,7 +90,12 @@ def get_config(preset: str = "") -> ConfigDict:
     Preset `fashion_mnist` is made to be compared with that of configs/vqvae.py: the same K, D,
     width, number of steps and images of each step. It spends 2205 bits an image (1764 of them in
     the bottom map) where the VQ-VAE spends 441, so a smaller error is no gain of the hierarchy
-    as such; `original_and_top_only` among its previews shows what the first 441 bits say.
+    as such. Held-out mean squared error (pixels in [0, 1]), all 512 codes of each map in use:
+    VQ-VAE 0.0058, VQ-VAE-2 0.0013, and 0.0079 from its top map alone, which `level_dropout_rate`
+    teaches the decoder with a tenth of the images. Its decoder has 64,785 parameters with the
+    upsampling of the top codes, the VQ-VAE's 83,745.
+    Time on two processor cores: five minutes for 1500 steps where nothing else runs, the
+    VQ-VAE's under two.
     """
     name, changes = choose_preset(preset, PRESETS)
     config = base("vqvae2", name)
