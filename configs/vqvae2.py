@@ -32,8 +32,8 @@ FOLDER = {
 SMALL = {  # grey images of a few pixels, on a processor
     "data.channels": 1,
     "model.bottom_downsamplings": 1,
-    # A bottom map of half the image's side suffices, and the top one would say nothing: on
-    # digits its tokens can then be exchanged between images and the error stays.
+    # Without it the top map of digits says nothing: its tokens can be exchanged between images
+    # and the error stays (0.00055 and 0.00056, one run).
     "losses.level_dropout_rate": 0.1,
     "model.filters": 64,
     "model.residual_filters": 32,
@@ -94,8 +94,8 @@ def get_config(preset: str = "") -> ConfigDict:
     VQ-VAE 0.0058, VQ-VAE-2 0.0013, and 0.0079 from its top map alone, which `level_dropout_rate`
     teaches the decoder with a tenth of the images. Its decoder has 64,785 parameters with the
     upsampling of the top codes, the VQ-VAE's 83,745.
-    Time on two processor cores: five minutes for 1500 steps where nothing else runs, the
-    VQ-VAE's under two.
+
+    On two processor cores where nothing else runs it makes 5.1 steps a second, the VQ-VAE 14.7.
     """
     name, changes = choose_preset(preset, PRESETS)
     config = base("vqvae2", name)

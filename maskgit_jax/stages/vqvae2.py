@@ -81,8 +81,7 @@ def grids_of(config: ConfigDict) -> tuple[tuple[int, int], ...]:
 def drop_levels(codes: tuple[Array, ...], key: Key, rate: float) -> tuple[Array, ...]:
     """Returns codes of which some images have lost their finest levels (zeros instead).
 
-    Without it nothing asks the coarse levels to say anything, and where the finest map suffices
-    for a good reconstruction they end up saying nothing.
+    Without it nothing asks the coarse levels to say anything, and they may end up saying nothing.
 
     Args:
         codes: Of all levels [B, h, w, D], coarsest first.
