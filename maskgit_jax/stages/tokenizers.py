@@ -1,12 +1,13 @@
 """What the stages that make tokens share: how codebooks are kept, and their figures."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from maskgit_jax.arrays import Array, Key, PyTree
+from maskgit_jax.arrays import Array, Batch, Key, PyTree, normalize
 from maskgit_jax.autoencoders.quantizers import (
     STARTS,
     UPDATES,
@@ -19,6 +20,7 @@ from maskgit_jax.autoencoders.quantizers import (
 )
 from maskgit_jax.configuration import require, require_one_of
 from maskgit_jax.losses.reconstruction import pixel_loss
+from maskgit_jax.stage import Metrics, Tokenizer, Variables
 
 HISTOGRAM = "codebook_histogram"
 
@@ -90,6 +92,20 @@ def assigned_codebook(codebook: Array, state: Mapping[str, PyTree], step: Array)
     return revive(codebook, state["use"], step)
 
 
+def assign_quantizer(
+    params: Mapping[str, PyTree], state: Mapping[str, PyTree], step: Array
+) -> Mapping[str, PyTree]:
+    """Returns the players with the codebook of the autoencoder's only quantizer assigned.
+
+    It is `Stage.assign` where `state` is what `new_level` made, whatever else is in it.
+    """
+    if "autoencoder" not in params:
+        return params
+    player = params["autoencoder"]
+    codebook = assigned_codebook(player["quantizer"]["codebook"], state, step)
+    return {**params, "autoencoder": {**player, "quantizer": {"codebook": codebook}}}
+
+
 def revived_codes(state: Mapping[str, PyTree], step: Array) -> Array:
     """Returns how many codes were given up and replaced at this step, float32 []."""
     return (state["use"]["revived_at"] == step).sum().astype(jnp.float32)
@@ -139,3 +155,45 @@ def summarize(means: Mapping[str, Array]) -> dict[str, float]:
         figures[f"codebook_usage{level}"] = float((share > 0).mean())
         figures[f"codebook_perplexity{level}"] = float(jnp.exp(entropy))
     return figures
+
+
+class OneMap(NamedTuple):
+    """What a tokenizer with one token map offers, see `Stage`."""
+
+    evaluate: Callable[[Variables, Batch, Key], Metrics]
+    preview: Callable[[Variables, Batch, Key], Metrics]
+    exports: Tokenizer
+
+
+def one_map(apply: Callable[..., Array], codebook_size: int, side: int) -> OneMap:
+    """Returns the functions of a tokenizer with one square token map.
+
+    Args:
+        apply: (variables, method, argument) -> the autoencoder's `encode`, image [B, H, W, C] ->
+            tokens int32 [B, h, w], or `decode`, the reverse.
+        codebook_size: K.
+        side: h = w.
+    """
+
+    def encode(variables: Variables, image: Array) -> Array:
+        return apply(variables, "encode", image).reshape(len(image), -1)
+
+    def decode(variables: Variables, tokens: Array) -> Array:
+        return apply(variables, "decode", tokens.reshape(-1, side, side))
+
+    def evaluate(variables: Variables, batch: Batch, key: Key) -> Metrics:
+        del key
+        image = normalize(batch["image"])
+        tokens = encode(variables, image)
+        return {
+            **reconstruction_figures(image, decode(variables, tokens)),
+            HISTOGRAM: codebook_histogram(tokens, codebook_size),
+        }
+
+    def preview(variables: Variables, batch: Batch, key: Key) -> Metrics:
+        del key
+        image = normalize(batch["image"])
+        decoded = decode(variables, encode(variables, image))
+        return {"original_and_reconstruction": side_by_side(image, decoded)}
+
+    return OneMap(evaluate, preview, Tokenizer(encode, decode, codebook_size, ((side, side),)))

@@ -8,18 +8,20 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array, Batch, Key, PyTree, normalize
-from maskgit_jax.autoencoders.quantizers import draw_codes, record_use, revive, unused_codebook
+from maskgit_jax.autoencoders.quantizers import draw_codes, record_use
 from maskgit_jax.autoencoders.vqgan import LAYOUTS, VQGAN
 from maskgit_jax.configuration import require, require_one_of
 from maskgit_jax.losses.adversarial import adaptive_weight, discriminator_loss, generator_loss
 from maskgit_jax.losses.reconstruction import pixel_loss
 from maskgit_jax.networks.discriminators import PatchDiscriminator
-from maskgit_jax.stage import Stage, Tokenizer, Variables
+from maskgit_jax.stage import Stage, Variables
 from maskgit_jax.stages.tokenizers import (
-    codebook_histogram,
-    reconstruction_figures,
-    side_by_side,
+    assign_quantizer,
+    new_level,
+    one_map,
+    revived_codes,
     summarize,
+    validate_image_size,
 )
 
 
@@ -34,12 +36,7 @@ def validate(config: ConfigDict) -> None:
         f"config.losses.judge is '{config.losses.judge}', but this version has no perceptual "
         "network yet; leave it empty",
     )
-    factor = 2 ** (len(config.model.multipliers) - 1)
-    require(
-        config.data.image_size % factor == 0,
-        f"config.data.image_size {config.data.image_size} is not a multiple of {factor}, by "
-        f"which config.model.multipliers {tuple(config.model.multipliers)} shrink the image",
-    )
+    validate_image_size(config, 2 ** (len(config.model.multipliers) - 1), "multipliers")
     reach = 2**config.discriminator.num_layers
     require(
         config.losses.adversarial_weight == 0 or config.data.image_size >= 2 * reach,
@@ -91,7 +88,6 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
     adversarial = weights.adversarial_weight > 0
     start_step = config.players.discriminator.start_step
     side = config.data.image_size // 2 ** (len(model.multipliers) - 1)
-    grids = ((side, side),)
 
     def apply(variables: Variables, method: str, *arguments: Array) -> Array:
         return autoencoder.apply(
@@ -105,7 +101,7 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         latents = autoencoder.apply({"params": params}, image, method="latents")
         codebook = draw_codes(latents, model.codebook_size, codes_key)
         params = {"autoencoder": {**params, "quantizer": {"codebook": codebook}}}
-        state = {"use": unused_codebook(model.codebook_size, model.code_width)}
+        state = new_level(codebook, "gradient")
         if adversarial:
             judge = discriminator.init(discriminator_key, image, train=True)
             params["discriminator"] = judge["params"]
@@ -166,7 +162,7 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         metrics = {
             "pixel_loss": faithful,
             "quantizer_loss": quantized.loss,
-            "revived_codes": (use["revived_at"] == step).sum().astype(jnp.float32),
+            "revived_codes": revived_codes({"use": use}, step),
         }
         if not adversarial:
             return {"autoencoder": total}, ({"use": use}, metrics)
@@ -179,33 +175,5 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
             (state, {**metrics, **more}),
         )
 
-    def assign(params: Mapping[str, PyTree], state: PyTree, step: Array):
-        if "autoencoder" not in params:
-            return params
-        player = params["autoencoder"]
-        codebook = revive(player["quantizer"]["codebook"], state["use"], step)
-        return {**params, "autoencoder": {**player, "quantizer": {"codebook": codebook}}}
-
-    def encode(variables: Variables, image: Array) -> Array:
-        return apply(variables, "encode", image).reshape(len(image), -1)
-
-    def decode(variables: Variables, tokens: Array) -> Array:
-        return apply(variables, "decode", tokens.reshape(-1, *grids[0]))
-
-    def evaluate(variables: Variables, batch: Batch, key: Key):
-        del key
-        image = normalize(batch["image"])
-        tokens = encode(variables, image)
-        return {
-            **reconstruction_figures(image, decode(variables, tokens)),
-            "codebook_histogram": codebook_histogram(tokens, model.codebook_size),
-        }
-
-    def preview(variables: Variables, batch: Batch, key: Key):
-        del key
-        image = normalize(batch["image"])
-        decoded = decode(variables, encode(variables, image))
-        return {"original_and_reconstruction": side_by_side(image, decoded)}
-
-    exports = Tokenizer(encode, decode, model.codebook_size, grids)
-    return Stage(init, losses, evaluate, summarize, preview, exports, assign)
+    own = one_map(apply, model.codebook_size, side)
+    return Stage(init, losses, own.evaluate, summarize, own.preview, own.exports, assign_quantizer)

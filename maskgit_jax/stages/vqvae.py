@@ -5,20 +5,18 @@ from collections.abc import Mapping
 import jax
 from ml_collections import ConfigDict
 
-from maskgit_jax.arrays import Array, Batch, Key, PyTree, normalize
+from maskgit_jax.arrays import Array, Batch, Key, normalize
 from maskgit_jax.autoencoders.quantizers import initial_codebook
 from maskgit_jax.autoencoders.vqvae import VQVAE
 from maskgit_jax.configuration import require, require_one_of
 from maskgit_jax.losses.reconstruction import pixel_loss
-from maskgit_jax.stage import Stage, Tokenizer, Variables
+from maskgit_jax.stage import Stage, Variables
 from maskgit_jax.stages.tokenizers import (
-    assigned_codebook,
-    codebook_histogram,
+    assign_quantizer,
     new_level,
     observe_level,
-    reconstruction_figures,
+    one_map,
     revived_codes,
-    side_by_side,
     summarize,
     validate_codebook,
     validate_image_size,
@@ -63,7 +61,6 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
     del frozen
     autoencoder, weights, model = network(config), config.losses, config.model
     side = config.data.image_size // 2**model.num_downsamplings
-    grids = ((side, side),)
 
     def apply(variables: Variables, method: str, *arguments: Array) -> Array:
         return autoencoder.apply(
@@ -96,33 +93,5 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         total = faithful + weights.quantizer_weight * quantized.loss
         return {"autoencoder": total}, (state, metrics)
 
-    def assign(params: Mapping[str, PyTree], state: PyTree, step: Array):
-        if "autoencoder" not in params:
-            return params
-        player = params["autoencoder"]
-        codebook = assigned_codebook(player["quantizer"]["codebook"], state, step)
-        return {**params, "autoencoder": {**player, "quantizer": {"codebook": codebook}}}
-
-    def encode(variables: Variables, image: Array) -> Array:
-        return apply(variables, "encode", image).reshape(len(image), -1)
-
-    def decode(variables: Variables, tokens: Array) -> Array:
-        return apply(variables, "decode", tokens.reshape(-1, *grids[0]))
-
-    def evaluate(variables: Variables, batch: Batch, key: Key):
-        del key
-        image = normalize(batch["image"])
-        tokens = encode(variables, image)
-        return {
-            **reconstruction_figures(image, decode(variables, tokens)),
-            "codebook_histogram": codebook_histogram(tokens, model.codebook_size),
-        }
-
-    def preview(variables: Variables, batch: Batch, key: Key):
-        del key
-        image = normalize(batch["image"])
-        decoded = decode(variables, encode(variables, image))
-        return {"original_and_reconstruction": side_by_side(image, decoded)}
-
-    exports = Tokenizer(encode, decode, model.codebook_size, grids)
-    return Stage(init, losses, evaluate, summarize, preview, exports, assign)
+    own = one_map(apply, model.codebook_size, side)
+    return Stage(init, losses, own.evaluate, summarize, own.preview, own.exports, assign_quantizer)
