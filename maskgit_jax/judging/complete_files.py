@@ -1,21 +1,28 @@
 """Files that appear under their names only when they are complete."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 
+@contextmanager
+def completed(path: Path) -> Iterator[Path]:
+    """Gives the path to write to; it becomes `path` when the block has ended without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    yield unfinished
+    unfinished.rename(path)
+
+
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes an NPZ."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished.npz")
-    np.savez(unfinished, **arrays)
-    unfinished.rename(path)
+    with completed(path) as unfinished, unfinished.open("wb") as file:
+        np.savez(file, **arrays)
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(text)
-    unfinished.rename(path)
+    with completed(path) as unfinished:
+        unfinished.write_text(text)

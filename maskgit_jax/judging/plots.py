@@ -7,6 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from maskgit_jax.configuration import require
+from maskgit_jax.judging.complete_files import completed
 
 _ACTIVE, _INACTIVE = "tab:blue", "tab:red"
 
@@ -63,7 +64,5 @@ def posterior_plot(
     curve.plot(epsilons, 100.0 * collapsed_share)
     curve.set(xscale="log", xlabel="epsilon (nats)", ylabel="collapsed units (%)", ylim=(-2, 102),
               title="Collapse")  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    figure.savefig(unfinished, format="png", dpi=120)
-    unfinished.rename(path)
+    with completed(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=120)

@@ -9,6 +9,7 @@ import numpy as np
 from maskgit_jax.configuration import base, require
 from maskgit_jax.data.image_sets import fingerprint, shuffled
 from maskgit_jax.data.reading import read_batches
+from maskgit_jax.judging.complete_files import completed
 from maskgit_jax.judging.features import Extractor
 from maskgit_jax.judging.runs import Asked, open_networks, real_images
 from maskgit_jax.judging.summaries import summarize
@@ -44,14 +45,14 @@ def write_reference(path: Path, data: str, image_size: int, channels: int, asked
         for part, keys in (("moments", ("mu", "sigma")), ("spatial", ("mu_s", "sigma_s"))):
             gaussian = getattr(summary, part).gaussian()
             statistics |= dict(zip(keys, (gaussian.mean, gaussian.covariance), strict=True))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+    with (
+        completed(path) as unfinished,
+        zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
+    ):
         labels = _write_images(archive, images, asked.batch_size)
         for key, array in {"arr_1": labels, **statistics}.items():
             with archive.open(f"{key}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, array)
-    unfinished.rename(path)
 
 
 def _write_images(archive: zipfile.ZipFile, images: Any, batch_size: int) -> np.ndarray:

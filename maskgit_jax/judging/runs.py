@@ -140,6 +140,12 @@ def evaluate_run(
     return Evaluation(str(workdir), settings, figures, left_out)
 
 
+def better(name: str) -> str:
+    """Returns whether a stage's own figure should be "higher" or "lower"."""
+    higher = ("accuracy", "psnr", "usage", "perplexity")  # a level's name may follow
+    return "higher" if any(word in name for word in higher) else "lower"
+
+
 def _held_out_figures(run: pipelines.Run, sources: Sources, asked: Asked) -> list[Figure]:
     """Returns what the stage itself says of held-out images, likelihoods among it."""
     batches = eval_batches(sources.evaluation, run.config.data, asked.batch_size)
@@ -147,9 +153,8 @@ def _held_out_figures(run: pipelines.Run, sources: Sources, asked: Asked) -> lis
     progress = tqdm(batches, desc="held-out images", total=total, unit="batch", disable=None)
     program = compile_eval_step(run.stage, asked.mesh)
     found = evaluate_split(run.stage, run.variables, progress, asked.mesh, program)
-    higher = ("accuracy", "psnr", "usage", "perplexity")
     return [
-        Figure(name, value, "higher" if name.endswith(higher) else "lower",
+        Figure(name, value, better(name),
                reference=f"{run.config.data.source}, held out", count=len(sources.evaluation),
                source=f"stage {run.config.stage}")
         for name, value in found.items()
