@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maskgit_jax.configuration import InputError
+from maskgit_jax.configuration import InputError, require
 
 SPLITS = ("train", "evaluation")
 
@@ -82,7 +82,7 @@ def read_description(place: str) -> dict[str, Any]:
     """Returns what `tokens.json` says.
 
     Raises:
-        InputError: There is none.
+        InputError: There is none, or an earlier version wrote it.
     """
     path = Path(place) / "tokens.json"
     if not path.exists():
@@ -90,7 +90,13 @@ def read_description(place: str) -> dict[str, Any]:
             f"tokens:{place}: {path} is missing; write the dataset with python -m "
             "maskgit_jax.encode --workdir=runs/vqgan-digits --out=" + place
         )
-    return json.loads(path.read_text())
+    description = json.loads(path.read_text())
+    require(
+        "grids" in description,
+        f"tokens:{place} was written by an earlier version, which knew one token map only; write "
+        "the dataset again with python -m maskgit_jax.encode",
+    )
+    return description
 
 
 def open_tokens(place: str) -> WrittenTokens:

@@ -194,3 +194,9 @@ def test_token_files_come_back_as_written(tmp_path):
     (tmp_path / "train_tokens.npy").write_bytes(b"cut")
     with pytest.raises(InputError, match="split train is missing or damaged"):
         token_files.open_tokens(str(tmp_path))
+
+
+def test_tokens_of_an_earlier_version_are_refused(tmp_path):
+    token_files.write_description(tmp_path, {"codebook_size": 300, "grid": [2, 2]})
+    with pytest.raises(InputError, match="earlier version.*encode"):
+        token_files.read_description(str(tmp_path))
