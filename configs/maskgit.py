@@ -2,16 +2,19 @@
 
 from ml_collections import ConfigDict
 
-from maskgit_jax.configuration import apply_changes, base, choose_preset, default_workdir, player
+from maskgit_jax.configuration import (
+    FOLDER_DATA,
+    IMAGENET_DATA,
+    apply_changes,
+    base,
+    choose_preset,
+    default_workdir,
+    player,
+)
 
 IMAGENET = {
-    "data.source": "tfds:imagenet2012",
-    "data.image_size": 256,
+    **IMAGENET_DATA,
     "data.num_classes": 1000,
-    "data.crop": "resized",
-    "data.flip": True,
-    "data.num_threads": 16,
-    "data.prefetch": 512,
     "dtype": "bfloat16",
     "training.num_steps": 2_000_000,
     "training.batch_size": 256,
@@ -21,10 +24,7 @@ IMAGENET = {
     "training.checkpoint_every": 5_000,
 }
 FOLDER = {
-    "data.source": "folder:images",
-    "data.image_size": 64,
-    "data.crop": "random",
-    "data.flip": True,
+    **FOLDER_DATA,
     "model.width": 384,
     "model.num_layers": 8,
     "model.num_heads": 6,

@@ -2,15 +2,17 @@
 
 from ml_collections import ConfigDict
 
-from maskgit_jax.configuration import apply_changes, base, choose_preset, player
+from maskgit_jax.configuration import (
+    FOLDER_DATA,
+    IMAGENET_DATA,
+    apply_changes,
+    base,
+    choose_preset,
+    player,
+)
 
 IMAGENET = {
-    "data.source": "tfds:imagenet2012",
-    "data.image_size": 256,
-    "data.crop": "resized",
-    "data.flip": True,
-    "data.num_threads": 16,
-    "data.prefetch": 512,
+    **IMAGENET_DATA,
     "dtype": "bfloat16",
     "model.remat": True,
     "training.num_steps": 1_000_000,
@@ -21,10 +23,7 @@ IMAGENET = {
     "training.checkpoint_every": 5_000,
 }
 FOLDER = {
-    "data.source": "folder:images",
-    "data.image_size": 64,
-    "data.crop": "random",
-    "data.flip": True,
+    **FOLDER_DATA,
     "model.filters": 64,
     "model.multipliers": (1, 2, 4),
     "model.code_width": 64,

@@ -2,15 +2,17 @@
 
 from ml_collections import ConfigDict
 
-from maskgit_jax.configuration import apply_changes, base, choose_preset, player
+from maskgit_jax.configuration import (
+    FOLDER_DATA,
+    IMAGENET_DATA,
+    apply_changes,
+    base,
+    choose_preset,
+    player,
+)
 
 IMAGENET = {
-    "data.source": "tfds:imagenet2012",
-    "data.image_size": 256,
-    "data.crop": "resized",
-    "data.flip": True,
-    "data.num_threads": 16,
-    "data.prefetch": 512,
+    **IMAGENET_DATA,
     "dtype": "bfloat16",
     "model.num_downsamplings": 3,
     "training.num_steps": 500_000,
@@ -21,10 +23,7 @@ IMAGENET = {
     "training.checkpoint_every": 5_000,
 }
 FOLDER = {
-    "data.source": "folder:images",
-    "data.image_size": 64,
-    "data.crop": "random",
-    "data.flip": True,
+    **FOLDER_DATA,
     "training.num_steps": 100_000,
     "training.eval_every": 2_000,
     "training.preview_every": 1_000,
@@ -86,9 +85,8 @@ def get_config(preset: str = "") -> ConfigDict:
     """Returns the configuration of a preset.
 
     The defaults are those of the authors' example (128 channels, K = 512, D = 64, Adam at 3e-4)
-    with images in [-1, 1], so a loss weighs 4 times as much against the quantizer's as for
-    pixels in [0, 1]; the example's division by the variance of the data is `losses.
-    quantizer_weight` times that variance.
+    with images in [-1, 1], where the pixel loss is 4 times that of pixels in [0, 1]. The example
+    divides it by the variance of the data; multiply `losses.quantizer_weight` by that instead.
 
     Preset `fashion_mnist` is made to be compared with that of configs/vqvae2.py: the same K,
     D, width, number of steps and images of each step.

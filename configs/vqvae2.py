@@ -2,15 +2,17 @@
 
 from ml_collections import ConfigDict
 
-from maskgit_jax.configuration import apply_changes, base, choose_preset, player
+from maskgit_jax.configuration import (
+    FOLDER_DATA,
+    IMAGENET_DATA,
+    apply_changes,
+    base,
+    choose_preset,
+    player,
+)
 
 IMAGENET = {  # the paper's: maps of 32 x 32 and 64 x 64
-    "data.source": "tfds:imagenet2012",
-    "data.image_size": 256,
-    "data.crop": "resized",
-    "data.flip": True,
-    "data.num_threads": 16,
-    "data.prefetch": 512,
+    **IMAGENET_DATA,
     "dtype": "bfloat16",
     "training.num_steps": 2_207_444,
     "training.log_every": 100,
@@ -19,10 +21,7 @@ IMAGENET = {  # the paper's: maps of 32 x 32 and 64 x 64
     "training.checkpoint_every": 5_000,
 }
 FOLDER = {
-    "data.source": "folder:images",
-    "data.image_size": 64,
-    "data.crop": "random",
-    "data.flip": True,
+    **FOLDER_DATA,
     "training.num_steps": 100_000,
     "training.batch_size": 32,
     "training.eval_every": 2_000,

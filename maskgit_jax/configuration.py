@@ -5,6 +5,22 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+IMAGENET_DATA = {
+    "data.source": "tfds:imagenet2012",
+    "data.image_size": 256,
+    "data.crop": "resized",
+    "data.flip": True,
+    "data.num_threads": 16,
+    "data.prefetch": 512,
+}
+FOLDER_DATA = {
+    "data.source": "folder:images",
+    "data.image_size": 64,
+    "data.crop": "random",
+    "data.flip": True,
+}
+"""Changes that the presets of this kind of data begin with, whatever the stage."""
+
 
 class InputError(ValueError):
     """Something the user gave cannot work; the message says what and how to mend it.
