@@ -2,9 +2,7 @@
 
 from maskgit_jax.arrays import PyTree
 from maskgit_jax.interop.feature_weights import load_efficientnet, load_lpips, load_resnet50
-from maskgit_jax.networks.judges import JUDGES, require_judge
-
-__all__ = ["JUDGES", "load_judge"]
+from maskgit_jax.networks.judges import require_judge
 
 
 def load_judge(name: str, path: str = "") -> PyTree:

@@ -76,8 +76,8 @@ def r1_penalty(logits_of: Callable[[Array], Array], image: Array) -> Array:
             treat each example by itself: no batch statistics.
         image: Real images [B, H, W, C] in [-1, 1].
 
-    Source: Mescheder et al. 2018, Which Training Methods for GANs do actually Converge?, eq. 9
-    (there with gamma / 2). Official MaskGIT and MAGVIT add it at every step with weight 10 on
+    Source: Mescheder et al. 2018, Which Training Methods for GANs do actually Converge? (there
+    with gamma / 2). Official MaskGIT and MAGVIT add it at every step with weight 10 on
     images in [0, 1]; in [-1, 1] gradients are half as large, so that their weight is 40 here.
     """
     gradient = jax.grad(lambda x: logits_of(x).astype(jnp.float32).sum())(image)
@@ -140,8 +140,7 @@ def lecam_penalty(
             google/lecam-gan and MAGVIT (which squares the batch's mean differences, not each):
             then logits on the wrong side of the other kind's average are left alone.
 
-    Source: Tseng et al. 2021, Regularizing Generative Adversarial Networks under Limited Data,
-    eq. 3.
+    Source: Tseng et al. 2021, Regularizing Generative Adversarial Networks under Limited Data.
     """
     real_average, fake_average = map(jax.lax.stop_gradient, averages)
     above = real.astype(jnp.float32) - fake_average

@@ -88,7 +88,7 @@ def drop_levels(codes: tuple[Array, ...], key: Key, rate: float) -> tuple[Array,
         key: Chooses the images, and for each how many levels it keeps (1 .. all but one).
         rate: Share of such images in [0, 1); 0 is the published VQ-VAE-2.
 
-    Source: "quantizer dropout" of Zeghidour et al. 2021, SoundStream, section III-C, for levels
+    Source: "quantizer dropout" of Zeghidour et al. 2021, SoundStream, for levels
     of resolution instead of residual quantizers, and of a part of the images only.
     """
     if rate == 0:

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import pickle
 from pathlib import Path
@@ -12,36 +11,20 @@ from maskgit_jax.interop import feature_weights
 from maskgit_jax.networks.efficientnet import EfficientNetLite, efficientnet_outputs
 from maskgit_jax.networks.inception import Inception, inception_outputs, resize_as_tensorflow1
 from maskgit_jax.networks.lpips import lpips_distance
-
-GOLDEN = Path(__file__).parents[1] / "golden"
-
-
-def _recipes():
-    # The folder is no package: its scripts also run in an environment without this one.
-    spec = importlib.util.spec_from_file_location("recipes", GOLDEN / "recipes.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-recipes = _recipes()
+from tests import golden_values
+from tests.golden_values import assert_close, recipes
 
 
 def golden(name: str):
     """The stored outputs of another project's network and the weights that gave them."""
-    stored = dict(np.load(GOLDEN / f"{name}.npz"))
-    return stored, recipes.state_dict(json.loads(str(stored.pop("shapes"))))
+    stored = golden_values.golden(name)
+    return stored, golden_values.state_dict(stored.pop("shapes"))
 
 
 def load(load_fn, state, monkeypatch):
     """Loads tensors instead of a file."""
     monkeypatch.setattr(feature_weights, "read_state_dict", lambda path: dict(state))
     return load_fn(__file__)
-
-
-def assert_close(found, expected, tolerance=1e-4):
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
 
 
 def test_inception_gives_what_the_torch_network_gives(monkeypatch):
@@ -195,7 +178,7 @@ def test_packaged_weights_are_found_without_importing_the_package(tmp_path, monk
     ],
 )
 def test_weights_of_another_network_are_refused(change, message, monkeypatch):
-    shapes = json.loads(str(np.load(GOLDEN / "inception.npz")["shapes"]))
+    shapes = json.loads(str(golden_values.golden("inception")["shapes"]))
     state = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
     change(state)
     with pytest.raises(InputError, match=message):

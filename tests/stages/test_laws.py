@@ -182,9 +182,8 @@ def test_padded_rows_change_no_evaluation(name, tmp_path):
         run = trainer(stage, config, frozen, tmp_path / str(size))
         run.checkpoints.close()
         figures.append(run.evaluate())
-    if (
-        name in TOKENIZER_NAMES
-    ):  # the codebook starts from the batch, so compare what it cannot move
+    # A codebook starts from the batch, so of tokenizers compare what it cannot move.
+    if name in TOKENIZER_NAMES:
         assert figures[0].keys() == figures[1].keys()
         assert all(np.isfinite(value) for row in figures for value in row.values())
     else:
