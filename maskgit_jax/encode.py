@@ -12,10 +12,11 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from maskgit_jax import command_line, pipelines
-from maskgit_jax.configuration import base, require
+from maskgit_jax.configuration import InputError, base, require
 from maskgit_jax.data.loader import eval_batches
 from maskgit_jax.data.sources import Source, open_sources
 from maskgit_jax.data.tokens import SPLITS, write_description, write_split
+from maskgit_jax.stage import Tokenizer
 from maskgit_jax.training.sharding import check_batch_size, make_mesh
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/vqgan-digits", "Run of a tokenizer.")
@@ -26,12 +27,12 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images at a time.", lower_b
 
 
 def encoded(
-    tokenizer: pipelines.ImageTokenizer, source: Source, data: ConfigDict, batch_size: int
+    tokenizer: pipelines.ImageAutoencoder, source: Source, data: ConfigDict, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields tokens [B, L] and labels [B] of all images in order, middle squares, unflipped."""
     for batch in eval_batches(source, data, batch_size):
         valid = batch["valid"] > 0
-        yield tokenizer(batch["image"])[valid], batch["label"][valid]
+        yield tokenizer.encode(batch["image"])[valid], batch["label"][valid]
 
 
 def main() -> None:
@@ -40,7 +41,13 @@ def main() -> None:
     mesh = make_mesh(base("", "").mesh)
     check_batch_size(BATCH_SIZE.value, mesh, "--batch_size")
     run = pipelines.load_run(WORKDIR.value, mesh)
-    tokenizer = pipelines.ImageTokenizer(run, mesh)
+    exports = run.stage.exports
+    if not isinstance(exports, Tokenizer):
+        raise InputError(
+            f"this run holds stage '{run.config.stage}', which is no tokenizer; give the --workdir "
+            "of a run of configs/vqgan.py"
+        )
+    tokenizer = pipelines.ImageAutoencoder(run, mesh)
     data = run.config.data
     if DATA.value:
         with data.unlocked():
@@ -51,13 +58,12 @@ def main() -> None:
         batches = encoded(tokenizer, source, data, BATCH_SIZE.value)
         total = -(-len(source) // BATCH_SIZE.value)
         progress = tqdm(batches, desc=split, total=total, unit="batch", disable=None)
-        codebook_size = tokenizer.exports.codebook_size
-        write_split(place, split, progress, len(source), codebook_size)
+        write_split(place, split, progress, len(source), exports.codebook_size)
     write_description(
         place,
         {
-            "codebook_size": tokenizer.exports.codebook_size,
-            "grids": [list(grid) for grid in tokenizer.exports.grids],
+            "codebook_size": exports.codebook_size,
+            "grids": [list(grid) for grid in exports.grids],
             "class_names": list(sources.class_names),
             "data": data.source,
             "tokenizer": str(WORKDIR.value),

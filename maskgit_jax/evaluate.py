@@ -1,6 +1,7 @@
 """Measures a run, or any images: `python -m maskgit_jax.evaluate --workdir=runs/maskgit-digits`.
 
-Of a first stage, how well it restores held-out images; of a generator, whether its images are
+Of a first stage, how well it restores held-out images; of a VAE also what its latents say, and how
+likely images are; of a generator, whether its images are
 faithful, diverse, and no copies of the training set. Images made by anything else are measured
 by the same code: `--images=A.npz|FOLDER` with `--data=SOURCE` or `--reference=B.npz|FOLDER`.
 Writes `evaluation.json` and `evaluation.md`; started again it goes on where it stopped.
@@ -54,6 +55,10 @@ NUM_NEIGHBOURS = flags.DEFINE_integer("num_neighbours", Limits().neighbours, "Im
 NUM_ORIGINALITY = flags.DEFINE_integer("num_originality", Limits().originality, "Images whose "
                                        "nearest training image is looked for, at most.",
                                        lower_bound=2)  # fmt: skip
+DRAWS = flags.DEFINE_integer("draws", 50, "Of a VAE: draws from each posterior behind the bound on "
+                             "the likelihood.", lower_bound=1)  # fmt: skip
+NUM_LIKELIHOOD = flags.DEFINE_integer("num_likelihood", Limits().likelihood, "Of a VAE: images "
+                                      "behind that bound, at most.", lower_bound=1)  # fmt: skip
 DECODING = command_line.define_sampling_flags()
 
 
@@ -76,7 +81,13 @@ def main() -> None:
         mesh,
         Path(CACHE.value or default_cache()),
         BATCH_SIZE.value,
-        Limits(NUM_REFERENCE.value, NUM_NEIGHBOURS.value, NUM_ORIGINALITY.value),
+        Limits(
+            NUM_REFERENCE.value,
+            NUM_NEIGHBOURS.value,
+            NUM_ORIGINALITY.value,
+            NUM_LIKELIHOOD.value,
+        ),
+        DRAWS.value,
     )
     if WRITE.value:
         write_reference(Path(WRITE.value), DATA.value, SIZE.value, CHANNELS.value, asked)

@@ -19,9 +19,14 @@ from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import PyTree, normalize, to_uint8
 from maskgit_jax.configuration import InputError, require
-from maskgit_jax.decoding.parallel import DecodeSettings
-from maskgit_jax.stage import Generator, Stage, Tokenizer, Variables
-from maskgit_jax.stages import maskgit, stage_module
+from maskgit_jax.stage import (
+    LatentModel,
+    Stage,
+    Tokenizer,
+    Variables,
+    generator_of,
+)
+from maskgit_jax.stages import stage_module
 from maskgit_jax.training import sharding
 from maskgit_jax.training.checkpoint import (
     checkpoint_folder,
@@ -169,40 +174,55 @@ class ImageGenerator:
     """
 
     def __init__(self, run: Run, mesh: Mesh):
-        exports = run.stage.exports
-        require(
-            isinstance(exports, Generator),
-            f"this run holds stage '{run.config.stage}', which generates no images; train "
-            "configs/maskgit.py on it and give that run's --workdir",
-        )
-        self.exports, self.variables, self.config = exports, run.variables, run.config
-        self.mesh = mesh
+        generator = generator_of(run.stage.exports)
+        if generator is None:
+            raise InputError(_without_generator(run))
+        self.generator, self.variables, self.mesh = generator, run.variables, mesh
+        self.num_classes, self._stage = generator.num_classes, run.config.stage
 
         def sample(
-            variables: Variables, label: jax.Array, key: jax.Array, settings: DecodeSettings
+            variables: Variables, label: jax.Array, key: jax.Array, settings: Any
         ) -> jax.Array:
-            return to_uint8(exports.sample(variables, label, key, settings))
+            return to_uint8(generator.sample(variables, label, key, settings))
 
         self.program = sharding.pjit(sample, mesh, static_argnums=3)
+
+    def settings(self, **changes: Any) -> Any:
+        """Returns the run's own settings with some changed.
+
+        Raises:
+            InputError: The generator has no such setting, or the value cannot work.
+        """
+        known = self.generator.settings
+        for name in changes:
+            require(
+                name in known._fields,
+                f"--{name} says nothing to stage '{self._stage}'; it has "
+                f"{', '.join(f'--{field}' for field in known._fields)}",
+            )
+        settings = known._replace(**changes)
+        self.generator.check_settings(settings)
+        return settings
 
     def __call__(
         self,
         labels: Sequence[int],
         seed: int = 0,
-        settings: DecodeSettings | None = None,
+        settings: Any | None = None,
         batch_size: int = 64,
         start: int = 0,
     ) -> Iterator[np.ndarray]:
         """Yields images uint8 [B, H, W, C] in batches, one image for each label.
 
-        With `start`, a multiple of the batch size, the same images from that one on.
+        With `start`, a multiple of the batch size, the same images from that one on. `settings`
+        are what the method of this name gives; the run's own by default.
 
         Raises:
-            InputError: A label or a setting is out of range.
+            InputError: A label is out of range.
         """
-        settings = settings or maskgit.sampling_settings(self.config)
-        maskgit.check_settings(settings, self.exports.num_tokens, self.exports.guidable)
-        check_labels(labels, self.exports.num_classes)
+        settings = settings or self.generator.settings
+        if self.num_classes:
+            check_labels(labels, self.num_classes)
         shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         batch_size = -(-min(batch_size, len(labels)) // shards) * shards
         return self._batches(np.asarray(labels, np.int32), seed, settings, batch_size, start)
@@ -211,7 +231,7 @@ class ImageGenerator:
         self,
         labels: np.ndarray,
         seed: int,
-        settings: DecodeSettings,
+        settings: Any,
         batch_size: int,
         start: int,
     ) -> Iterator[np.ndarray]:
@@ -224,6 +244,20 @@ class ImageGenerator:
             yield np.asarray(self.program(self.variables, label, key, settings))[: len(part)]
 
 
+def _without_generator(run: Run) -> str:
+    stage = f"this run holds stage '{run.config.stage}'"
+    if isinstance(run.stage.exports, LatentModel):
+        return (
+            f"{stage} without a prior (config.model.posterior is '{run.config.model.posterior}'), "
+            "which cannot make images from nothing; train one with "
+            "--config.model.posterior=gaussian"
+        )
+    return (
+        f"{stage}, which generates no images; train configs/maskgit.py on it and give that run's "
+        "--workdir"
+    )
+
+
 def check_labels(labels: Sequence[int], num_classes: int) -> None:
     """Raises `InputError` for a label that the generator does not know."""
     for label in labels:
@@ -233,38 +267,51 @@ def check_labels(labels: Sequence[int], num_classes: int) -> None:
         )
 
 
-class ImageTokenizer:
-    """Turns images into tokens with a trained tokenizer, in one compiled program.
+class ImageAutoencoder:
+    """Turns images into tokens or latents and back with a trained first stage; compiled.
 
     Raises:
-        InputError: The run's stage makes no tokens.
+        InputError: The run's stage encodes no images.
     """
 
     def __init__(self, run: Run, mesh: Mesh):
         exports = run.stage.exports
-        require(
-            isinstance(exports, Tokenizer),
-            f"this run holds stage '{run.config.stage}', which is no tokenizer; give the "
-            "--workdir of a run of configs/vqgan.py",
-        )
+        if not isinstance(exports, Tokenizer | LatentModel):
+            raise InputError(
+                f"this run holds stage '{run.config.stage}', which encodes no images; give the "
+                "--workdir of a first stage, such as a run of configs/vqgan.py"
+            )
         self.exports, self.variables, self.mesh = exports, run.variables, mesh
 
         def encode(variables: Variables, image: jax.Array) -> jax.Array:
             return exports.encode(variables, normalize(image))
 
+        def decode(variables: Variables, encoded: jax.Array) -> jax.Array:
+            return to_uint8(exports.decode(variables, encoded))
+
         def restore(variables: Variables, image: jax.Array) -> jax.Array:
-            return to_uint8(exports.decode(variables, encode(variables, image)))
+            return decode(variables, encode(variables, image))
 
         everywhere = sharding.replicated(mesh)
-        self.program = sharding.pjit(encode, mesh, out_shardings=everywhere)
-        self.restore_program = sharding.pjit(restore, mesh, out_shardings=everywhere)
+        self._encode, self._decode, self._restore = (
+            sharding.pjit(program, mesh, out_shardings=everywhere)
+            for program in (encode, decode, restore)
+        )
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Returns tokens int32 [B, L] of images uint8 [B, H, W, C]; B must divide evenly."""
-        placed = sharding.put_batch({"image": image}, self.mesh)["image"]
-        return np.asarray(self.program(self.variables, placed))
+    def encode(self, image: np.ndarray) -> np.ndarray:
+        """Returns tokens int32 [B, L] or latents float32 [B, Z] of images uint8 [B, H, W, C]."""
+        return self._run(self._encode, image)
+
+    def decode(self, encoded: np.ndarray) -> np.ndarray:
+        """Returns images uint8 [B, H, W, C] of what `encode` gives."""
+        return self._run(self._decode, encoded)
 
     def restore(self, image: np.ndarray) -> np.ndarray:
         """Returns what encoding and decoding makes of images, both uint8 [B, H, W, C]."""
-        placed = sharding.put_batch({"image": image}, self.mesh)["image"]
-        return np.asarray(self.restore_program(self.variables, placed))
+        return self._run(self._restore, image)
+
+    def _run(self, program: Any, values: np.ndarray) -> np.ndarray:
+        shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        padded = np.resize(values, (-(-len(values) // shards) * shards, *values.shape[1:]))
+        placed = sharding.put_batch({"values": padded}, self.mesh)["values"]
+        return np.asarray(program(self.variables, placed))[: len(values)]

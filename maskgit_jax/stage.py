@@ -72,19 +72,67 @@ class Generator(NamedTuple):
 
     Attributes:
         sample: (variables, label int32 [B], key, settings) -> image [B, H, W, C] in [-1, 1].
-            `settings` is static, see `maskgit_jax.decoding.parallel.DecodeSettings`.
-        logits: (variables, tokens int32 [B, L], hidden bool [B, L], label int32 [B]) ->
-            float32 [B, L, K], natural log odds of each code at each place.
-        num_classes: Labels are 0 .. num_classes - 1.
-        num_tokens: Tokens L of one image.
-        guidable: Whether a null class was trained, so that guidance has a meaning.
+        settings: What a user can change, with the run's own values; a NamedTuple that can be
+            hashed, for it is a static argument.
+        check_settings: Raises `InputError` for settings that cannot work.
+        num_classes: Labels are 0 .. num_classes - 1; 0 for a stage that knows no labels, which
+            ignores the one it is given.
+        logits: Of a prior over tokens: (variables, tokens int32 [B, L], hidden bool [B, L],
+            label int32 [B]) -> float32 [B, L, K], natural log odds of each code at each place.
     """
 
     sample: Callable[[Variables, Array, Key, Any], Array]
-    logits: Callable[[Variables, Array, Array, Array], Array]
+    settings: Any
+    check_settings: Callable[[Any], None]
     num_classes: int
-    num_tokens: int
-    guidable: bool
+    logits: Callable[[Variables, Array, Array, Array], Array] | None = None
+
+
+class Variational(NamedTuple):
+    """What a stage offers whose latents have a prior, N(0, 1), and Gaussian posteriors.
+
+    The key of a function draws the binary images where grey levels are binarised at random.
+
+    Attributes:
+        posterior: (variables, image [B, H, W, C] in [-1, 1], key) -> mean and natural logarithm
+            of the variance, float32 [B, Z] each.
+        log_weights: (variables, image, key, K) -> log p(x, z_k) - log q(z_k | x) for K draws
+            from each posterior, float32 [K, B], nats.
+        density: Whether p(x | z) is a density over [-1, 1], not a probability of discrete values.
+        generator: Draws from the prior.
+    """
+
+    posterior: Callable[[Variables, Array, Key], tuple[Array, Array]]
+    log_weights: Callable[[Variables, Array, Key, int], Array]
+    density: bool
+    generator: Generator
+
+
+class LatentModel(NamedTuple):
+    """What a stage that turns images into a vector of numbers offers.
+
+    Attributes:
+        encode: (variables, image [B, H, W, C] in [-1, 1]) -> latents float32 [B, Z]; of a
+            variational model the means of the posteriors.
+        decode: (variables, latents [B, Z]) -> image [B, H, W, C] in [-1, 1], the mean of p(x | z).
+        num_latents: Z.
+        variational: None for an autoencoder, whose latents have no distribution.
+    """
+
+    encode: Callable[[Variables, Array], Array]
+    decode: Callable[[Variables, Array], Array]
+    num_latents: int
+    variational: Variational | None
+
+
+Exports = Tokenizer | LatentModel | Generator
+
+
+def generator_of(exports: Exports) -> Generator | None:
+    """Returns what makes images from nothing, None where a stage cannot."""
+    if isinstance(exports, LatentModel):
+        return exports.variational and exports.variational.generator
+    return exports if isinstance(exports, Generator) else None
 
 
 def _no_assignment(
@@ -106,8 +154,9 @@ class Stage(NamedTuple):
             the rows that fill up the last batch can be left out of the mean.
         summarize: {metric: mean over the split [...]} -> {name: float}. Where a figure is not
             a mean of figures (perplexity of a whole split), it is computed here.
-        preview: (variables, batch, key) -> {title: images [N, H, W, C] in [-1, 1]}.
-        exports: `Tokenizer` or `Generator`: the only door between stages.
+        preview: (variables, batch, key) -> {title: images in [-1, 1]}, [N, H, W, C] or, where
+            rows have a meaning, [rows, columns, H, W, C].
+        exports: The only door between stages.
         assign: (params, state, step) -> params, applied after the optimisers to the parameters
             and to their running average (which may lack players): what is set rather than
             descended, such as revived codes.
@@ -120,5 +169,5 @@ class Stage(NamedTuple):
     evaluate: Callable[[Variables, Batch, Key], Metrics]
     summarize: Callable[[Mapping[str, Any]], dict[str, float]]
     preview: Callable[[Variables, Batch, Key], Metrics]
-    exports: Tokenizer | Generator
+    exports: Exports
     assign: Callable[[Mapping[str, PyTree], PyTree, Array], Mapping[str, PyTree]] = _no_assignment

@@ -15,6 +15,8 @@ from maskgit_jax.configuration import InputError, default_workdir, require, vali
 from maskgit_jax.data.loader import eval_batches, train_batches
 from maskgit_jax.data.sources import Sources, open_sources
 from maskgit_jax.data.tokens import read_description
+from maskgit_jax.interop.judges import load_judge
+from maskgit_jax.stage import Variables
 from maskgit_jax.stages import stage_module
 from maskgit_jax.training import sharding
 from maskgit_jax.training.loop import Trainer, TrainingData
@@ -119,6 +121,24 @@ def check_tokens(config: ConfigDict) -> None:
         )
 
 
+def load_judges(config: ConfigDict) -> dict[str, Variables]:
+    """Returns the frozen networks of a stage's losses; they are not copied into the run.
+
+    Raises:
+        InputError: Weights are missing; the message says where to get them.
+    """
+    if "judge" not in config.losses or not config.losses.judge:
+        return {}
+    try:
+        network = load_judge(config.losses.judge, config.losses.judge_file)
+    except InputError as error:
+        raise InputError(
+            f"config.losses.judge is '{config.losses.judge}': {error}; name the file by "
+            "--config.losses.judge_file=FILE, or train without it: --config.losses.judge="
+        ) from error
+    return {"judge": Variables({"network": network}, {}, {})}
+
+
 def main() -> None:
     """Trains what the flags say."""
     config = CONFIG.value
@@ -132,6 +152,7 @@ def main() -> None:
     mesh = sharding.make_mesh(config.mesh)
     check_resumable(config, workdir)
     check_tokens(config)
+    judges = load_judges(config)
     sources = open_sources(config.data)
     resolve_classes(config, sources)
     provide_frozen(config, workdir, mesh)
@@ -144,7 +165,7 @@ def main() -> None:
         lambda: eval_batches(sources.evaluation, config.data, batch_size, *processes),
     )
     pipelines.write_config(workdir, config)
-    Trainer(stage, config, workdir, data, frozen, mesh).run()
+    Trainer(stage, config, workdir, data, {**frozen, **judges}, mesh).run()
 
 
 if __name__ == "__main__":

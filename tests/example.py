@@ -18,6 +18,12 @@ from maskgit_jax.training.sharding import make_mesh
 ROOT = Path(__file__).parent.parent
 
 TINY = {
+    "vae": {
+        "model.filters": 8,
+        "model.residual_filters": 4,
+        "model.num_latents": 4,
+        "players.autoencoder.warmup_steps": 0,
+    },
     "vqvae": {
         "model.filters": 8,
         "model.residual_filters": 4,
@@ -96,14 +102,15 @@ def tiny_tokenizer(name: str = "vqgan", **changes) -> tuple[Stage, Variables]:
 
 def tiny_stage(name: str, **changes) -> tuple[Stage, ConfigDict, dict[str, Variables]]:
     config = tiny_config(name, **changes)
-    if name in TOKENIZER_NAMES:
+    if name in FIRST_STAGE_NAMES:
         return STAGES[name].build(config, {}), config, {}
     tokenizer, variables = tiny_tokenizer()
     return maskgit.build(config, {"tokenizer": tokenizer}), config, {"tokenizer": variables}
 
 
 TOKENIZER_NAMES = ("vqvae", "vqvae2", "vqgan")
-STAGE_NAMES = (*TOKENIZER_NAMES, "maskgit")
+FIRST_STAGE_NAMES = ("vae", *TOKENIZER_NAMES)
+STAGE_NAMES = (*FIRST_STAGE_NAMES, "maskgit")
 
 
 def trainer(stage, config, frozen, workdir, num_devices: int = 1) -> Trainer:

@@ -50,13 +50,15 @@ class Limits(NamedTuple):
     Attributes:
         reference: Training images behind distances of distributions, a fixed random subset.
         neighbours: Images of each kind behind precision, recall, density, coverage and the
-            kernel distance.
+            kernel distance; also images behind the figures of latents.
         originality: Images of each kind whose nearest training image is looked for.
+        likelihood: Held-out images whose likelihood is bounded with many draws.
     """
 
     reference: int = 50_000
     neighbours: int = 10_000
     originality: int = 5_000
+    likelihood: int = 1_000
 
 
 class Judge:
@@ -93,7 +95,7 @@ class Judge:
     def run(self) -> None:
         """Fills `figures` and `left_out`; writes `closest_pairs.png`."""
         for extractor in self.extractors:
-            self._distributions(extractor)
+            self.distributions(extractor)
         self._originality(self.extractors[0])
         self._accuracy_score()
 
@@ -103,7 +105,8 @@ class Judge:
         path = folder / f"features-{fingerprint(source)}-{len(source)}-{kept}-{name}.npz"
         return summarize(extractor, source, path, kept, f"{name}: {title}")
 
-    def _distributions(self, extractor: Extractor) -> None:
+    def distributions(self, extractor: Extractor) -> None:
+        """Adds the figures of one network that compare sets of images."""
         network, real = extractor.network, self.real
         generated = self._summary(extractor, self.generated, self.folder, "judged images")
         held_out = reference = None
@@ -243,6 +246,8 @@ class Judge:
         """Recognition of what was asked for, and training on generated images alone."""
         real, names = self.real, ("recognised", "classification_accuracy_score")
         labels = getattr(self.generated, "labels", None)
+        if labels is not None and min(labels) < 0:
+            labels = None
         if real.num_classes < 2 or real.training is None or labels is None:
             which = "the judged images have" if labels is None else f"{real.name} has"
             self.left_out |= dict.fromkeys(names, f"{which} no labels")

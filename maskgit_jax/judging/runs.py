@@ -20,6 +20,7 @@ from maskgit_jax.data.reading import read_batches
 from maskgit_jax.data.sample_store import SampleStore
 from maskgit_jax.data.sources import Sources, open_sources
 from maskgit_jax.data.tokens import read_description
+from maskgit_jax.judging import latents
 from maskgit_jax.judging.classifier import cached_fit
 from maskgit_jax.judging.features import (
     FeatureNetwork,
@@ -30,8 +31,7 @@ from maskgit_jax.judging.features import (
 from maskgit_jax.judging.generation import Judge, Limits, RealImages, check_sets
 from maskgit_jax.judging.reconstruction import frechet_figure, pair_figures
 from maskgit_jax.judging.report import Evaluation, Figure
-from maskgit_jax.stage import Generator, Tokenizer
-from maskgit_jax.stages.maskgit import sampling_settings
+from maskgit_jax.stage import LatentModel, Tokenizer, generator_of
 from maskgit_jax.training.loop import compile_eval_step, evaluate_split
 
 MOST_SAMPLES = 50_000
@@ -47,6 +47,7 @@ class Asked(NamedTuple):
         cache: For what several evaluations can use.
         batch_size: Images at a time; a multiple of the data shards.
         limits: How much is looked at.
+        draws: From the posterior of each image, for the bound on its likelihood.
     """
 
     networks: dict[str, str | None]
@@ -55,6 +56,7 @@ class Asked(NamedTuple):
     cache: Path
     batch_size: int
     limits: Limits = Limits()
+    draws: int = 50
 
 
 def open_networks(asked: Asked, training: Any | None, num_classes: int) -> list[FeatureNetwork]:
@@ -107,9 +109,9 @@ def evaluate_run(
     num: int | None,
     seed: int,
     checkpoint: str,
-    decoding: dict[str, float],
+    decoding: dict[str, Any],
 ) -> Evaluation:
-    """Returns the figures of a run: of reconstruction or of generation, by its stage.
+    """Returns the figures of a run: of reconstruction, latents and generation, as it has them.
 
     Raises:
         InputError: There is no run, or it cannot be measured as asked.
@@ -126,13 +128,26 @@ def evaluate_run(
         "data": config.source,
         "features": ", ".join(asked.networks),
     }
-    if isinstance(run.stage.exports, Tokenizer):
-        figures, left_out = _reconstruction(run, workdir, real, asked)
-    else:
-        settings |= {"seed": seed, "batch_size": asked.batch_size, **sampling_settings(
-            run.config)._replace(**decoding)._asdict()}  # fmt: skip
-        settings["num"] = num or min(MOST_SAMPLES, len(sources.train))
-        figures, left_out = _generation(run, workdir, real, asked, settings)
+    exports, figures, left_out = run.stage.exports, [], {}
+    # Before anything is computed: settings that the generator does not have are refused.
+    generator = generator_of(exports) and pipelines.ImageGenerator(run, asked.mesh)
+    if generator is not None:
+        made_by = generator.settings(**decoding)
+        num = num or min(MOST_SAMPLES, len(sources.train))
+        settings |= {"seed": seed, "batch_size": asked.batch_size, **made_by._asdict(), "num": num}
+        check_sets(real.training.shape, num, real, asked.networks, asked.limits)
+    for name in decoding if generator is None else ():
+        raise InputError(f"--{name} says nothing to a run that makes no images; leave it out")
+    parts = []
+    if isinstance(exports, Tokenizer | LatentModel):
+        parts.append(_reconstruction(run, workdir, real, asked))
+    if isinstance(exports, LatentModel):
+        parts.append(_latents(run, workdir, real, asked))
+    if generator is not None:
+        parts.append(_generation(generator, workdir, real, asked, settings, made_by))
+    for found, missing in parts:
+        figures += found
+        left_out |= missing
     names = {figure.name for figure in figures}
     # A first stage's own figures are of unrounded pixels; those of the images as written stay.
     own = _held_out_figures(run, sources, asked)
@@ -171,7 +186,7 @@ def _reconstruction(
 ) -> tuple[list[Figure], dict[str, str]]:
     held_out, mesh = real.held_out, asked.mesh
     folder = _folder(workdir, run.step, run.config.data.source)
-    tokenizer = pipelines.ImageTokenizer(run, mesh)
+    autoencoder = pipelines.ImageAutoencoder(run, mesh)
     store = SampleStore(
         folder / "reconstructions", np.full(len(held_out), -1), held_out.shape, asked.batch_size
     )
@@ -180,7 +195,7 @@ def _reconstruction(
         with tqdm(total=len(held_out), initial=start, desc="reconstructing", unit="image",
                   disable=None) as bar:  # fmt: skip
             for batch in read_batches(held_out, asked.batch_size, start=start):
-                yield tokenizer.restore(batch.image)[: batch.count]
+                yield autoencoder.restore(batch.image)[: batch.count]
                 bar.update(batch.count)
 
     store.fill(restored(store.num_stored()))
@@ -197,24 +212,43 @@ def _reconstruction(
     return figures, left_out
 
 
+def _latents(
+    run: pipelines.Run, workdir: Path, real: RealImages, asked: Asked
+) -> tuple[list[Figure], dict[str, str]]:
+    held_out, mesh, size = real.held_out, asked.mesh, asked.batch_size
+    most, data = asked.limits.neighbours, run.config.data.source
+    folder = _folder(workdir, run.step, data)
+    autoencoder = pipelines.ImageAutoencoder(run, mesh)
+
+    def judge_of(store: SampleStore) -> Judge:
+        networks = open_networks(asked, real.training, real.num_classes)
+        return Judge(store, real, networks, mesh, folder, asked.cache, size, asked.limits)
+
+    figures = [latents.shuffled_figure(autoencoder, held_out, size, most, data)]
+    between, left_out = latents.between_figures(autoencoder, judge_of, held_out, folder, size, most)
+    if generator_of(run.stage.exports) is None:
+        left_out["elbo, samples"] = "an autoencoder has neither posteriors nor a prior"
+        return figures + between, left_out
+    figures += latents.posterior_figures(run, held_out, mesh, folder, size, most)
+    likelihood = asked.limits.likelihood
+    figures += latents.likelihood_figures(run, held_out, mesh, asked.draws, likelihood)
+    return figures + between, left_out
+
+
 def _generation(
-    run: pipelines.Run,
+    generator: pipelines.ImageGenerator,
     workdir: Path,
     real: RealImages,
     asked: Asked,
     settings: dict[str, Any],
+    made_by: Any,
 ) -> tuple[list[Figure], dict[str, str]]:
-    exports = run.stage.exports
-    if not isinstance(exports, Generator):
-        raise InputError(f"stage '{run.config.stage}' makes no images that could be evaluated")
-    generator = pipelines.ImageGenerator(run, asked.mesh)
-    decoding = sampling_settings(run.config)
-    decoding = decoding._replace(**{name: settings[name] for name in decoding._fields})
     num = settings["num"]
-    labels = np.arange(num, dtype=np.int32) % exports.num_classes
-    made_by = {name: value for name, value in settings.items() if name != "features"}
-    folder = _folder(workdir, made_by)
-    check_sets(real.training.shape, num, real, asked.networks, asked.limits)
+    labels = np.full(num, -1, np.int32)
+    if generator.num_classes:
+        labels = np.arange(num, dtype=np.int32) % generator.num_classes
+    said = {name: value for name, value in settings.items() if name != "features"}
+    folder = _folder(workdir, said)
     store = SampleStore(folder / "samples", labels, real.training.shape, asked.batch_size)
     judge = Judge(
         store,
@@ -230,7 +264,7 @@ def _generation(
     with tqdm(total=num, initial=stored, desc="sampling", unit="image", disable=None) as bar:
 
         def batches() -> Iterator[np.ndarray]:
-            for batch in generator(labels, settings["seed"], decoding, asked.batch_size, stored):
+            for batch in generator(labels, settings["seed"], made_by, asked.batch_size, stored):
                 yield batch
                 bar.update(len(batch))
 

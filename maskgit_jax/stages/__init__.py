@@ -7,9 +7,9 @@ A stage module offers
 """
 
 from maskgit_jax.configuration import InputError
-from maskgit_jax.stages import maskgit, vqgan, vqvae, vqvae2
+from maskgit_jax.stages import maskgit, vae, vqgan, vqvae, vqvae2
 
-STAGES = {"vqvae": vqvae, "vqvae2": vqvae2, "vqgan": vqgan, "maskgit": maskgit}
+STAGES = {"vae": vae, "vqvae": vqvae, "vqvae2": vqvae2, "vqgan": vqgan, "maskgit": maskgit}
 
 
 def stage_module(name: str):

@@ -195,7 +195,10 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         label = jnp.arange(len(batch["label"])) % num_classes
         return {"samples": sample(variables, label, key, sampling_settings(config))}
 
-    exports = Generator(sample, forward, num_classes, num_tokens, guidable)
+    def check(settings: DecodeSettings) -> None:
+        check_settings(settings, num_tokens, guidable)
+
+    exports = Generator(sample, sampling_settings(config), check, num_classes, forward)
     return Stage(init, losses, evaluate, summarize, preview, exports)
 
 

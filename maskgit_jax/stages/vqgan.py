@@ -1,4 +1,8 @@
-"""VQGAN: a tokenizer that must reconstruct, and a discriminator that must not be fooled."""
+"""VQGAN: a tokenizer that must reconstruct, and the judges that say how well it does.
+
+Judges are a discriminator, which learns with it, and a frozen network for classification, in
+whose features original and reconstruction are compared (`frozen["judge"]`).
+"""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -11,9 +15,19 @@ from maskgit_jax.arrays import Array, Batch, Key, PyTree, normalize
 from maskgit_jax.autoencoders.quantizers import draw_codes, record_use
 from maskgit_jax.autoencoders.vqgan import LAYOUTS, VQGAN
 from maskgit_jax.configuration import require, require_one_of
-from maskgit_jax.losses.adversarial import adaptive_weight, discriminator_loss, generator_loss
+from maskgit_jax.losses.adversarial import (
+    LecamAverages,
+    adaptive_weight,
+    discriminator_loss,
+    generator_loss,
+    initial_lecam_averages,
+    lecam_penalty,
+    r1_penalty,
+    update_lecam_averages,
+)
 from maskgit_jax.losses.reconstruction import pixel_loss
-from maskgit_jax.networks.discriminators import PatchDiscriminator
+from maskgit_jax.networks.discriminators import PatchDiscriminator, StyleGANDiscriminator
+from maskgit_jax.networks.judges import JUDGES, judge_distance, smallest_side
 from maskgit_jax.stage import Stage, Variables
 from maskgit_jax.stages.tokenizers import (
     assign_quantizer,
@@ -30,19 +44,48 @@ def validate(config: ConfigDict) -> None:
     require_one_of(config, "model.layout", tuple(LAYOUTS))
     require_one_of(config, "losses.pixel", ("l1", "l2"))
     require_one_of(config, "losses.adversarial", ("hinge", "non_saturating"))
+    require_one_of(config, "losses.judge", ("", *JUDGES))
+    require_one_of(config, "discriminator.kind", ("patch", "stylegan"))
     require_one_of(config, "discriminator.norm", ("batch", "group", "none"))
-    require(
-        not config.losses.judge,
-        f"config.losses.judge is '{config.losses.judge}', but this version has no perceptual "
-        "network yet; leave it empty",
-    )
+    losses, side = config.losses, config.data.image_size
+    for key in ("pixel_weight", "quantizer_weight", "judge_weight", "adversarial_weight",
+                "r1_weight", "lecam_weight"):  # fmt: skip
+        require(losses[key] >= 0, f"config.losses.{key} is {losses[key]}; it must not be negative")
+    decay = losses.lecam_decay
+    require(0 <= decay < 1, f"config.losses.lecam_decay is {decay}; it must be in [0, 1)")
+    if losses.judge:
+        least = smallest_side(losses.judge)
+        require(
+            side >= least,
+            f"config.losses.judge {losses.judge} compares images of {least} pixels or more, and "
+            f"config.data.image_size is {side}",
+        )
     validate_image_size(config, 2 ** (len(config.model.multipliers) - 1), "multipliers")
-    reach = 2**config.discriminator.num_layers
-    require(
-        config.losses.adversarial_weight == 0 or config.data.image_size >= 2 * reach,
-        f"config.discriminator.num_layers {config.discriminator.num_layers} is too many for "
-        f"images of {config.data.image_size} pixels",
-    )
+    _validate_discriminator(config)
+
+
+def _validate_discriminator(config: ConfigDict) -> None:
+    losses, judge, side = config.losses, config.discriminator, config.data.image_size
+    if losses.adversarial_weight == 0:
+        for key in ("r1_weight", "lecam_weight"):
+            require(
+                losses[key] == 0,
+                f"config.losses.{key} is {losses[key]}, but without a discriminator "
+                "(config.losses.adversarial_weight is 0) it has no meaning; set it to 0",
+            )
+        return
+    if judge.kind == "patch":
+        require(
+            side >= 2 * 2**judge.num_layers,
+            f"config.discriminator.num_layers {judge.num_layers} is too many for images of "
+            f"{side} pixels",
+        )
+        require(
+            losses.r1_weight == 0 or judge.norm != "batch",
+            "config.losses.r1_weight needs logits that depend on their own image alone, but "
+            "config.discriminator.norm is 'batch'; set the norm to group or none, or the weight "
+            "to 0",
+        )
 
 
 def needs(config: ConfigDict) -> dict[str, str]:
@@ -55,7 +98,7 @@ class Networks(NamedTuple):
     """The linen modules of the game."""
 
     autoencoder: VQGAN
-    discriminator: PatchDiscriminator
+    discriminator: PatchDiscriminator | StyleGANDiscriminator
 
 
 def networks(config: ConfigDict) -> Networks:
@@ -74,18 +117,28 @@ def networks(config: ConfigDict) -> Networks:
         remat=model.remat,
         dtype=config.dtype,
     )
-    judge = config.discriminator
-    return Networks(
-        autoencoder, PatchDiscriminator(judge.filters, judge.num_layers, judge.norm, config.dtype)
-    )
+    judge, dtype = config.discriminator, config.dtype
+    if judge.kind == "stylegan":
+        size = config.data.image_size
+        discriminator = StyleGANDiscriminator(
+            size, judge.filters, judge.max_width, judge.blur, dtype
+        )
+    else:
+        discriminator = PatchDiscriminator(judge.filters, judge.num_layers, judge.norm, dtype)
+    return Networks(autoencoder, discriminator)
 
 
 def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
-    """Returns the stage; players are "autoencoder" and, if it weighs, "discriminator"."""
+    """Returns the stage; players are "autoencoder" and, if it weighs, "discriminator".
+
+    With `config.losses.judge` the losses (and nothing else) need `frozen["judge"]`, whose
+    `params["network"]` is what `interop.judges.load_judge` gives.
+    """
     del frozen
     autoencoder, discriminator = networks(config)
     weights, model = config.losses, config.model
     adversarial = weights.adversarial_weight > 0
+    perceptual = judge_distance(weights.judge) if weights.judge else None
     start_step = config.players.discriminator.start_step
     side = config.data.image_size // 2 ** (len(model.multipliers) - 1)
 
@@ -106,7 +159,19 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
             judge = discriminator.init(discriminator_key, image, train=True)
             params["discriminator"] = judge["params"]
             state["batch_stats"] = judge.get("batch_stats", {})
+        if weights.lecam_weight:
+            state["lecam"] = initial_lecam_averages()._asdict()
         return Variables(params, state, frozen)
+
+    def faithfulness(variables: Variables, image: Array, decoded: Array) -> dict[str, Array]:
+        """Returns the terms, weighted, that ask for the original, [] each."""
+        pixels = pixel_loss(image, decoded, weights.pixel).mean()
+        terms = {"pixel_loss": weights.pixel_weight * pixels}
+        if perceptual is not None:
+            network = variables.frozen["judge"].params["network"]
+            distance = perceptual(network, image, decoded).mean()
+            terms["perceptual_loss"] = weights.judge_weight * distance
+        return terms
 
     def judge(variables: Variables, statistics: PyTree, image: Array) -> tuple[Array, PyTree]:
         logits, changed = discriminator.apply(
@@ -117,19 +182,16 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         )
         return logits, changed.get("batch_stats", {})
 
-    def adversarial_terms(
-        variables: Variables, image: Array, features: Array, decoded: Array, step: Array
-    ) -> tuple[Array, Array, PyTree, dict[str, Array]]:
-        """Returns the generator's term, the discriminator's loss, statistics and metrics."""
-        statistics = variables.state["batch_stats"]
-        real, statistics = judge(variables, statistics, image)
-        fake, statistics = judge(variables, statistics, decoded)
+    def generator_weight(
+        variables: Variables, statistics: PyTree, image: Array, features: Array, step: Array
+    ) -> Array:
+        """Returns what the generator's loss is multiplied by, 0 before the discriminator starts."""
         weight = jnp.float32(weights.adversarial_weight)
         if weights.adaptive:
             last = variables.params["autoencoder"]["conv_out"]
             constant = jax.lax.stop_gradient(features)
             weight *= adaptive_weight(
-                lambda x: pixel_loss(image, x, weights.pixel).mean(),
+                lambda x: sum(faithfulness(variables, image, x).values(), jnp.float32(0.0)),
                 lambda x: generator_loss(judge(variables, statistics, x)[0], weights.adversarial),
                 lambda kernel: autoencoder.apply(
                     {"params": {"conv_out": {**last, "kernel": kernel}}},
@@ -138,15 +200,33 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
                 ),
                 last["kernel"],
             )
-        weight = jnp.where(step >= start_step, weight, 0.0)
-        term = weight * generator_loss(fake, weights.adversarial)
+        return jnp.where(step >= start_step, weight, 0.0)
+
+    def adversarial_terms(
+        variables: Variables, image: Array, features: Array, decoded: Array, step: Array
+    ) -> tuple[Array, Array, dict[str, PyTree], dict[str, Array]]:
+        """Returns the generator's term, the discriminator's loss, state and metrics."""
+        statistics = variables.state["batch_stats"]
+        real, statistics = judge(variables, statistics, image)
+        fake, statistics = judge(variables, statistics, decoded)
+        weight = generator_weight(variables, statistics, image, features, step)
         loss = discriminator_loss(real, fake, weights.adversarial)
+        state: dict[str, PyTree] = {"batch_stats": statistics}
         metrics = {
             "adversarial_weight": weight,
             "logits_real": real.mean(),
             "logits_fake": fake.mean(),
         }
-        return term, loss, statistics, metrics
+        if weights.r1_weight:
+            metrics["r1"] = r1_penalty(lambda x: judge(variables, statistics, x)[0], image)
+            loss += weights.r1_weight * metrics["r1"]
+        if weights.lecam_weight:
+            averages = LecamAverages(**variables.state["lecam"])
+            metrics["lecam"] = lecam_penalty(real, fake, averages, weights.lecam_rectified)
+            loss += weights.lecam_weight * metrics["lecam"]
+            moved = update_lecam_averages(averages, real, fake, weights.lecam_decay)
+            state["lecam"] = moved._asdict()
+        return weight * generator_loss(fake, weights.adversarial), loss, state, metrics
 
     def losses(variables: Variables, batch: Batch, key: Key, step: Array):
         image = normalize(batch["image"])
@@ -154,25 +234,22 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         quantized = apply(variables, "quantize", latents)
         features = apply(variables, "features", quantized.codes)
         decoded = apply(variables, "to_image", features)
-        faithful = pixel_loss(image, decoded, weights.pixel).mean()
-        total = faithful + weights.quantizer_weight * quantized.loss
+        terms = faithfulness(variables, image, decoded)
+        total = sum(terms.values(), weights.quantizer_weight * quantized.loss)
         use = record_use(
             variables.state["use"], latents, quantized.tokens, key, step, model.revive_after
         )
         metrics = {
-            "pixel_loss": faithful,
+            **terms,
             "quantizer_loss": quantized.loss,
             "revived_codes": revived_codes({"use": use}, step),
         }
         if not adversarial:
             return {"autoencoder": total}, ({"use": use}, metrics)
-        term, judge_loss, statistics, more = adversarial_terms(
-            variables, image, features, decoded, step
-        )
-        state = {"use": use, "batch_stats": statistics}
+        term, judge_loss, state, more = adversarial_terms(variables, image, features, decoded, step)
         return (
             {"autoencoder": total + term, "discriminator": judge_loss},
-            (state, {**metrics, **more}),
+            ({"use": use, **state}, {**metrics, **more}),
         )
 
     own = one_map(apply, model.codebook_size, side)

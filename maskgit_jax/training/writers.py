@@ -33,6 +33,15 @@ def write_png(path: Path, images: np.ndarray, columns: int) -> None:
     Image.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid).save(path)
 
 
+def write_pictures(path: Path, images: np.ndarray) -> None:
+    """Writes images uint8 [N, H, W, C] as an even grid, [rows, columns, H, W, C] as they say."""
+    if images.ndim == 5:
+        write_png(path, images.reshape(-1, *images.shape[2:]), images.shape[1])
+        return
+    columns = 2 * max(1, round((len(images) / 2) ** 0.5))
+    write_png(path, images, min(columns, len(images)))
+
+
 class Writers:
     """Writes scalars and pictures of one run; only the first process of a run writes.
 
@@ -91,11 +100,10 @@ class Writers:
         tqdm.write(f"step {step}  evaluation: {figures}", file=sys.stdout)
 
     def pictures(self, step: int, pictures: dict[str, np.ndarray]) -> None:
-        """Writes `previews/<title>-<step>.png`."""
+        """Writes `previews/<title>-<step>.png`, see `Stage.preview`."""
         for title, images in pictures.items():
-            columns = 2 * max(1, round((len(images) / 2) ** 0.5))
             path = self._workdir / "previews" / f"{title}-{step:07d}.png"
-            write_png(path, images, min(columns, len(images)))
+            write_pictures(path, images)
 
     def restart_clock(self) -> None:
         """Leaves what was done since the last `progress` out of the next speed."""

@@ -1,0 +1,260 @@
+"""Figures of continuous latents: what they say of an image, and what lies between them."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from maskgit_jax import pipelines
+from maskgit_jax.arrays import Array, Key, normalize
+from maskgit_jax.data.reading import read_batches
+from maskgit_jax.data.sample_store import SampleStore
+from maskgit_jax.judging.complete_files import write_text
+from maskgit_jax.judging.features import NUM_FEATURES
+from maskgit_jax.judging.generation import Judge
+from maskgit_jax.judging.plots import posterior_plot
+from maskgit_jax.judging.report import Figure
+from maskgit_jax.losses.elbo import importance_weighted_bound
+from maskgit_jax.losses.likelihoods import bits_per_dimension
+from maskgit_jax.metrics.posterior import (
+    active_statistic,
+    active_units,
+    collapse_curve,
+    mutual_information,
+)
+from maskgit_jax.stage import LatentModel, Variables, Variational
+from maskgit_jax.training import sharding
+
+DELTA = 0.01  # of (epsilon, delta)-collapse
+EPSILONS = np.geomspace(1e-3, 10.0, 81)
+_ELBO_DRAWS = 4
+_LIKELIHOOD_BATCH = 32  # a multiple of the shards where there are more
+_BETWEEN = ("frechet_distance", "precision", "density")
+
+
+class Posteriors(NamedTuple):
+    """What a variational model says of N images.
+
+    Attributes:
+        mean: Of the posteriors, [N, Z].
+        log_variance: Natural logarithm of their variances, [N, Z].
+        elbo: An estimate of each image's evidence lower bound, nats, [N].
+    """
+
+    mean: np.ndarray
+    log_variance: np.ndarray
+    elbo: np.ndarray
+
+
+def posterior_figures(
+    run: pipelines.Run, held_out: Any, mesh: Mesh, folder: Path, batch_size: int, most: int
+) -> list[Figure]:
+    """Returns what the latents of a VAE say of held-out images, and whether they collapsed.
+
+    Writes `posterior.png`, and `posterior.json` with the figures of every unit and the curve.
+
+    Args:
+        run: Of a stage whose exports are variational.
+        held_out: Images.
+        mesh: Devices.
+        folder: For what is written.
+        batch_size: Images at a time.
+        most: Images that are looked at, the first ones.
+    """
+    found = _posteriors(run, held_out, mesh, batch_size, most)
+    kl = 0.5 * (found.mean**2 + np.expm1(found.log_variance) - found.log_variance)  # [N, Z]
+    statistic, curve = active_statistic(found.mean), collapse_curve(kl, EPSILONS, DELTA)
+    posterior_plot(folder / "posterior.png", kl.mean(axis=0), statistic, EPSILONS, curve)
+    numbers = {
+        "images": len(kl),
+        "kl_per_unit": kl.mean(axis=0).tolist(),
+        "active_statistic": statistic.tolist(),
+        "delta": DELTA,
+        "epsilons": EPSILONS.tolist(),
+        "collapsed_share": curve.tolist(),
+    }
+    write_text(folder / "posterior.json", json.dumps(numbers, indent=2) + "\n")
+    parts, elbo = mutual_information(found.mean, found.log_variance, seed=0), found.elbo.mean()
+    units, draws = found.mean.shape[1], f"{_ELBO_DRAWS} draws an image"
+    said: dict[str, Any] = dict(reference=f"{run.config.data.source}, held out", count=len(kl))
+    at_tenth = float(collapse_curve(kl, np.asarray([0.1]), DELTA)[0])
+    return [
+        Figure("elbo", elbo, "higher", **said, source=f"nats an image, {draws}"),
+        Figure("elbo_reconstruction", elbo + parts.kl, "higher", **said,
+               source="elbo = this - mutual_information - marginal_kl"),
+        Figure("mutual_information", parts.mutual_information, "", **said,
+               source=f"nats; Hoffman and Johnson 2016; cannot exceed log N = {parts.bound:.2f}"),
+        Figure("marginal_kl", parts.marginal_kl, "lower", **said,
+               source="KL(q(z) || p), nats; Hoffman and Johnson 2016"),
+        Figure("active_units", int(active_units(found.mean).sum()), "", **said,
+               source=f"of {units}; Burda et al. 2015, above 0.01"),
+        Figure("collapsed_units_0.1", at_tenth, "", **said,
+               source="share below 0.1 nats for 99% of images; Lucas et al. 2019"),
+    ]  # fmt: skip
+
+
+def _variational(run: pipelines.Run) -> Variational:
+    exports = run.stage.exports
+    assert isinstance(exports, LatentModel) and exports.variational is not None
+    return exports.variational
+
+
+def _posteriors(
+    run: pipelines.Run, held_out: Any, mesh: Mesh, batch_size: int, most: int
+) -> Posteriors:
+    model = _variational(run)
+
+    def look(variables: Variables, image: Array, key: Key) -> Posteriors:
+        image = normalize(image)
+        mean, log_variance = model.posterior(variables, image, jax.random.clone(key))
+        elbo = model.log_weights(variables, image, key, _ELBO_DRAWS).mean(axis=0)
+        return Posteriors(mean, log_variance, elbo)
+
+    program = sharding.pjit(look, mesh, out_shardings=sharding.replicated(mesh))
+    rows, places = [], np.arange(min(len(held_out), most))
+    batches = tqdm(read_batches(held_out, batch_size, places), desc="posteriors",
+                   total=-(-len(places) // batch_size), unit="batch", disable=None)  # fmt: skip
+    for number, batch in enumerate(batches):
+        placed = sharding.put_batch({"image": batch.image}, mesh)["image"]
+        key = jax.random.fold_in(jax.random.key(0), number)
+        found = program(run.variables, placed, key)
+        rows.append([np.asarray(part, np.float64)[: batch.count] for part in found])
+    return Posteriors(*(np.concatenate(parts) for parts in zip(*rows, strict=True)))
+
+
+def likelihood_figures(
+    run: pipelines.Run, held_out: Any, mesh: Mesh, draws: int, most: int
+) -> list[Figure]:
+    """Returns a tight bound on the log-likelihood of held-out images, with bits per dimension.
+
+    Args:
+        run: Of a stage whose exports are variational.
+        held_out: Images.
+        mesh: Devices.
+        draws: From the posterior of each image, K.
+        most: Images that are looked at, the first ones.
+    """
+    model = _variational(run)
+    places = np.arange(min(len(held_out), most))
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    size = -(-_LIKELIHOOD_BATCH // shards) * shards
+
+    def bound(variables: Variables, image: Array, key: Key) -> Array:
+        return importance_weighted_bound(model.log_weights(variables, normalize(image), key, draws))
+
+    program = sharding.pjit(bound, mesh, out_shardings=sharding.replicated(mesh))
+    values = []
+    batches = tqdm(read_batches(held_out, size, places), desc=f"likelihood, {draws} draws",
+                   total=-(-len(places) // size), unit="batch", disable=None)  # fmt: skip
+    for number, batch in enumerate(batches):
+        placed = sharding.put_batch({"image": batch.image}, mesh)["image"]
+        key = jax.random.fold_in(jax.random.key(1), number)
+        values.append(np.asarray(program(run.variables, placed, key))[: batch.count])
+    nats = np.concatenate(values)
+    bits = bits_per_dimension(-nats, int(np.prod(held_out.shape)), model.density)
+    what = "log2(127.5) bits added for the levels' distance" if model.density else "true levels"
+    if run.config.model.likelihood == "bernoulli":
+        what = "of binary pixels"
+    said: dict[str, Any] = dict(reference=f"{run.config.data.source}, held out", count=len(places))
+    source = f"Burda et al. 2015, {draws} draws"
+    return [
+        Figure("log_likelihood_bound", float(nats.mean(dtype=np.float64)), "higher", **said,
+               source=f"nats an image; {source}"),
+        Figure("bits_per_dimension", float(np.asarray(bits).mean(dtype=np.float64)), "lower",
+               **said, source=f"{source}; {what}"),
+    ]  # fmt: skip
+
+
+def shuffled_figure(
+    autoencoder: pipelines.ImageAutoencoder, held_out: Any, batch_size: int, most: int, data: str
+) -> Figure:
+    """Returns the error of images that are decoded from the latents of other images.
+
+    Where it is no larger than the error of reconstructions, the decoder does not look at them.
+    """
+    order, partners = _pairs(len(held_out), most)
+    total = 0.0
+    for image, other in zip(
+        read_batches(held_out, batch_size, order),
+        read_batches(held_out, batch_size, partners),
+        strict=True,
+    ):
+        error = (image.image - autoencoder.restore(other.image).astype(np.float64)) / 255.0
+        total += float((error[: image.count] ** 2).mean(axis=(1, 2, 3)).sum())
+    return Figure(
+        "reconstruction_mse_shuffled",
+        total / len(order),
+        "",
+        reference=f"{data}, held out",
+        count=len(order),
+        source="decoded from the latents of another image",
+    )
+
+
+def _pairs(length: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns places of images, and of the image that each is paired with, at random."""
+    order = np.random.default_rng(0).permutation(length)[:most]
+    return order, np.roll(order, 1)
+
+
+def between_figures(
+    autoencoder: pipelines.ImageAutoencoder,
+    judge_of: Callable[[SampleStore], Judge],
+    held_out: Any,
+    folder: Path,
+    batch_size: int,
+    most: int,
+) -> tuple[list[Figure], dict[str, str]]:
+    """Returns how real an image looks that is decoded half way between two held-out images.
+
+    Half way is the mean of their latents; each image is paired with one other, at random. The
+    feature network knows neither model, and sees the same pairs of every model.
+
+    Args:
+        autoencoder: Of an autoencoder or VAE.
+        judge_of: (store) -> `Judge` of these images.
+        held_out: Images.
+        folder: For the images.
+        batch_size: Images at a time.
+        most: Pairs, at most as many as there are images.
+
+    Returns:
+        Figures `interpolation_...`, and what was left out and why.
+    """
+    order, partners = _pairs(len(held_out), most)
+    count = len(order)
+    store = SampleStore(folder / "interpolations", np.full(count, -1), held_out.shape, batch_size)
+
+    def half_way(start: int) -> Iterator[np.ndarray]:
+        pairs = zip(
+            read_batches(held_out, batch_size, order, start),
+            read_batches(held_out, batch_size, partners, start),
+            strict=True,
+        )
+        for one, other in pairs:
+            both = autoencoder.encode(one.image) + autoencoder.encode(other.image)
+            yield autoencoder.decode(0.5 * both)[: one.count]
+
+    store.fill(half_way(store.num_stored()))
+    judge, left_out = judge_of(store), {}
+    for extractor in judge.extractors:
+        needed = NUM_FEATURES[extractor.network.name]
+        if count <= needed:
+            name = f"interpolation_frechet_distance ({extractor.network.name})"
+            left_out[name] = f"{count} images are fewer than its features"
+            continue
+        judge.distributions(extractor)
+    figures = [
+        figure._replace(
+            name=f"interpolation_{figure.name}",
+            source=f"{figure.source}; decoded half way between two held-out images",
+        )
+        for figure in judge.figures
+        if figure.name in _BETWEEN
+    ]
+    return figures, left_out
