@@ -69,7 +69,16 @@ LINEAR = {  # what probabilistic PCA solves in closed form; 8 px are the digits 
     **DIGITS,
     "data.image_size": 8,
     "model.network": "linear",
-    "model.num_latents": 16,
+    "model.num_latents": 8,
+    "model.sigma_is": "learned",
+    "model.sigma": 0.5,
+    "training.batch_size": 128,
+    "training.num_steps": 10_000,
+    "training.log_every": 1_000,
+    "training.eval_every": 5_000,
+    "training.preview_every": 5_000,
+    "training.checkpoint_every": 5_000,
+    "players.autoencoder.learning_rate": 3e-2,
 }
 PRESETS = {
     "digits": DIGITS,

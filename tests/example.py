@@ -23,6 +23,7 @@ TINY = {
         "model.residual_filters": 4,
         "model.num_latents": 4,
         "players.autoencoder.warmup_steps": 0,
+        "players.autoencoder.learning_rate": 1e-2,
     },
     "vqvae": {
         "model.filters": 8,

@@ -109,6 +109,9 @@ class VAE(nn.Module):
     def decode(self, latents: Array) -> Array:
         """Returns what is said of the pixels, float32 [B, H, W, P], of latents [B, Z]."""
         x = self.from_latents(latents).reshape(len(latents), *self.decoder_shape)
+        # Else a kernel divided along its last axis divides the rows of the map, and XLA (JAX
+        # 0.10.2) computes the convolutions of such parts wrongly.
+        x = nn.with_logical_constraint(x, ("batch", None, None, None))
         if self.network == "convolutional":
             x = self.decoder(nn.relu(x))
         return x.astype(jnp.float32)

@@ -1,11 +1,27 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from maskgit_jax.arrays import normalize
+from maskgit_jax.configuration import InputError
+from maskgit_jax.networks.lpips import lpips_distance
+from maskgit_jax.stage import Variables
+from maskgit_jax.stages import STAGES, vqgan
 from maskgit_jax.stages.tokenizers import summarize
-from maskgit_jax.training.step import make_train_step
-from tests.example import digits_batch, tiny_stage
+from maskgit_jax.training.sharding import path_name
+from maskgit_jax.training.step import make_train_step, player_gradients
+from tests.example import digits_batch, preset, tiny_config, tiny_stage
+from tests.networks.test_judges import params_of
 from tests.stages.test_laws import new_state
+
+JUDGES = {
+    "losses__judge": "lpips",
+    "losses__judge_weight": 0.5,
+    "losses__r1_weight": 2.0,
+    "losses__lecam_weight": 3.0,
+    "losses__lecam_decay": 0.75,
+}
 
 
 def test_the_adaptive_game_with_batch_statistics():
@@ -35,3 +51,100 @@ def test_usage_and_perplexity_over_a_split_by_hand():
     figures = summarize(means)
     assert figures["codebook_usage"] == 0.5 and figures["psnr"] == 20.0
     np.testing.assert_allclose(figures["codebook_perplexity"], 2.0, rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return {"judge": Variables({"network": params_of("lpips")}, {}, {})}
+
+
+def losses_at(stage, variables, step):
+    return jax.jit(stage.losses)(variables, digits_batch(), jax.random.key(1), jnp.int32(step))
+
+
+def test_all_judges_enter_the_losses_as_written(judge):
+    """Each term against an independent computation, with taming's discriminator of patches."""
+    stage, config, _ = tiny_stage("vqgan", **JUDGES)
+    variables = jax.jit(stage.init)(jax.random.key(0), digits_batch(), judge)
+    image = normalize(jnp.asarray(digits_batch()["image"]))
+    losses, (state, metrics) = losses_at(stage, variables, 5)
+    exports = stage.exports
+    decoded = jax.jit(lambda v: exports.decode(v, exports.encode(v, image)))(variables)
+    distance = jax.jit(lpips_distance)(judge["judge"].params["network"], image, decoded).mean()
+    np.testing.assert_allclose(metrics["perceptual_loss"], 0.5 * distance, rtol=1e-3)
+
+    discriminator = vqgan.networks(config).discriminator
+    params = {"params": variables.params["discriminator"]}
+
+    def logits_of(x):
+        return discriminator.apply(params, x, train=True)
+
+    real, fake = jax.jit(logits_of)(image), jax.jit(logits_of)(decoded)
+    gradient = jax.jit(jax.vmap(jax.grad(lambda x: logits_of(x[None]).sum())))(image)
+    r1 = (np.asarray(gradient, np.float64) ** 2).sum(axis=(1, 2, 3)).mean()
+    np.testing.assert_allclose(metrics["r1"], r1, rtol=1e-4)
+    lecam = (np.asarray(real) ** 2).mean() + (np.asarray(fake) ** 2).mean()  # averages are 0
+    np.testing.assert_allclose(metrics["lecam"], lecam, rtol=1e-3)
+    base = np.logaddexp(0, -real).mean() + np.logaddexp(0, fake).mean()
+    np.testing.assert_allclose(losses["discriminator"], base + 2 * r1 + 3 * lecam, rtol=1e-3)
+    np.testing.assert_allclose(state["lecam"]["lecam_real"], 0.25 * real.mean(), rtol=1e-4)
+    np.testing.assert_allclose(state["lecam"]["lecam_fake"], 0.25 * fake.mean(), rtol=1e-3)
+    generator = config.losses.adversarial_weight * np.logaddexp(0, -fake).mean()
+    total = sum(metrics[name] for name in ("pixel_loss", "perceptual_loss", "quantizer_loss"))
+    np.testing.assert_allclose(losses["autoencoder"], total + generator, rtol=1e-4)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_with_all_judges_gradients_reach_both_players(judge, adaptive):
+    changes = {"discriminator__kind": "stylegan", "losses__adaptive": adaptive}
+    stage, config, _ = tiny_stage("vqgan", **JUDGES, **changes)
+    variables = jax.jit(stage.init)(jax.random.key(0), digits_batch(), judge)
+    gradients, _, _, _ = jax.jit(
+        lambda v: player_gradients(stage, v, digits_batch(), jax.random.key(1), jnp.int32(5))
+    )(variables)
+    assert set(gradients) == {"autoencoder", "discriminator"}, "the judge is no player"
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
+        name = path_name(path)
+        assert bool(jnp.isfinite(leaf).all()), name
+        if not name.endswith("key/bias"):
+            assert float(abs(leaf).max()) > 0, name
+
+
+def test_a_judge_is_not_part_of_what_is_saved(judge):
+    stage, config, _ = tiny_stage("vqgan", **JUDGES)
+    state = new_state(stage, config, judge, digits_batch())
+    names = {path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)}
+    assert not any("vgg16" in name for name in names)
+    assert any("lecam_real" in name for name in names)
+
+
+def test_the_official_tokenizer_is_a_preset():
+    """google-research/magvit's recipe of MaskGIT, on pixels in [-1, 1]."""
+    config = preset("vqgan", "imagenet256")
+    STAGES["vqgan"].validate(config)
+    assert config.losses.judge == "resnet50_features" and config.losses.judge_weight == 0.1
+    assert config.losses.r1_weight == 10 * 4 and config.losses.pixel_weight == 1 / 4
+    image = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
+    discriminator = vqgan.networks(config).discriminator
+    shapes = jax.eval_shape(
+        lambda key, x: discriminator.init(key, x, train=True), jax.random.key(0), image
+    )
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 23_998_017
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"losses__judge": "vgg"}, "judge is 'vgg'; allowed: , lpips"),
+        ({"losses__judge": "lpips", "data__image_size": 8}, "images of 16 pixels or more"),
+        ({"losses__judge_weight": -1.0}, "judge_weight is -1.0"),
+        ({"losses__lecam_decay": 1.0}, "lecam_decay is 1.0"),
+        ({"discriminator__kind": "transformer"}, "kind is 'transformer'; allowed: patch"),
+        ({"discriminator__norm": "batch", "losses__r1_weight": 1.0}, "norm is 'batch'"),
+        ({"losses__adversarial_weight": 0.0, "losses__r1_weight": 1.0}, "without a discriminator"),
+        ({"discriminator__num_layers": 5}, "too many for images of 16"),
+    ],
+)
+def test_judges_that_cannot_work_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        STAGES["vqgan"].validate(tiny_config("vqgan", **changes))
