@@ -59,6 +59,7 @@ PRESETS = {
         **SMALL,
         "data.source": "idx:/usr/share/datasets/fashion-mnist",
         "data.image_size": 28,
+        "model.residual_filters": 47,  # a decoder as large as that of configs/vqvae.py
         "model.revive_after": 30,
         "training.num_steps": 1_500,
         "training.log_every": 50,
