@@ -97,7 +97,8 @@ def collapse(runs: Path) -> None:
     """Writes `collapse.png`: collapsed above, cured below."""
     plots = []
     for name in ("vae-digits_collapsed", "vae-digits_cured"):
-        (path,) = (runs / name).glob("evaluation/*/posterior.png")
+        found = (runs / name).glob("evaluation/*/posterior.png")
+        path = max(found, key=lambda path: path.stat().st_mtime)
         plots.append(np.asarray(Image.open(path).convert("RGB")))
     gap = np.full((GAP, *plots[0].shape[1:]), 255, np.uint8)
     Image.fromarray(np.concatenate([plots[0], gap, plots[1]])).save(DOCS / "collapse.png")

@@ -50,7 +50,8 @@ NUM_REFERENCE = flags.DEFINE_integer("num_reference", Limits().reference, "Train
                                      "distances of distributions, at most.",
                                      lower_bound=2)  # fmt: skip
 NUM_NEIGHBOURS = flags.DEFINE_integer("num_neighbours", Limits().neighbours, "Images behind "
-                                      "precision, recall, density, coverage, at most.",
+                                      "precision, recall, density, coverage and figures of "
+                                      "latents, at most.",
                                       lower_bound=10)  # fmt: skip
 NUM_ORIGINALITY = flags.DEFINE_integer("num_originality", Limits().originality, "Images whose "
                                        "nearest training image is looked for, at most.",

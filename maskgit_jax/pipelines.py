@@ -114,7 +114,7 @@ def load_run(workdir: str | Path, mesh: Mesh, checkpoint: str = "latest") -> Run
         raise InputError(f"{workdir} has no checkpoint '{checkpoint}'; there are: latest, {known}")
     step = steps[-1] if checkpoint == "latest" else int(checkpoint)
     stages, frozen = load_frozen(Path(workdir) / "frozen", config, mesh)
-    stage = stage_module(config.stage).build(config, stages)
+    stage = _built(config, stages, workdir)
     shapes = abstract_variables(stage, config)
     averaged = [name for name, player in config.players.items() if player.ema_rate]
     params = dict(shapes.params)
@@ -129,6 +129,17 @@ def load_run(workdir: str | Path, mesh: Mesh, checkpoint: str = "latest") -> Run
     return Run(config, stage, variables, step)
 
 
+def _built(config: ConfigDict, stages: dict[str, Stage], folder: str | Path) -> Stage:
+    """Returns the stage of a configuration that was read from `folder`."""
+    try:
+        return stage_module(config.stage).build(config, stages)
+    except (AttributeError, KeyError) as error:
+        raise InputError(
+            f"{folder} was written by another version: its config.json lacks a key "
+            f"({str(error).splitlines()[0]}); train it again"
+        ) from error
+
+
 def _placed(abstract: PyTree, mesh: Mesh) -> PyTree:
     return with_sharding(abstract, sharding.tree_shardings(abstract, mesh))
 
@@ -141,7 +152,7 @@ def load_frozen(
     for name in stage_module(config.stage).needs(config):
         inner = read_config(folder / name)
         inner_stages, inner_variables = load_frozen(folder / name / "frozen", inner, mesh)
-        stages[name] = stage_module(inner.stage).build(inner, inner_stages)
+        stages[name] = _built(inner, inner_stages, folder / name)
         shapes = abstract_variables(stages[name], inner)
         abstract = _placed({"params": shapes.params, "state": shapes.state}, mesh)
         loaded = restore_variables(folder.resolve() / name / "variables", abstract)
@@ -197,8 +208,8 @@ class ImageGenerator:
         for name in changes:
             require(
                 name in known._fields,
-                f"--{name} says nothing to stage '{self._stage}'; it has "
-                f"{', '.join(f'--{field}' for field in known._fields)}",
+                f"stage '{self._stage}' has no setting '{name}'; its settings are "
+                f"{', '.join(known._fields)}",
             )
         settings = known._replace(**changes)
         self.generator.check_settings(settings)

@@ -6,6 +6,7 @@ a generator without classes). Of autoencoders and VAEs it also shows the latents
 """
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from maskgit_jax import command_line, pipelines
 from maskgit_jax.autoencoders.latent_paths import interpolated, traversals_around
 from maskgit_jax.configuration import InputError, base, require
+from maskgit_jax.data.image_sets import Squares
 from maskgit_jax.data.sources import open_sources
 from maskgit_jax.stage import LatentModel
 from maskgit_jax.training.sharding import make_mesh
@@ -81,7 +83,9 @@ def write_images(path: Path, images: np.ndarray, labels: list[int] | None) -> No
     write_png(path, images, columns)
 
 
-def latent_pictures(run: pipelines.Run, mesh: Mesh, what: str, rows: int, seed: int) -> np.ndarray:
+def latent_pictures(
+    run: pipelines.Run, mesh: Mesh, what: str, rows: int, seed: int, batch_size: int
+) -> np.ndarray:
     """Returns images uint8 [rows, columns, H, W, C] of ways through the latents.
 
     Args:
@@ -91,6 +95,7 @@ def latent_pictures(run: pipelines.Run, mesh: Mesh, what: str, rows: int, seed: 
             "traversals" pass through one of them, the units that vary most first.
         rows: At most; there are not more traversals than units.
         seed: Chooses the images.
+        batch_size: Images at a time.
 
     Raises:
         InputError: The run's latents are no vectors of numbers, or there are too few images.
@@ -101,26 +106,32 @@ def latent_pictures(run: pipelines.Run, mesh: Mesh, what: str, rows: int, seed: 
             f"--what={what} needs latents that are numbers, but this run holds stage "
             f"'{run.config.stage}'; give a run of configs/vae.py"
         )
-    held_out = open_sources(run.config.data).evaluation
+    data = run.config.data
+    held_out = Squares(open_sources(data).evaluation, data.image_size, data.channels)
     order = np.random.default_rng(seed).permutation(len(held_out))
     autoencoder = pipelines.ImageAutoencoder(run, mesh)
 
+    def images_at(places: np.ndarray) -> np.ndarray:
+        return np.stack([held_out[int(place)]["image"] for place in places])
+
+    def in_batches(function: Callable[[np.ndarray], np.ndarray], values: np.ndarray) -> np.ndarray:
+        starts = range(0, len(values), batch_size)
+        return np.concatenate([function(values[start : start + batch_size]) for start in starts])
+
     def decoded(latents: jax.Array) -> np.ndarray:
-        flat = np.asarray(latents).reshape(-1, latents.shape[-1])
-        images = autoencoder.decode(flat)
+        images = in_batches(autoencoder.decode, np.asarray(latents).reshape(-1, latents.shape[-1]))
         return images.reshape(*latents.shape[:2], *images.shape[1:])
 
     if what == "traversals":
-        some = np.stack([held_out[int(place)]["image"] for place in order[:MOST_ENCODED]])
-        latents = autoencoder.encode(some)
+        latents = in_batches(autoencoder.encode, images_at(order[:MOST_ENCODED]))
         prior = exports.variational is not None
         return decoded(traversals_around(latents, prior, rows, COLUMNS))
     require(
         2 * rows <= len(held_out),
         f"{rows} interpolations need {2 * rows} held-out images, and there are {len(held_out)}",
     )
-    some = np.stack([held_out[int(place)]["image"] for place in order[: 2 * rows]])
-    start, end = np.split(autoencoder.encode(some), 2)
+    some = images_at(order[: 2 * rows])
+    start, end = np.split(in_batches(autoencoder.encode, some), 2)
     between = decoded(interpolated(start, end, COLUMNS))
     return np.concatenate([some[:rows, None], between, some[rows:, None]], axis=1)
 
@@ -133,8 +144,11 @@ def main() -> None:
     run = pipelines.load_run(WORKDIR.value, mesh, CHECKPOINT.value)
     if WHAT.value != "samples":
         require(out.suffix == ".png", f"--out is {out}; {WHAT.value} are written as .png")
-        require(not LABELS.value, f"--labels says nothing to --what={WHAT.value}; leave it out")
-        pictures = latent_pictures(run, mesh, WHAT.value, NUM.value or 8, SEED.value)
+        for name in [*DECODING(), *(["labels"] if LABELS.value else [])]:
+            raise InputError(f"--{name} says nothing to --what={WHAT.value}; leave it out")
+        pictures = latent_pictures(
+            run, mesh, WHAT.value, NUM.value or 8, SEED.value, BATCH_SIZE.value
+        )
         write_pictures(out, pictures)
         print(f"wrote {len(pictures)} {WHAT.value} to {out}")
         return

@@ -56,9 +56,12 @@ def check_resumable(config: ConfigDict, workdir: Path) -> None:
         f"{workdir} holds a run of stage '{before.stage}', not '{config.stage}'; choose another "
         "--workdir",
     )
+    groups = {"model": list(config.model), "data": ["image_size", "channels"]}
+    if "discriminator" in config:
+        groups["discriminator"] = list(config.discriminator)
     changed = [
-        f"config.{group}.{key} was {before[group][key]} and is {config[group][key]}"
-        for group, keys in (("model", list(config.model)), ("data", ["image_size", "channels"]))
+        f"config.{group}.{key} was {before[group].get(key, 'unknown')} and is {config[group][key]}"
+        for group, keys in groups.items()
         for key in keys
         if key not in before[group] or before[group][key] != config[group][key]
     ]
@@ -164,8 +167,9 @@ def main() -> None:
         train_batches(sources.train, config.data, batch_size, config.seed, *processes),
         lambda: eval_batches(sources.evaluation, config.data, batch_size, *processes),
     )
-    pipelines.write_config(workdir, config)
-    Trainer(stage, config, workdir, data, {**frozen, **judges}, mesh).run()
+    trainer = Trainer(stage, config, workdir, data, {**frozen, **judges}, mesh)
+    pipelines.write_config(workdir, config)  # not before the checkpoint proved to be of this config
+    trainer.run()
 
 
 if __name__ == "__main__":

@@ -76,16 +76,6 @@ def refused(module: str, *arguments: str) -> str:
     return lines[0]
 
 
-TINY_VAE = [
-    "--config=configs/vae.py",
-    "--config.model.filters=8",
-    "--config.model.residual_filters=4",
-    "--config.model.num_latents=4",
-    "--config.training.batch_size=16",
-    "--config.training.num_steps=4",
-]
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A tokenizer and a MaskGIT, both tiny, trained by the public commands."""
@@ -258,11 +248,17 @@ def test_sampling_refuses_bad_input_in_one_line(runs, arguments, message):
 
 def test_commands_refuse_the_wrong_kind_of_run(runs, tmp_path):
     assert "generates no images" in refused("sample", f"--workdir={runs / 'vqgan'}")
-    assert "--pixels says nothing to stage 'maskgit'" in refused(
+    assert "stage 'maskgit' has no setting 'pixels'" in refused(
         "sample", f"--workdir={runs / 'maskgit'}", "--pixels=draw"
     )
     assert "is no tokenizer" in refused("encode", f"--workdir={runs / 'maskgit'}")
     assert "holds no run" in refused("sample", f"--workdir={tmp_path}")
+
+
+def test_tokens_have_no_ways_between_them(runs):
+    assert "needs latents that are numbers" in refused(
+        "sample", f"--workdir={runs / 'vqgan'}", "--what=interpolations"
+    )
 
 
 def test_a_truncated_checkpoint_is_named(runs, tmp_path):
@@ -357,102 +353,3 @@ def test_evaluation_refuses_bad_input_in_one_line(tmp_path, arguments, message):
         for argument in arguments
     ]  # fmt: skip
     assert message in refused("evaluate", f"--cache={tmp_path / 'cache'}", *placed)
-
-
-@pytest.fixture(scope="module")
-def latent_runs(tmp_path_factory):
-    """A VAE and a plain autoencoder, both tiny."""
-    place = tmp_path_factory.mktemp("latent_runs")
-    code, _, err = run("train", *TINY_VAE, f"--workdir={place / 'vae'}")
-    assert code == 0, err[-3000:]
-    code, _, err = run(
-        "train", *TINY_VAE, "--config.model.posterior=none",
-        "--config.training.best_metric=reconstruction_mse", f"--workdir={place / 'autoencoder'}",
-    )  # fmt: skip
-    assert code == 0, err[-3000:]
-    return place
-
-
-def test_a_vae_is_sampled_and_its_latents_are_shown(latent_runs, tmp_path):
-    vae = f"--workdir={latent_runs / 'vae'}"
-    code, _, err = run(
-        "sample", vae, "--num=5", "--temperature=0.5", "--pixels=draw", f"--out={tmp_path}/a.npz"
-    )
-    assert code == 0, err[-3000:]
-    with np.load(tmp_path / "a.npz") as file:
-        assert file["images"].shape == (5, 16, 16, 1) and file.files == ["images"], "no labels"
-    for what, rows, columns in (("interpolations", 3, 12), ("traversals", 4, 10)):
-        out = tmp_path / f"{what}.png"
-        code, _, err = run("sample", vae, f"--what={what}", f"--num={rows}", f"--out={out}")
-        assert code == 0, err[-3000:]
-        with Image.open(out) as picture:
-            assert picture.size == (columns * 66 + 2, rows * 66 + 2)
-
-
-def figures_of(workdir) -> dict[str, float]:
-    (evaluation,) = json.loads((workdir / "evaluation.json").read_text()).values()
-    return {figure["name"]: figure["value"] for figure in evaluation["figures"]}
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_vae_is_evaluated_as_first_stage_and_as_generator(latent_runs, tmp_path):
-    workdir = latent_runs / "vae"
-    code, out, err = run(
-        "evaluate", f"--workdir={workdir}", "--num=70", "--draws=3", "--num_likelihood=20",
-        f"--cache={tmp_path}",
-    )  # fmt: skip
-    assert code == 0, err[-3000:]
-    found = figures_of(workdir)
-    np.testing.assert_allclose(
-        found["elbo"],
-        found["elbo_reconstruction"] - found["mutual_information"] - found["marginal_kl"],
-        rtol=1e-6,
-    )
-    assert {"reconstruction_mse", "reconstruction_mse_shuffled", "active_units", "precision",
-            "collapsed_units_0.1", "log_likelihood_bound", "bits_per_dimension",
-            "interpolation_precision", "frechet_distance", "copies"} <= set(found)  # fmt: skip
-    assert "classification_accuracy_score" not in found and "have no labels" in out
-    (plot,) = workdir.glob("evaluation/*/posterior.png")
-    with Image.open(plot) as picture:
-        assert picture.width > 500
-    numbers = json.loads(plot.with_suffix(".json").read_text())
-    assert len(numbers["kl_per_unit"]) == 4 and len(numbers["epsilons"]) == 81
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_an_autoencoder_is_evaluated_and_makes_no_images(latent_runs, tmp_path):
-    workdir = latent_runs / "autoencoder"
-    code, out, err = run("evaluate", f"--workdir={workdir}", f"--cache={tmp_path}")
-    assert code == 0, err[-3000:]
-    found = figures_of(workdir)
-    assert {"reconstruction_mse_shuffled", "interpolation_precision"} <= set(found)
-    assert "elbo" not in found and "neither posteriors nor a prior" in out
-    code, _, err = run(
-        "sample", f"--workdir={workdir}", "--what=traversals", f"--out={tmp_path}/t.png"
-    )
-    assert code == 0, err[-3000:]
-    assert "config.model.posterior is 'none'" in refused("sample", f"--workdir={workdir}")
-    assert "--steps says nothing to a run that makes no images" in refused(
-        "evaluate", f"--workdir={workdir}", "--steps=3", f"--cache={tmp_path}"
-    )
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--labels=3"], "stage 'vae' knows no classes"),
-        (["--steps=4"], "--steps says nothing to stage 'vae'; it has --temperature, --pixels"),
-        (["--temperature=-1"], "temperature is -1.0"),
-        (["--what=interpolations", "--num=181"], "need 362 held-out images, and there are 360"),
-        (["--what=traversals", "--out=a.npz"], "traversals are written as .png"),
-        (["--what=traversals", "--labels=3"], "--labels says nothing to --what=traversals"),
-    ],
-)
-def test_sampling_a_vae_refuses_bad_input_in_one_line(latent_runs, arguments, message):
-    assert message in refused("sample", f"--workdir={latent_runs / 'vae'}", *arguments)
-
-
-def test_tokens_have_no_ways_between_them(runs):
-    assert "needs latents that are numbers" in refused(
-        "sample", f"--workdir={runs / 'vqgan'}", "--what=interpolations"
-    )

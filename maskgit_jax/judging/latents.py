@@ -64,7 +64,7 @@ def posterior_figures(
         mesh: Devices.
         folder: For what is written.
         batch_size: Images at a time.
-        most: Images that are looked at, the first ones.
+        most: Images that are looked at, a fixed random choice.
     """
     found = _posteriors(run, held_out, mesh, batch_size, most)
     kl = 0.5 * (found.mean**2 + np.expm1(found.log_variance) - found.log_variance)  # [N, Z]
@@ -79,14 +79,15 @@ def posterior_figures(
         "collapsed_share": curve.tolist(),
     }
     write_text(folder / "posterior.json", json.dumps(numbers, indent=2) + "\n")
+    law = likelihood_name(run)
     parts, elbo = mutual_information(found.mean, found.log_variance, seed=0), found.elbo.mean()
     units, draws = found.mean.shape[1], f"{_ELBO_DRAWS} draws an image"
     said: dict[str, Any] = dict(reference=f"{run.config.data.source}, held out", count=len(kl))
     at_tenth = float(collapse_curve(kl, np.asarray([0.1]), DELTA)[0])
     return [
-        Figure("elbo", elbo, "higher", **said, source=f"nats an image, {draws}"),
+        Figure("elbo", elbo, "higher", **said, source=f"nats an image, {draws}; {law}"),
         Figure("elbo_reconstruction", elbo + parts.kl, "higher", **said,
-               source="elbo = this - mutual_information - marginal_kl"),
+               source=f"elbo = this - mutual_information - marginal_kl; {law}"),
         Figure("mutual_information", parts.mutual_information, "", **said,
                source=f"nats; Hoffman and Johnson 2016; cannot exceed log N = {parts.bound:.2f}"),
         Figure("marginal_kl", parts.marginal_kl, "lower", **said,
@@ -96,6 +97,15 @@ def posterior_figures(
         Figure("collapsed_units_0.1", at_tenth, "", **said,
                source="share below 0.1 nats for 99% of images; Lucas et al. 2019"),
     ]  # fmt: skip
+
+
+def likelihood_name(run: pipelines.Run) -> str:
+    """Returns of what a run's likelihoods are; those of different kinds cannot be compared."""
+    return {
+        "gaussian": "a density over [-1, 1]; log2(127.5) is added to bits per dimension",
+        "logistic_mixture": "a probability of 256 levels",
+        "bernoulli": "a probability of binary pixels",
+    }[run.config.model.likelihood]
 
 
 def _variational(run: pipelines.Run) -> Variational:
@@ -116,7 +126,7 @@ def _posteriors(
         return Posteriors(mean, log_variance, elbo)
 
     program = sharding.pjit(look, mesh, out_shardings=sharding.replicated(mesh))
-    rows, places = [], np.arange(min(len(held_out), most))
+    rows, places = [], _some(len(held_out), most)
     batches = tqdm(read_batches(held_out, batch_size, places), desc="posteriors",
                    total=-(-len(places) // batch_size), unit="batch", disable=None)  # fmt: skip
     for number, batch in enumerate(batches):
@@ -137,10 +147,10 @@ def likelihood_figures(
         held_out: Images.
         mesh: Devices.
         draws: From the posterior of each image, K.
-        most: Images that are looked at, the first ones.
+        most: Images that are looked at, a fixed random choice.
     """
     model = _variational(run)
-    places = np.arange(min(len(held_out), most))
+    places = _some(len(held_out), most)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     size = -(-_LIKELIHOOD_BATCH // shards) * shards
 
@@ -157,16 +167,13 @@ def likelihood_figures(
         values.append(np.asarray(program(run.variables, placed, key))[: batch.count])
     nats = np.concatenate(values)
     bits = bits_per_dimension(-nats, int(np.prod(held_out.shape)), model.density)
-    what = "log2(127.5) bits added for the levels' distance" if model.density else "true levels"
-    if run.config.model.likelihood == "bernoulli":
-        what = "of binary pixels"
     said: dict[str, Any] = dict(reference=f"{run.config.data.source}, held out", count=len(places))
-    source = f"Burda et al. 2015, {draws} draws"
+    source = f"Burda et al. 2015, {draws} draws; {likelihood_name(run)}"
     return [
         Figure("log_likelihood_bound", float(nats.mean(dtype=np.float64)), "higher", **said,
                source=f"nats an image; {source}"),
         Figure("bits_per_dimension", float(np.asarray(bits).mean(dtype=np.float64)), "lower",
-               **said, source=f"{source}; {what}"),
+               **said, source=source),
     ]  # fmt: skip
 
 
@@ -196,9 +203,14 @@ def shuffled_figure(
     )
 
 
+def _some(length: int, most: int) -> np.ndarray:
+    """Returns places of images in a random order: datasets may be sorted by class."""
+    return np.random.default_rng(0).permutation(length)[:most]
+
+
 def _pairs(length: int, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns places of images, and of the image that each is paired with, at random."""
-    order = np.random.default_rng(0).permutation(length)[:most]
+    order = _some(length, most)
     return order, np.roll(order, 1)
 
 
@@ -228,7 +240,8 @@ def between_figures(
     """
     order, partners = _pairs(len(held_out), most)
     count = len(order)
-    store = SampleStore(folder / "interpolations", np.full(count, -1), held_out.shape, batch_size)
+    place = folder / f"interpolations-{count}"
+    store = SampleStore(place, np.full(count, -1), held_out.shape, batch_size)
 
     def half_way(start: int) -> Iterator[np.ndarray]:
         pairs = zip(
@@ -243,10 +256,10 @@ def between_figures(
     store.fill(half_way(store.num_stored()))
     judge, left_out = judge_of(store), {}
     for extractor in judge.extractors:
-        needed = NUM_FEATURES[extractor.network.name]
-        if count <= needed:
-            name = f"interpolation_frechet_distance ({extractor.network.name})"
-            left_out[name] = f"{count} images are fewer than its features"
+        network = extractor.network.name
+        if count <= NUM_FEATURES[network]:
+            names = ", ".join(f"interpolation_{name}" for name in _BETWEEN)
+            left_out[f"{names} ({network})"] = f"{count} images are fewer than its features"
             continue
         judge.distributions(extractor)
     figures = [

@@ -135,9 +135,16 @@ def evaluate_run(
         made_by = generator.settings(**decoding)
         num = num or min(MOST_SAMPLES, len(sources.train))
         settings |= {"seed": seed, "batch_size": asked.batch_size, **made_by._asdict(), "num": num}
-        check_sets(real.training.shape, num, real, asked.networks, asked.limits)
-    for name in decoding if generator is None else ():
-        raise InputError(f"--{name} says nothing to a run that makes no images; leave it out")
+        try:
+            check_sets(real.training.shape, num, real, asked.networks, asked.limits)
+        except InputError as error:
+            if not isinstance(exports, LatentModel):
+                raise
+            # The other figures of a VAE need no such numbers.
+            left_out["generation"], generator = str(error), None
+    else:
+        for name in decoding:
+            raise InputError(f"--{name} says nothing to a run that makes no images; leave it out")
     parts = []
     if isinstance(exports, Tokenizer | LatentModel):
         parts.append(_reconstruction(run, workdir, real, asked))
@@ -168,10 +175,13 @@ def _held_out_figures(run: pipelines.Run, sources: Sources, asked: Asked) -> lis
     progress = tqdm(batches, desc="held-out images", total=total, unit="batch", disable=None)
     program = compile_eval_step(run.stage, asked.mesh)
     found = evaluate_split(run.stage, run.variables, progress, asked.mesh, program)
+    source = f"stage {run.config.stage}"
+    if generator_of(run.stage.exports) and isinstance(run.stage.exports, LatentModel):
+        source += f"; {latents.likelihood_name(run)}"
     return [
         Figure(name, value, better(name),
                reference=f"{run.config.data.source}, held out", count=len(sources.evaluation),
-               source=f"stage {run.config.stage}")
+               source=source)
         for name, value in found.items()
     ]  # fmt: skip
 

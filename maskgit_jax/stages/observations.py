@@ -32,6 +32,7 @@ class Observation(NamedTuple):
         density: Whether pixels have a density over [-1, 1], not probabilities of levels.
         prepare: (image, key) -> the image that encoder and likelihood see; the same image but
             for binarised ones.
+        expected: (image) -> the mean of what `prepare` gives, for where there is no key.
         log_likelihood: (image, outputs [B, H, W, P], log_sigma) -> log p(x | z), [B], nats.
         mean: (outputs) -> the mean image.
         draw: (outputs, log_sigma, key) -> an image drawn from the distribution.
@@ -40,6 +41,7 @@ class Observation(NamedTuple):
     outputs: int
     density: bool
     prepare: Callable[[Array, Key], Array]
+    expected: Callable[[Array], Array]
     log_likelihood: Callable[[Array, Array, Array | float], Array]
     mean: Callable[[Array], Array]
     draw: Callable[[Array, Array | float, Key], Array]
@@ -78,7 +80,7 @@ def initial_log_sigma(config: ConfigDict) -> float | None:
     return math.log(model.sigma) if learned else None
 
 
-def _as_given(image: Array, key: Key) -> Array:
+def _as_given(image: Array, key: Key | None = None) -> Array:
     del key
     return image
 
@@ -88,16 +90,24 @@ def _gaussian(channels: int) -> Observation:
         return outputs + jnp.exp(log_sigma) * jax.random.normal(key, outputs.shape)
 
     return Observation(
-        channels, True, _as_given, gaussian_log_likelihood, lambda outputs: outputs, draw
+        outputs=channels,
+        density=True,
+        prepare=_as_given,
+        expected=_as_given,
+        log_likelihood=gaussian_log_likelihood,
+        mean=lambda outputs: outputs,
+        draw=draw,
     )
 
 
 def _bernoulli(channels: int, binarization: str) -> Observation:
-    def prepare(image: Array, key: Key) -> Array:
-        brightness = 0.5 * (image + 1.0)
-        if binarization == "threshold":
-            return jnp.where(brightness > 0.5, 1.0, -1.0)
-        return jnp.where(jax.random.bernoulli(key, brightness.clip(0.0, 1.0)), 1.0, -1.0)
+    def at_random(image: Array, key: Key) -> Array:
+        brightness = (0.5 * (image + 1.0)).clip(0.0, 1.0)
+        return jnp.where(jax.random.bernoulli(key, brightness), 1.0, -1.0)
+
+    def by_threshold(image: Array, key: Key | None = None) -> Array:
+        del key
+        return jnp.where(image > 0.0, 1.0, -1.0)
 
     def log_likelihood(image: Array, outputs: Array, log_sigma: Array | float) -> Array:
         del log_sigma
@@ -110,7 +120,16 @@ def _bernoulli(channels: int, binarization: str) -> Observation:
         del log_sigma
         return jnp.where(jax.random.bernoulli(key, jax.nn.sigmoid(outputs)), 1.0, -1.0)
 
-    return Observation(channels, False, prepare, log_likelihood, mean, draw)
+    dynamic = binarization == "dynamic"
+    return Observation(
+        outputs=channels,
+        density=False,
+        prepare=at_random if dynamic else by_threshold,
+        expected=_as_given if dynamic else by_threshold,
+        log_likelihood=log_likelihood,
+        mean=mean,
+        draw=draw,
+    )
 
 
 def _logistic_mixture(channels: int, num_mixtures: int) -> Observation:
@@ -123,10 +142,11 @@ def _logistic_mixture(channels: int, num_mixtures: int) -> Observation:
         return sample_mixture(outputs, channels, key)
 
     return Observation(
-        num_mixture_parameters(num_mixtures, channels),
-        False,
-        _as_given,
-        log_likelihood,
-        lambda outputs: mixture_mean(outputs, channels),
-        draw,
+        outputs=num_mixture_parameters(num_mixtures, channels),
+        density=False,
+        prepare=_as_given,
+        expected=_as_given,
+        log_likelihood=log_likelihood,
+        mean=lambda outputs: mixture_mean(outputs, channels),
+        draw=draw,
     )

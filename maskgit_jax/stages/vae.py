@@ -60,6 +60,16 @@ def validate(config: ConfigDict) -> None:
     for key in ("beta", "annealing_steps", "free_bits"):
         value = losses[key]
         require(value >= 0, f"config.losses.{key} is {value}; it must not be negative")
+    require(
+        losses.annealing == "constant" or losses.annealing_steps > 0,
+        f"config.losses.annealing is '{losses.annealing}', but takes 0 steps; set "
+        "config.losses.annealing_steps",
+    )
+    require(
+        model.posterior == "gaussian" or config.training.best_metric != "negative_elbo",
+        "config.training.best_metric is 'negative_elbo', which an autoencoder "
+        "(config.model.posterior=none) does not have; set it to reconstruction_mse",
+    )
     cycles = losses.annealing_cycles
     require(cycles >= 1, f"config.losses.annealing_cycles is {cycles}; it must be at least 1")
     require(
@@ -193,10 +203,7 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         return {"autoencoder": nats}, (noise.followed(variables.state, log_sigma, step), metrics)
 
     def encode(variables: Variables, image: Array) -> Array:
-        if pixels.density or config.model.binarization == "dynamic":
-            return apply(variables, "encode", image)[0]
-        # Grey levels are the mean of images binarised at random; a threshold has no mean.
-        return apply(variables, "encode", pixels.prepare(image, jax.random.key(0)))[0]
+        return apply(variables, "encode", pixels.expected(image))[0]
 
     def decode(variables: Variables, latents: Array) -> Array:
         return pixels.mean(apply(variables, "decode", latents))

@@ -53,6 +53,11 @@ def validate(config: ConfigDict) -> None:
         require(losses[key] >= 0, f"config.losses.{key} is {losses[key]}; it must not be negative")
     decay = losses.lecam_decay
     require(0 <= decay < 1, f"config.losses.lecam_decay is {decay}; it must be in [0, 1)")
+    require(
+        bool(losses.judge) or not losses.judge_file,
+        f"config.losses.judge_file is '{losses.judge_file}', but config.losses.judge is empty; "
+        "name the network of these weights",
+    )
     if losses.judge:
         least = smallest_side(losses.judge)
         require(
@@ -66,6 +71,11 @@ def validate(config: ConfigDict) -> None:
 
 def _validate_discriminator(config: ConfigDict) -> None:
     losses, judge, side = config.losses, config.discriminator, config.data.image_size
+    for key in ("filters", "num_layers", "max_width"):
+        require(
+            judge[key] >= 1,
+            f"config.discriminator.{key} is {judge[key]}; it must be at least 1",
+        )
     if losses.adversarial_weight == 0:
         for key in ("r1_weight", "lecam_weight"):
             require(

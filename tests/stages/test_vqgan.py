@@ -138,6 +138,8 @@ def test_the_official_tokenizer_is_a_preset():
         ({"losses__judge": "vgg"}, "judge is 'vgg'; allowed: , lpips"),
         ({"losses__judge": "lpips", "data__image_size": 8}, "images of 16 pixels or more"),
         ({"losses__judge_weight": -1.0}, "judge_weight is -1.0"),
+        ({"losses__judge_file": "vgg.pth"}, "name the network of these weights"),
+        ({"discriminator__max_width": 0}, "max_width is 0"),
         ({"losses__lecam_decay": 1.0}, "lecam_decay is 1.0"),
         ({"discriminator__kind": "transformer"}, "kind is 'transformer'; allowed: patch"),
         ({"discriminator__norm": "batch", "losses__r1_weight": 1.0}, "norm is 'batch'"),
