@@ -83,7 +83,9 @@ def test_the_loss_is_the_negative_bound_with_its_weights():
 
 
 def test_free_bits_cost_every_unit_its_floor():
-    stage, _, variables = started(losses__free_bits=7.0)  # far above any unit at the start
+    stage, _, variables = started(
+        losses__free_bits=7.0, losses__beta=1.0
+    )  # far above any unit at the start
     loss, _, metrics = loss_of(stage, variables)
     np.testing.assert_allclose(loss - metrics["reconstruction_nats"], 4 * 7.0, rtol=1e-4)
 
