@@ -57,8 +57,10 @@ def posterior_plot(
     for units, colour, name in ((active, _ACTIVE, "active"), (~active, _INACTIVE, "inactive")):
         label = f"{name}: {np.count_nonzero(units)} of {len(units)}"
         place, height = np.flatnonzero(units), kl_per_unit[order][units]
-        bars.bar(place, height, color=colour, label=label)
-        bars.plot(place, height, "o", color=colour, markersize=4)  # bars of nearly 0 do not show
+        bars.bar(place, height, color=colour)
+        # Bars of nearly 0 do not show, and an empty set of bars has no colour in the legend.
+        bars.plot(place, height, "o", color=colour, markersize=4, label=label)
+    bars.set_ylim(0.0, 1.05 * max(0.1, kl_per_unit.max()))  # what is nothing shall look so
     bars.set(xlabel="unit, by divergence", ylabel="KL from the prior (nats)", title="Units")
     bars.legend()
     curve.plot(epsilons, 100.0 * collapsed_share)
