@@ -257,9 +257,10 @@ def between_figures(
     judge, left_out = judge_of(store), {}
     for extractor in judge.extractors:
         network = extractor.network.name
-        if count <= NUM_FEATURES[network]:
+        fewest = min(count, len(judge.real.training or ()))
+        if fewest <= NUM_FEATURES[network]:
             names = ", ".join(f"interpolation_{name}" for name in _BETWEEN)
-            left_out[f"{names} ({network})"] = f"{count} images are fewer than its features"
+            left_out[f"{names} ({network})"] = f"{fewest} images are fewer than its features"
             continue
         judge.distributions(extractor)
     figures = [

@@ -131,8 +131,8 @@ def evaluate_run(
     exports, figures, left_out = run.stage.exports, [], {}
     # Before anything is computed: settings that the generator does not have are refused.
     generator = generator_of(exports) and pipelines.ImageGenerator(run, asked.mesh)
+    made_by = generator and generator.settings(**decoding)
     if generator is not None:
-        made_by = generator.settings(**decoding)
         num = num or min(MOST_SAMPLES, len(sources.train))
         settings |= {"seed": seed, "batch_size": asked.batch_size, **made_by._asdict(), "num": num}
         try:
