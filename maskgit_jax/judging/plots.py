@@ -55,11 +55,12 @@ def posterior_plot(
     order = np.argsort(-kl_per_unit, kind="stable")
     active = active_statistic[order] > threshold
     for units, colour, name in ((active, _ACTIVE, "active"), (~active, _INACTIVE, "inactive")):
+        if not units.any():
+            continue
         label = f"{name}: {np.count_nonzero(units)} of {len(units)}"
         place, height = np.flatnonzero(units), kl_per_unit[order][units]
-        bars.bar(place, height, color=colour)
-        # Bars of nearly 0 do not show, and an empty set of bars has no colour in the legend.
-        bars.plot(place, height, "o", color=colour, markersize=4, label=label)
+        bars.bar(place, height, color=colour, label=label)
+        bars.plot(place, height, "o", color=colour, markersize=4)  # bars of nearly 0 do not show
     bars.set_ylim(0.0, 1.05 * max(0.1, kl_per_unit.max()))  # what is nothing shall look so
     bars.set(xlabel="unit, by divergence", ylabel="KL from the prior (nats)", title="Units")
     bars.legend()
