@@ -19,13 +19,7 @@ from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import PyTree, normalize, to_uint8
 from maskgit_jax.configuration import InputError, require
-from maskgit_jax.stage import (
-    LatentModel,
-    Stage,
-    Tokenizer,
-    Variables,
-    generator_of,
-)
+from maskgit_jax.stage import LatentModel, Stage, Tokenizer, Variables, generator_of
 from maskgit_jax.stages import stage_module
 from maskgit_jax.training import sharding
 from maskgit_jax.training.checkpoint import (
@@ -234,8 +228,7 @@ class ImageGenerator:
         settings = settings or self.generator.settings
         if self.num_classes:
             check_labels(labels, self.num_classes)
-        shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        batch_size = -(-min(batch_size, len(labels)) // shards) * shards
+        batch_size = sharding.filled_up(min(batch_size, len(labels)), self.mesh)
         return self._batches(np.asarray(labels, np.int32), seed, settings, batch_size, start)
 
     def _batches(
@@ -292,7 +285,7 @@ class ImageAutoencoder:
                 f"this run holds stage '{run.config.stage}', which encodes no images; give the "
                 "--workdir of a first stage, such as a run of configs/vqgan.py"
             )
-        self.exports, self.variables, self.mesh = exports, run.variables, mesh
+        self.variables, self.mesh = run.variables, mesh
 
         def encode(variables: Variables, image: jax.Array) -> jax.Array:
             return exports.encode(variables, normalize(image))
@@ -322,7 +315,7 @@ class ImageAutoencoder:
         return self._run(self._restore, image)
 
     def _run(self, program: Any, values: np.ndarray) -> np.ndarray:
-        shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        padded = np.resize(values, (-(-len(values) // shards) * shards, *values.shape[1:]))
+        count = sharding.filled_up(len(values), self.mesh)
+        padded = np.resize(values, (count, *values.shape[1:]))
         placed = sharding.put_batch({"values": padded}, self.mesh)["values"]
         return np.asarray(program(self.variables, placed))[: len(values)]

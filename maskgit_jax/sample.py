@@ -144,8 +144,9 @@ def main() -> None:
     run = pipelines.load_run(WORKDIR.value, mesh, CHECKPOINT.value)
     if WHAT.value != "samples":
         require(out.suffix == ".png", f"--out is {out}; {WHAT.value} are written as .png")
-        for name in [*DECODING(), *(["labels"] if LABELS.value else [])]:
-            raise InputError(f"--{name} says nothing to --what={WHAT.value}; leave it out")
+        useless = [*DECODING(), *(["labels"] if LABELS.value else [])]
+        if useless:
+            raise InputError(f"--{useless[0]} says nothing to --what={WHAT.value}; leave it out")
         pictures = latent_pictures(
             run, mesh, WHAT.value, NUM.value or 8, SEED.value, BATCH_SIZE.value
         )

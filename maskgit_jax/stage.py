@@ -99,12 +99,14 @@ class Variational(NamedTuple):
         log_weights: (variables, image, key, K) -> log p(x, z_k) - log q(z_k | x) for K draws
             from each posterior, float32 [K, B], nats.
         density: Whether p(x | z) is a density over [-1, 1], not a probability of discrete values.
+        law: The same in words: likelihoods of different laws cannot be compared.
         generator: Draws from the prior.
     """
 
     posterior: Callable[[Variables, Array, Key], tuple[Array, Array]]
     log_weights: Callable[[Variables, Array, Key, int], Array]
     density: bool
+    law: str
     generator: Generator
 
 
@@ -115,13 +117,11 @@ class LatentModel(NamedTuple):
         encode: (variables, image [B, H, W, C] in [-1, 1]) -> latents float32 [B, Z]; of a
             variational model the means of the posteriors.
         decode: (variables, latents [B, Z]) -> image [B, H, W, C] in [-1, 1], the mean of p(x | z).
-        num_latents: Z.
         variational: None for an autoencoder, whose latents have no distribution.
     """
 
     encode: Callable[[Variables, Array], Array]
     decode: Callable[[Variables, Array], Array]
-    num_latents: int
     variational: Variational | None
 
 

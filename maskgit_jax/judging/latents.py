@@ -11,13 +11,15 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from maskgit_jax import pipelines
-from maskgit_jax.arrays import Array, Key, normalize
+from maskgit_jax.arrays import Array, Key, PyTree, normalize
+from maskgit_jax.data.image_sets import Subset
 from maskgit_jax.data.reading import read_batches
 from maskgit_jax.data.sample_store import SampleStore
 from maskgit_jax.judging.complete_files import write_text
 from maskgit_jax.judging.features import NUM_FEATURES
 from maskgit_jax.judging.generation import Judge
 from maskgit_jax.judging.plots import posterior_plot
+from maskgit_jax.judging.reconstruction import pair_figures
 from maskgit_jax.judging.report import Figure
 from maskgit_jax.losses.elbo import importance_weighted_bound
 from maskgit_jax.losses.likelihoods import bits_per_dimension
@@ -26,14 +28,15 @@ from maskgit_jax.metrics.posterior import (
     active_units,
     collapse_curve,
     mutual_information,
+    prior_divergence,
 )
-from maskgit_jax.stage import LatentModel, Variables, Variational
+from maskgit_jax.stage import Variables, Variational
 from maskgit_jax.training import sharding
 
 DELTA = 0.01  # of (epsilon, delta)-collapse
 EPSILONS = np.geomspace(1e-3, 10.0, 81)
 _ELBO_DRAWS = 4
-_LIKELIHOOD_BATCH = 32  # a multiple of the shards where there are more
+_LIKELIHOOD_BATCH = 32
 _BETWEEN = ("frechet_distance", "precision", "density")
 
 
@@ -52,22 +55,35 @@ class Posteriors(NamedTuple):
 
 
 def posterior_figures(
-    run: pipelines.Run, held_out: Any, mesh: Mesh, folder: Path, batch_size: int, most: int
+    run: pipelines.Run,
+    model: Variational,
+    held_out: Any,
+    mesh: Mesh,
+    folder: Path,
+    batch_size: int,
+    most: int,
 ) -> list[Figure]:
     """Returns what the latents of a VAE say of held-out images, and whether they collapsed.
 
     Writes `posterior.png`, and `posterior.json` with the figures of every unit and the curve.
 
     Args:
-        run: Of a stage whose exports are variational.
+        run: Gives the variables.
+        model: What its stage exports.
         held_out: Images.
         mesh: Devices.
         folder: For what is written.
         batch_size: Images at a time.
         most: Images that are looked at, a fixed random choice.
     """
-    found = _posteriors(run, held_out, mesh, batch_size, most)
-    kl = 0.5 * (found.mean**2 + np.expm1(found.log_variance) - found.log_variance)  # [N, Z]
+
+    def look(variables: Variables, image: Array, key: Key) -> Posteriors:
+        mean, log_variance = model.posterior(variables, image, jax.random.clone(key))
+        elbo = model.log_weights(variables, image, key, _ELBO_DRAWS).mean(axis=0)
+        return Posteriors(mean, log_variance, elbo)
+
+    found: Posteriors = _rows(look, run, held_out, mesh, batch_size, most, 0, "posteriors")
+    kl = prior_divergence(found.mean, found.log_variance)  # [N, Z]
     statistic, curve = active_statistic(found.mean), collapse_curve(kl, EPSILONS, DELTA)
     posterior_plot(folder / "posterior.png", kl.mean(axis=0), statistic, EPSILONS, curve)
     numbers = {
@@ -79,15 +95,14 @@ def posterior_figures(
         "collapsed_share": curve.tolist(),
     }
     write_text(folder / "posterior.json", json.dumps(numbers, indent=2) + "\n")
-    law = likelihood_name(run)
     parts, elbo = mutual_information(found.mean, found.log_variance, seed=0), found.elbo.mean()
     units, draws = found.mean.shape[1], f"{_ELBO_DRAWS} draws an image"
     said: dict[str, Any] = dict(reference=f"{run.config.data.source}, held out", count=len(kl))
     at_tenth = float(collapse_curve(kl, np.asarray([0.1]), DELTA)[0])
     return [
-        Figure("elbo", elbo, "higher", **said, source=f"nats an image, {draws}; {law}"),
+        Figure("elbo", elbo, "higher", **said, source=f"nats an image, {draws}; {model.law}"),
         Figure("elbo_reconstruction", elbo + parts.kl, "higher", **said,
-               source=f"elbo = this - mutual_information - marginal_kl; {law}"),
+               source=f"elbo = this - mutual_information - marginal_kl; {model.law}"),
         Figure("mutual_information", parts.mutual_information, "", **said,
                source=f"nats; Hoffman and Johnson 2016; cannot exceed log N = {parts.bound:.2f}"),
         Figure("marginal_kl", parts.marginal_kl, "lower", **said,
@@ -99,78 +114,69 @@ def posterior_figures(
     ]  # fmt: skip
 
 
-def likelihood_name(run: pipelines.Run) -> str:
-    """Returns of what a run's likelihoods are; those of different kinds cannot be compared."""
-    return {
-        "gaussian": "a density over [-1, 1]; log2(127.5) is added to bits per dimension",
-        "logistic_mixture": "a probability of 256 levels",
-        "bernoulli": "a probability of binary pixels",
-    }[run.config.model.likelihood]
+def _rows(
+    compute: Callable[[Variables, Array, Key], PyTree],
+    run: pipelines.Run,
+    held_out: Any,
+    mesh: Mesh,
+    batch_size: int,
+    most: int,
+    seed: int,
+    title: str,
+) -> PyTree:
+    """Returns what `compute` says of some held-out images, arrays [N, ...] of float64.
 
+    Args:
+        compute: (variables, image [B, H, W, C] in [-1, 1], key) -> arrays [B, ...].
+        run: Gives the variables.
+        held_out: Images.
+        mesh: Devices.
+        batch_size: Images at a time.
+        most: Images that are looked at, a fixed random choice.
+        seed: Of the keys.
+        title: Of the progress bar.
+    """
 
-def _variational(run: pipelines.Run) -> Variational:
-    exports = run.stage.exports
-    assert isinstance(exports, LatentModel) and exports.variational is not None
-    return exports.variational
+    def compute_normalized(variables: Variables, image: Array, key: Key) -> PyTree:
+        return compute(variables, normalize(image), key)
 
-
-def _posteriors(
-    run: pipelines.Run, held_out: Any, mesh: Mesh, batch_size: int, most: int
-) -> Posteriors:
-    model = _variational(run)
-
-    def look(variables: Variables, image: Array, key: Key) -> Posteriors:
-        image = normalize(image)
-        mean, log_variance = model.posterior(variables, image, jax.random.clone(key))
-        elbo = model.log_weights(variables, image, key, _ELBO_DRAWS).mean(axis=0)
-        return Posteriors(mean, log_variance, elbo)
-
-    program = sharding.pjit(look, mesh, out_shardings=sharding.replicated(mesh))
+    program = sharding.pjit(compute_normalized, mesh, out_shardings=sharding.replicated(mesh))
     rows, places = [], _some(len(held_out), most)
-    batches = tqdm(read_batches(held_out, batch_size, places), desc="posteriors",
+    batches = tqdm(read_batches(held_out, batch_size, places), desc=title,
                    total=-(-len(places) // batch_size), unit="batch", disable=None)  # fmt: skip
     for number, batch in enumerate(batches):
         placed = sharding.put_batch({"image": batch.image}, mesh)["image"]
-        key = jax.random.fold_in(jax.random.key(0), number)
+        key = jax.random.fold_in(jax.random.key(seed), number)
         found = program(run.variables, placed, key)
-        rows.append([np.asarray(part, np.float64)[: batch.count] for part in found])
-    return Posteriors(*(np.concatenate(parts) for parts in zip(*rows, strict=True)))
+        count = batch.count
+        rows.append(jax.tree.map(lambda part, n=count: np.asarray(part, np.float64)[:n], found))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
 
 
 def likelihood_figures(
-    run: pipelines.Run, held_out: Any, mesh: Mesh, draws: int, most: int
+    run: pipelines.Run, model: Variational, held_out: Any, mesh: Mesh, draws: int, most: int
 ) -> list[Figure]:
     """Returns a tight bound on the log-likelihood of held-out images, with bits per dimension.
 
     Args:
-        run: Of a stage whose exports are variational.
+        run: Gives the variables.
+        model: What its stage exports.
         held_out: Images.
         mesh: Devices.
         draws: From the posterior of each image, K.
         most: Images that are looked at, a fixed random choice.
     """
-    model = _variational(run)
-    places = _some(len(held_out), most)
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    size = -(-_LIKELIHOOD_BATCH // shards) * shards
 
     def bound(variables: Variables, image: Array, key: Key) -> Array:
-        return importance_weighted_bound(model.log_weights(variables, normalize(image), key, draws))
+        return importance_weighted_bound(model.log_weights(variables, image, key, draws))
 
-    program = sharding.pjit(bound, mesh, out_shardings=sharding.replicated(mesh))
-    values = []
-    batches = tqdm(read_batches(held_out, size, places), desc=f"likelihood, {draws} draws",
-                   total=-(-len(places) // size), unit="batch", disable=None)  # fmt: skip
-    for number, batch in enumerate(batches):
-        placed = sharding.put_batch({"image": batch.image}, mesh)["image"]
-        key = jax.random.fold_in(jax.random.key(1), number)
-        values.append(np.asarray(program(run.variables, placed, key))[: batch.count])
-    nats = np.concatenate(values)
+    title, size = f"likelihood, {draws} draws", sharding.filled_up(_LIKELIHOOD_BATCH, mesh)
+    nats = _rows(bound, run, held_out, mesh, size, most, 1, title)
     bits = bits_per_dimension(-nats, int(np.prod(held_out.shape)), model.density)
-    said: dict[str, Any] = dict(reference=f"{run.config.data.source}, held out", count=len(places))
-    source = f"Burda et al. 2015, {draws} draws; {likelihood_name(run)}"
+    said: dict[str, Any] = dict(reference=f"{run.config.data.source}, held out", count=len(nats))
+    source = f"Burda et al. 2015, {draws} draws; {model.law}"
     return [
-        Figure("log_likelihood_bound", float(nats.mean(dtype=np.float64)), "higher", **said,
+        Figure("log_likelihood_bound", float(nats.mean()), "higher", **said,
                source=f"nats an image; {source}"),
         Figure("bits_per_dimension", float(np.asarray(bits).mean(dtype=np.float64)), "lower",
                **said, source=source),
@@ -178,27 +184,28 @@ def likelihood_figures(
 
 
 def shuffled_figure(
-    autoencoder: pipelines.ImageAutoencoder, held_out: Any, batch_size: int, most: int, data: str
+    held_out: Any, restored: SampleStore, mesh: Mesh, batch_size: int, most: int, data: str
 ) -> Figure:
     """Returns the error of images that are decoded from the latents of other images.
 
     Where it is no larger than the error of reconstructions, the decoder does not look at them.
+
+    Args:
+        held_out: Images.
+        restored: Their reconstructions.
+        mesh: Devices.
+        batch_size: Images at a time.
+        most: Images that are looked at, a fixed random choice.
+        data: Name of the dataset.
     """
     order, partners = _pairs(len(held_out), most)
-    total = 0.0
-    for image, other in zip(
-        read_batches(held_out, batch_size, order),
-        read_batches(held_out, batch_size, partners),
-        strict=True,
-    ):
-        error = (image.image - autoencoder.restore(other.image).astype(np.float64)) / 255.0
-        total += float((error[: image.count] ** 2).mean(axis=(1, 2, 3)).sum())
-    return Figure(
-        "reconstruction_mse_shuffled",
-        total / len(order),
-        "",
+    others = Subset(restored, partners)
+    figures, _ = pair_figures(Subset(held_out, order), others, mesh, batch_size, None)
+    (error,) = (figure for figure in figures if figure.name == "reconstruction_mse")
+    return error._replace(
+        name="reconstruction_mse_shuffled",
+        better="",
         reference=f"{data}, held out",
-        count=len(order),
         source="decoded from the latents of another image",
     )
 
@@ -214,36 +221,31 @@ def _pairs(length: int, most: int) -> tuple[np.ndarray, np.ndarray]:
     return order, np.roll(order, 1)
 
 
-def between_figures(
+def half_way(
     autoencoder: pipelines.ImageAutoencoder,
-    judge_of: Callable[[SampleStore], Judge],
     held_out: Any,
     folder: Path,
     batch_size: int,
     most: int,
-) -> tuple[list[Figure], dict[str, str]]:
-    """Returns how real an image looks that is decoded half way between two held-out images.
+) -> SampleStore:
+    """Returns images that are decoded half way between two held-out images.
 
-    Half way is the mean of their latents; each image is paired with one other, at random. The
-    feature network knows neither model, and sees the same pairs of every model.
+    Half way is the mean of their latents; each image is paired with one other, at random, and
+    every model gets the same pairs.
 
     Args:
         autoencoder: Of an autoencoder or VAE.
-        judge_of: (store) -> `Judge` of these images.
         held_out: Images.
         folder: For the images.
         batch_size: Images at a time.
         most: Pairs, at most as many as there are images.
-
-    Returns:
-        Figures `interpolation_...`, and what was left out and why.
     """
     order, partners = _pairs(len(held_out), most)
     count = len(order)
     place = folder / f"interpolations-{count}"
     store = SampleStore(place, np.full(count, -1), held_out.shape, batch_size)
 
-    def half_way(start: int) -> Iterator[np.ndarray]:
+    def decoded(start: int) -> Iterator[np.ndarray]:
         pairs = zip(
             read_batches(held_out, batch_size, order, start),
             read_batches(held_out, batch_size, partners, start),
@@ -253,11 +255,20 @@ def between_figures(
             both = autoencoder.encode(one.image) + autoencoder.encode(other.image)
             yield autoencoder.decode(0.5 * both)[: one.count]
 
-    store.fill(half_way(store.num_stored()))
-    judge, left_out = judge_of(store), {}
+    store.fill(decoded(store.num_stored()))
+    return store
+
+
+def between_figures(judge: Judge) -> tuple[list[Figure], dict[str, str]]:
+    """Returns how real images look that were decoded half way, and what was left out and why.
+
+    Args:
+        judge: Of the images of `half_way`; its feature networks know no model.
+    """
+    left_out = {}
     for extractor in judge.extractors:
         network = extractor.network.name
-        fewest = min(count, len(judge.real.training or ()))
+        fewest = min(len(judge.generated), len(judge.real.training or ()))
         if fewest <= NUM_FEATURES[network]:
             names = ", ".join(f"interpolation_{name}" for name in _BETWEEN)
             left_out[f"{names} ({network})"] = f"{fewest} images are fewer than its features"

@@ -142,16 +142,23 @@ def evaluate_run(
                 raise
             # The other figures of a VAE need no such numbers.
             left_out["generation"], generator = str(error), None
-    else:
-        for name in decoding:
-            raise InputError(f"--{name} says nothing to a run that makes no images; leave it out")
+    elif decoding:
+        raise InputError(
+            f"--{min(decoding)} says nothing to a run that makes no images; leave it out"
+        )
+    networks = open_networks(asked, real.training, real.num_classes)
+    task = _Task(run, real, asked, networks, _folder(workdir, run.step, config.source))
     parts = []
     if isinstance(exports, Tokenizer | LatentModel):
-        parts.append(_reconstruction(run, workdir, real, asked))
-    if isinstance(exports, LatentModel):
-        parts.append(_latents(run, workdir, real, asked))
+        autoencoder = pipelines.ImageAutoencoder(run, asked.mesh)
+        restored = _restored(task, autoencoder)
+        parts.append(_reconstruction(task, restored))
+        if isinstance(exports, LatentModel):
+            parts.append(_latents(task, exports, autoencoder, restored))
     if generator is not None:
-        parts.append(_generation(generator, workdir, real, asked, settings, made_by))
+        said = {name: value for name, value in settings.items() if name != "features"}
+        samples = task._replace(folder=_folder(workdir, said))
+        parts.append(_generation(samples, generator, num, seed, made_by))
     for found, missing in parts:
         figures += found
         left_out |= missing
@@ -176,8 +183,9 @@ def _held_out_figures(run: pipelines.Run, sources: Sources, asked: Asked) -> lis
     program = compile_eval_step(run.stage, asked.mesh)
     found = evaluate_split(run.stage, run.variables, progress, asked.mesh, program)
     source = f"stage {run.config.stage}"
-    if generator_of(run.stage.exports) and isinstance(run.stage.exports, LatentModel):
-        source += f"; {latents.likelihood_name(run)}"
+    exports = run.stage.exports
+    if isinstance(exports, LatentModel) and exports.variational:
+        source += f"; {exports.variational.law}"
     return [
         Figure(name, value, better(name),
                reference=f"{run.config.data.source}, held out", count=len(sources.evaluation),
@@ -191,94 +199,107 @@ def _folder(workdir: Path, *said: Any) -> Path:
     return workdir / "evaluation" / digest
 
 
-def _reconstruction(
-    run: pipelines.Run, workdir: Path, real: RealImages, asked: Asked
-) -> tuple[list[Figure], dict[str, str]]:
-    held_out, mesh = real.held_out, asked.mesh
-    folder = _folder(workdir, run.step, run.config.data.source)
-    autoencoder = pipelines.ImageAutoencoder(run, mesh)
-    store = SampleStore(
-        folder / "reconstructions", np.full(len(held_out), -1), held_out.shape, asked.batch_size
-    )
+class _Task(NamedTuple):
+    """What every part of a run's evaluation needs.
 
-    def restored(start: int) -> Iterator[np.ndarray]:
+    Attributes:
+        run: What is evaluated.
+        real: What it is measured against.
+        asked: How to measure.
+        networks: Feature networks, ready.
+        folder: For what a broken-off evaluation shall find again.
+    """
+
+    run: pipelines.Run
+    real: RealImages
+    asked: Asked
+    networks: list[FeatureNetwork]
+    folder: Path
+
+    def judge(self, generated: Any) -> Judge:
+        asked = self.asked
+        return Judge(
+            generated, self.real, self.networks, asked.mesh, self.folder, asked.cache,
+            asked.batch_size, asked.limits,
+        )  # fmt: skip
+
+
+Part = tuple[list[Figure], dict[str, str]]
+"""Figures, and what was left out and why."""
+
+
+def _restored(task: _Task, autoencoder: pipelines.ImageAutoencoder) -> SampleStore:
+    """Returns the reconstructions of all held-out images."""
+    held_out, batch_size = task.real.held_out, task.asked.batch_size
+    unknown = np.full(len(held_out), -1)
+    store = SampleStore(task.folder / "reconstructions", unknown, held_out.shape, batch_size)
+
+    def batches(start: int) -> Iterator[np.ndarray]:
         with tqdm(total=len(held_out), initial=start, desc="reconstructing", unit="image",
                   disable=None) as bar:  # fmt: skip
-            for batch in read_batches(held_out, asked.batch_size, start=start):
+            for batch in read_batches(held_out, batch_size, start=start):
                 yield autoencoder.restore(batch.image)[: batch.count]
                 bar.update(batch.count)
 
-    store.fill(restored(store.num_stored()))
-    figures, left_out = pair_figures(held_out, store, mesh, asked.batch_size, asked.lpips)
-    for network in open_networks(asked, real.training, real.num_classes):
+    store.fill(batches(store.num_stored()))
+    return store
+
+
+def _reconstruction(task: _Task, restored: SampleStore) -> Part:
+    real, asked, held_out = task.real, task.asked, task.real.held_out
+    figures, left_out = pair_figures(held_out, restored, asked.mesh, asked.batch_size, asked.lpips)
+    for network in task.networks:
         name = f"reconstruction_frechet_distance ({network.name})"
         if len(held_out) <= network.widths[0]:
             left_out[name] = f"{len(held_out)} images are fewer than its features"
             continue
         figures.append(
-            frechet_figure(held_out, store, network, mesh, real.name, folder, asked.cache,
-                           asked.batch_size)
+            frechet_figure(held_out, restored, network, asked.mesh, real.name, task.folder,
+                           asked.cache, asked.batch_size)
         )  # fmt: skip
     return figures, left_out
 
 
 def _latents(
-    run: pipelines.Run, workdir: Path, real: RealImages, asked: Asked
-) -> tuple[list[Figure], dict[str, str]]:
-    held_out, mesh, size = real.held_out, asked.mesh, asked.batch_size
-    most, data = asked.limits.neighbours, run.config.data.source
-    folder = _folder(workdir, run.step, data)
-    autoencoder = pipelines.ImageAutoencoder(run, mesh)
-
-    def judge_of(store: SampleStore) -> Judge:
-        networks = open_networks(asked, real.training, real.num_classes)
-        return Judge(store, real, networks, mesh, folder, asked.cache, size, asked.limits)
-
-    figures = [latents.shuffled_figure(autoencoder, held_out, size, most, data)]
-    between, left_out = latents.between_figures(autoencoder, judge_of, held_out, folder, size, most)
-    if generator_of(run.stage.exports) is None:
+    task: _Task,
+    exports: LatentModel,
+    autoencoder: pipelines.ImageAutoencoder,
+    restored: SampleStore,
+) -> Part:
+    run, asked, held_out, model = task.run, task.asked, task.real.held_out, exports.variational
+    mesh, size, most = asked.mesh, asked.batch_size, asked.limits.neighbours
+    data = run.config.data.source
+    figures = [latents.shuffled_figure(held_out, restored, mesh, size, most, data)]
+    between = latents.half_way(autoencoder, held_out, task.folder, size, most)
+    interpolations, left_out = latents.between_figures(task.judge(between))
+    if model is None:
         left_out["elbo, samples"] = "an autoencoder has neither posteriors nor a prior"
-        return figures + between, left_out
-    figures += latents.posterior_figures(run, held_out, mesh, folder, size, most)
-    likelihood = asked.limits.likelihood
-    figures += latents.likelihood_figures(run, held_out, mesh, asked.draws, likelihood)
-    return figures + between, left_out
+        return figures + interpolations, left_out
+    figures += latents.posterior_figures(run, model, held_out, mesh, task.folder, size, most)
+    figures += latents.likelihood_figures(
+        run, model, held_out, mesh, asked.draws, asked.limits.likelihood
+    )
+    return figures + interpolations, left_out
 
 
 def _generation(
-    generator: pipelines.ImageGenerator,
-    workdir: Path,
-    real: RealImages,
-    asked: Asked,
-    settings: dict[str, Any],
-    made_by: Any,
-) -> tuple[list[Figure], dict[str, str]]:
-    num = settings["num"]
+    task: _Task, generator: pipelines.ImageGenerator, num: int, seed: int, made_by: Any
+) -> Part:
     labels = np.full(num, -1, np.int32)
     if generator.num_classes:
         labels = np.arange(num, dtype=np.int32) % generator.num_classes
-    said = {name: value for name, value in settings.items() if name != "features"}
-    folder = _folder(workdir, said)
-    store = SampleStore(folder / "samples", labels, real.training.shape, asked.batch_size)
-    judge = Judge(
-        store,
-        real,
-        open_networks(asked, real.training, real.num_classes),
-        asked.mesh,
-        folder,
-        asked.cache,
-        asked.batch_size,
-        asked.limits,
-    )
+    batch_size = task.asked.batch_size
+    store = SampleStore(task.folder / "samples", labels, task.real.training.shape, batch_size)
     stored = store.num_stored()
     with tqdm(total=num, initial=stored, desc="sampling", unit="image", disable=None) as bar:
 
         def batches() -> Iterator[np.ndarray]:
-            for batch in generator(labels, settings["seed"], made_by, asked.batch_size, stored):
+            for batch in generator(labels, seed, made_by, batch_size, stored):
                 yield batch
                 bar.update(len(batch))
 
         store.fill(batches())
+    judge = task.judge(store)
     judge.run()
     return judge.figures, judge.left_out
 

@@ -70,6 +70,18 @@ def collapse_curve(kl: np.ndarray, epsilons: np.ndarray, delta: float = 0.01) ->
     return (decisive[None] < np.asarray(epsilons, np.float64)[:, None]).mean(axis=1)
 
 
+def prior_divergence(mean: np.ndarray, log_variance: np.ndarray) -> np.ndarray:
+    """Returns KL(q(z_j | x_n) || p) of each example and unit, float64 [N, Z], nats.
+
+    `losses.elbo.gaussian_kl` in the precision of this file.
+
+    Args:
+        mean: Of the posteriors, float64 [N, Z].
+        log_variance: Natural logarithm of their variances, float64 [N, Z].
+    """
+    return 0.5 * (mean**2 + np.expm1(log_variance) - log_variance)
+
+
 class Decomposition(NamedTuple):
     """Parts of the mean divergence from the prior, nats per example.
 
@@ -119,7 +131,7 @@ def mutual_information(
         f"means {mean.shape} and log variances {log_variance.shape} are not of the same posteriors",
     )
     require(batch > 0, f"batch is {batch}; at least 1 draw must be compared at once")
-    kl = 0.5 * (mean**2 + np.expm1(log_variance) - log_variance).sum(axis=1).mean()
+    kl = prior_divergence(mean, log_variance).sum(axis=1).mean()
     noise = np.random.default_rng(seed).standard_normal(mean.shape)
     mean = mean - mean.mean(axis=0, keepdims=True)  # products below cancel less
     draws = mean + np.exp(0.5 * log_variance) * noise

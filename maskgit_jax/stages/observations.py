@@ -30,6 +30,7 @@ class Observation(NamedTuple):
     Attributes:
         outputs: Numbers P that the decoder says of a pixel.
         density: Whether pixels have a density over [-1, 1], not probabilities of levels.
+        law: The same in words.
         prepare: (image, key) -> the image that encoder and likelihood see; the same image but
             for binarised ones.
         expected: (image) -> the mean of what `prepare` gives, for where there is no key.
@@ -40,6 +41,7 @@ class Observation(NamedTuple):
 
     outputs: int
     density: bool
+    law: str
     prepare: Callable[[Array, Key], Array]
     expected: Callable[[Array], Array]
     log_likelihood: Callable[[Array, Array, Array | float], Array]
@@ -92,6 +94,7 @@ def _gaussian(channels: int) -> Observation:
     return Observation(
         outputs=channels,
         density=True,
+        law="a density over [-1, 1]; log2(127.5) is added to bits per dimension",
         prepare=_as_given,
         expected=_as_given,
         log_likelihood=gaussian_log_likelihood,
@@ -124,6 +127,7 @@ def _bernoulli(channels: int, binarization: str) -> Observation:
     return Observation(
         outputs=channels,
         density=False,
+        law="a probability of binary pixels",
         prepare=at_random if dynamic else by_threshold,
         expected=_as_given if dynamic else by_threshold,
         log_likelihood=log_likelihood,
@@ -144,6 +148,7 @@ def _logistic_mixture(channels: int, num_mixtures: int) -> Observation:
     return Observation(
         outputs=num_mixture_parameters(num_mixtures, channels),
         density=False,
+        law="a probability of 256 levels",
         prepare=_as_given,
         expected=_as_given,
         log_likelihood=log_likelihood,

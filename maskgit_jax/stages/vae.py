@@ -128,6 +128,15 @@ def network(config: ConfigDict, outputs: int) -> VAE:
     )
 
 
+class _Forward(NamedTuple):
+    """One way through the model: what the encoder saw, its posteriors, what the decoder said."""
+
+    image: Array
+    mean: Array
+    log_variance: Array
+    outputs: Array
+
+
 class _Noise(NamedTuple):
     """How the standard deviation of Gaussian pixels comes about, as `config.model.sigma_is` says.
 
@@ -180,12 +189,15 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         params = autoencoder.init(key, normalize(batch["image"]))["params"]
         return Variables({"autoencoder": params}, noise.initial_state(), frozen)
 
-    def losses(variables: Variables, batch: Batch, key: Key, step: Array):
+    def forward(variables: Variables, image: Array, key: Key) -> _Forward:
         binary_key, latent_key = jax.random.split(key)
-        image = pixels.prepare(normalize(batch["image"]), binary_key)
+        image = pixels.prepare(image, binary_key)
         mean, log_variance = apply(variables, "encode", image)
         latents = reparameterize(mean, log_variance, latent_key) if variational else mean
-        outputs = apply(variables, "decode", latents)
+        return _Forward(image, mean, log_variance, apply(variables, "decode", latents))
+
+    def losses(variables: Variables, batch: Batch, key: Key, step: Array):
+        image, mean, log_variance, outputs = forward(variables, normalize(batch["image"]), key)
         log_sigma = noise.log_sigma(variables)
         if noise.optimal:
             log_sigma = optimal_log_sigma(image, outputs)
@@ -245,10 +257,7 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
 
     def elbo_figures(variables: Variables, image: Array, key: Key) -> dict[str, Array]:
         """Returns the bound of each image, [B], with one draw of the latents."""
-        binary_key, latent_key = jax.random.split(key)
-        image = pixels.prepare(image, binary_key)
-        mean, log_variance = apply(variables, "encode", image)
-        outputs = apply(variables, "decode", reparameterize(mean, log_variance, latent_key))
+        image, mean, log_variance, outputs = forward(variables, image, key)
         nats = -pixels.log_likelihood(image, outputs, noise.log_sigma(variables))
         kl = gaussian_kl(mean, log_variance).sum(axis=1)
         return {
@@ -286,10 +295,6 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         return interpolated(latents[:rows], latents[-rows:], _PREVIEW_COLUMNS)
 
     generator = Generator(sample, sampling_settings(config), check_settings, 0)
-    exports = LatentModel(
-        encode,
-        decode,
-        config.model.num_latents,
-        Variational(posterior, log_weights, pixels.density, generator) if variational else None,
-    )
+    bayes = Variational(posterior, log_weights, pixels.density, pixels.law, generator)
+    exports = LatentModel(encode, decode, bayes if variational else None)
     return Stage(init, losses, evaluate, summarize, preview, exports)

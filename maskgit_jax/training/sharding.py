@@ -133,9 +133,19 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
+def num_shards(mesh: Mesh) -> int:
+    """Returns how many parts a batch is divided into."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def filled_up(count: int, mesh: Mesh) -> int:
+    """Returns the smallest batch size from `count` on that the devices can share evenly."""
+    return -(-count // num_shards(mesh)) * num_shards(mesh)
+
+
 def check_batch_size(batch_size: int, mesh: Mesh, key: str) -> None:
     """Raises `InputError` unless the devices can share the batch evenly."""
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    shards = num_shards(mesh)
     if batch_size % shards:
         raise InputError(f"{key} is {batch_size}, not a multiple of the {shards} data shards")
 
