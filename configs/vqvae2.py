@@ -94,8 +94,6 @@ def get_config(preset: str = "") -> ConfigDict:
     VQ-VAE 0.0058, VQ-VAE-2 0.0013, and 0.0078 from its top map alone, which `level_dropout_rate`
     teaches the decoder with a tenth of the images. Its decoder has 84,015 parameters with the
     upsampling of the top codes, the VQ-VAE's 83,745.
-
-    On two processor cores where nothing else runs it makes 5.1 steps a second, the VQ-VAE 14.7.
     """
     name, changes = choose_preset(preset, PRESETS)
     config = base("vqvae2", name)

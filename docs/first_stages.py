@@ -17,15 +17,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from maskgit_jax import pipelines
-from maskgit_jax.autoencoders.latent_paths import interpolated
 from maskgit_jax.configuration import base
 from maskgit_jax.data.image_sets import Squares
 from maskgit_jax.data.sources import open_sources
+from maskgit_jax.sample import COLUMNS, latent_pictures
 from maskgit_jax.training.sharding import make_mesh
 from maskgit_jax.training.writers import write_pictures
 
 DOCS = Path(__file__).parent
-ROWS, COLUMNS = 6, 9
+ROWS = 6  # pairs of images
 GAP = 4  # pixels between the two plots
 
 
@@ -77,20 +77,16 @@ def curve(runs: Path) -> None:
 
 
 def interpolations(runs: Path) -> None:
-    """Writes `interpolations.png`: of each pair three rows."""
+    """Writes `interpolations.png`: of each pair three rows, the originals at their ends."""
     mesh, rows = make_mesh(base("", "").mesh), []
     for name in ("vae-fashion_mnist_autoencoder", "vae-fashion_mnist"):
         run = pipelines.load_run(runs / name, mesh)
-        images = held_out(run, range(2 * ROWS))
-        model = pipelines.ImageAutoencoder(run, mesh)
-        latents = np.asarray(interpolated(*np.split(model.encode(images), 2), COLUMNS))
-        decoded = model.decode(latents.reshape(-1, latents.shape[-1]))
-        rows.append(decoded.reshape(ROWS, COLUMNS, *images.shape[1:]))
-    start, end = np.split(images[:, None].astype(np.float32), 2)
-    share = np.linspace(0, 1, COLUMNS).reshape(1, -1, 1, 1, 1)
-    mixed = (start * (1 - share) + end * share).round().astype(np.uint8)
-    everything = np.stack([mixed, *rows], axis=1).reshape(-1, COLUMNS, *images.shape[1:])
-    write_pictures(DOCS / "interpolations.png", everything)
+        rows.append(latent_pictures(run, mesh, "interpolations", ROWS, seed=0, batch_size=64))
+    ends = rows[0][:, [0, -1]].astype(np.float32)
+    share = np.pad(np.linspace(0, 1, COLUMNS), 1, "edge").reshape(1, -1, 1, 1, 1)
+    mixed = (ends[:, :1] * (1 - share) + ends[:, 1:] * share).round().astype(np.uint8)
+    everything = np.stack([mixed, *rows], axis=1)
+    write_pictures(DOCS / "interpolations.png", everything.reshape(-1, *mixed.shape[1:]))
 
 
 def collapse(runs: Path) -> None:
