@@ -14,8 +14,9 @@ Key = jax.Array
 """A typed random key, as made by `jax.random.key`."""
 PyTree = Any
 Batch = Mapping[str, Array]
-"""`image` uint8 [B, H, W, C] or `tokens` int32 [B, L]; `label` int32 [B]; in evaluation also
-`valid` float32 [B], 0 for the rows that only fill the last batch."""
+"""`image` uint8 [B, H, W, C] or `tokens` int32 [B, L]; `label` int32 [B]; where images are made
+from others `condition` uint8 [B, H, W, C']; in evaluation also `valid` float32 [B], 0 for the
+rows that only fill the last batch."""
 
 
 def normalize(image: Array) -> Array:

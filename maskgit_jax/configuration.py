@@ -20,6 +20,9 @@ FOLDER_DATA = {
     "data.flip": True,
 }
 """Changes that the presets of this kind of data begin with, whatever the stage."""
+CONDITIONS = ("edges", "low_resolution", "grey_levels", "paired")
+"""Pictures that can go with an image: derived from it, or (the last) its partner in `pairs:DIR`."""
+_GREY_CONDITIONS = ("edges", "grey_levels")
 
 
 class InputError(ValueError):
@@ -66,7 +69,13 @@ def base(stage: str, preset: str) -> ConfigDict:
             seed=0,
             dtype="float32",
             data=dict(
-                source="digits",  # digits | idx:DIR | folder:DIR | tfds:NAME | tokens:DIR
+                # digits | idx:DIR | folder:DIR | pairs:DIR | tfds:NAME | tokens:DIR
+                source="digits",
+                view="image",  # image | one of CONDITIONS: what a tokenizer of conditions learns
+                condition="",  # "" | one of CONDITIONS: what a record carries beside its image
+                # 0: as the kind has it; 1 for edges and grey_levels, the image's for
+                # low_resolution and paired
+                condition_channels=0,
                 image_size=16,
                 channels=1,
                 num_classes=0,  # 0: read from the data
@@ -138,6 +147,66 @@ def require_one_of(config: ConfigDict, key: str, allowed: tuple[str, ...]) -> No
     require(value in allowed, f"config.{key} is '{value}'; allowed: {', '.join(allowed)}")
 
 
+def condition_channels(data: ConfigDict) -> int:
+    """Returns the number of channels of the condition that a record carries; 0 without one.
+
+    Args:
+        data: `config.data`.
+
+    Raises:
+        InputError: `condition_channels` is a number that this kind of condition cannot have.
+    """
+    kind, asked = data.condition, data.condition_channels
+    if not kind:
+        return 0
+    own = 1 if kind in _GREY_CONDITIONS else data.channels
+    require(
+        asked in (0, own) or kind == "paired",
+        f"config.data.condition_channels is {asked}, but {kind} of these images have {own}; set "
+        "it to 0",
+    )
+    return asked or own
+
+
+def validate_conditions(data: ConfigDict) -> None:
+    """Checks that the view and the condition can be had from the source.
+
+    Args:
+        data: `config.data`.
+
+    Raises:
+        InputError: They cannot; the message says what to do.
+    """
+    view, condition, source = data.view, data.condition, data.source
+    require(
+        data.condition_channels in (0, 1, 3), "config.data.condition_channels must be 0, 1 or 3"
+    )
+    if view == "image" and not condition:
+        return
+    require(
+        view == "image" or not condition,
+        f"config.data.view is '{view}' and config.data.condition is '{condition}'; set the view "
+        "to train a tokenizer of conditions, the condition to train on images with conditions, "
+        "not both",
+    )
+    asked = f"config.data.condition={condition}" if condition else f"config.data.view={view}"
+    require(
+        not source.startswith("tokens:"),
+        f"{asked} needs pictures, but {source} holds tokens only; set config.data.source to the "
+        "images that they were made of",
+    )
+    require(
+        "paired" not in (view, condition) or source.startswith("pairs:"),
+        f"{asked} needs a picture beside each image, which {source} lacks; set "
+        "config.data.source=pairs:DIR, where DIR/image and DIR/condition hold them",
+    )
+    require(
+        view not in _GREY_CONDITIONS or data.channels == 1,
+        f"{asked} gives grey pictures; set config.data.channels=1",
+    )
+    condition_channels(data)
+
+
 def validate(config: ConfigDict) -> None:
     """Checks what does not depend on the stage.
 
@@ -157,6 +226,13 @@ def validate(config: ConfigDict) -> None:
     )
     require(config.data.channels in (1, 3), "config.data.channels must be 1 or 3")
     require(0 < config.data.eval_fraction < 1, "config.data.eval_fraction must be in (0, 1)")
+    require_one_of(config, "data.view", ("image", *CONDITIONS))
+    require(
+        config.data.condition in ("", *CONDITIONS),
+        f"config.data.condition is '{config.data.condition}'; allowed: {', '.join(CONDITIONS)}, "
+        "or '' for none",
+    )
+    validate_conditions(config.data)
     for name, settings in config.players.items():
         require_one_of(config, f"players.{name}.optimizer", ("adam", "adamw"))
         require_one_of(config, f"players.{name}.schedule", ("constant", "cosine"))

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import PyTree, normalize, to_uint8
-from maskgit_jax.configuration import InputError, require
+from maskgit_jax.configuration import InputError, base, require
 from maskgit_jax.stage import LatentModel, Stage, Tokenizer, Variables, generator_of
 from maskgit_jax.stages import stage_module
 from maskgit_jax.training import sharding
@@ -70,6 +70,8 @@ def read_config(folder: str | Path) -> ConfigDict:
         values = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is damaged ({error}); delete {folder} and train again") from error
+    # Keys that came later have defaults that change nothing.
+    values["data"] = {**base("", "").data.to_dict(), **values["data"]}
     return ConfigDict(_with_tuples(values)).lock()
 
 

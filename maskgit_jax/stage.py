@@ -38,12 +38,17 @@ class Tokenizer(NamedTuple):
         decode: (variables, tokens int32 [B, L]) -> image [B, H, W, C] in [-1, 1].
         codebook_size: Number of codes K of each level.
         grids: Rows and columns (h, w) of each level's map, coarsest first; L is the sum of h*w.
+        encode_map: Of a tokenizer of one level: (variables, image of any size that is a multiple
+            of the patch [B, H, W, C]) -> tokens int32 [B, h, w]; None for others.
+        decode_map: (variables, tokens int32 [B, h, w]) -> image [B, H, W, C].
     """
 
     encode: Callable[[Variables, Array], Array]
     decode: Callable[[Variables, Array], Array]
     codebook_size: int
     grids: tuple[tuple[int, int], ...]
+    encode_map: Callable[[Variables, Array], Array] | None = None
+    decode_map: Callable[[Variables, Array], Array] | None = None
 
 
 def split_levels(tokens: Array, grids: tuple[tuple[int, int], ...]) -> tuple[Array, ...]:
@@ -71,7 +76,8 @@ class Generator(NamedTuple):
     """What a stage that makes images offers.
 
     Attributes:
-        sample: (variables, label int32 [B], key, settings) -> image [B, H, W, C] in [-1, 1].
+        sample: (variables, wanted, key, settings) -> image [B, H, W, C] in [-1, 1]; `wanted`
+            holds `label` int32 [B], all that `needs` names, and perhaps what `accepts` names.
         settings: What a user can change, with the run's own values; a NamedTuple that can be
             hashed, for it is a static argument.
         check_settings: Raises `InputError` for settings that cannot work.
@@ -79,13 +85,18 @@ class Generator(NamedTuple):
             ignores the one it is given.
         logits: Of a prior over tokens: (variables, tokens int32 [B, L], hidden bool [B, L],
             label int32 [B]) -> float32 [B, L, K], natural log odds of each code at each place.
+        needs: `condition`, uint8 [B, H, W, C'], where images are made from another one.
+        accepts: `image`, uint8 [B, H, W, C], with `hidden`, bool [B, H, W], where a part of an
+            image can be made anew.
     """
 
-    sample: Callable[[Variables, Array, Key, Any], Array]
+    sample: Callable[[Variables, Batch, Key, Any], Array]
     settings: Any
     check_settings: Callable[[Any], None]
     num_classes: int
     logits: Callable[[Variables, Array, Array, Array], Array] | None = None
+    needs: tuple[str, ...] = ()
+    accepts: tuple[str, ...] = ()
 
 
 class Variational(NamedTuple):

@@ -18,6 +18,7 @@ from maskgit_jax.data.tokens import read_description
 from maskgit_jax.interop.judges import load_judge
 from maskgit_jax.stage import Variables
 from maskgit_jax.stages import stage_module
+from maskgit_jax.stages.token_priors import token_grids
 from maskgit_jax.training import sharding
 from maskgit_jax.training.loop import Trainer, TrainingData
 
@@ -105,18 +106,22 @@ def check_tokens(config: ConfigDict) -> None:
     if kind != "tokens":
         return
     require(
-        "codebook_size" in config.model and "grid" in config.model,
+        "grid" in config.model or "grids" in config.model,
         f"stage '{config.stage}' learns from images, not from {config.data.source}",
     )
     description = read_description(place)
-    grids = [tuple(grid) for grid in description["grids"]]
+    grids = tuple(tuple(grid) for grid in description["grids"])
     require(
-        len(grids) == 1,
+        "grids" in config.model or len(grids) == 1,
         f"{config.data.source} holds {len(grids)} token maps of each image, but stage "
         f"'{config.stage}' learns one; encode with a tokenizer of one level",
     )
-    for key, written in (("codebook_size", description["codebook_size"]), ("grid", grids[0])):
-        wanted = config.model[key]
+    several = "grids" in config.model
+    for key, written, wanted in (
+        ("codebook_size", description["codebook_size"], config.model.codebook_size),
+        ("grids", grids, token_grids(config)) if several else
+        ("grid", grids[0], token_grids(config)[0]),
+    ):  # fmt: skip
         require(
             written == wanted,
             f"{config.data.source} was written with {key} {written}, but config.model.{key} is "

@@ -11,7 +11,7 @@ from maskgit_jax.configuration import apply_changes
 from maskgit_jax.data.loader import eval_batches, train_batches
 from maskgit_jax.data.sources import open_sources
 from maskgit_jax.stage import Stage, Variables
-from maskgit_jax.stages import STAGES, maskgit
+from maskgit_jax.stages import STAGES
 from maskgit_jax.training.loop import Trainer, TrainingData
 from maskgit_jax.training.sharding import make_mesh
 
@@ -60,6 +60,37 @@ TINY = {
         "model.mlp_width": 32,
         "sampling.steps": 3,
     },
+    "pixelcnn": {
+        "model.codebook_size": 16,
+        "model.features": 8,
+        "model.num_layers": 3,
+        "model.head_features": 16,
+        "model.dropout_rate": 0.0,
+        "players.prior.warmup_steps": 0,
+        "players.prior.learning_rate": 1e-2,
+    },
+    "pixelsnail": {
+        "model.codebook_size": 16,
+        "model.features": 8,
+        "model.hidden": 8,
+        "model.num_blocks": 1,
+        "model.num_layers": 1,
+        "model.num_heads": (2, 0),
+        "model.num_condition_layers": 1,
+        "model.dropout_rate": 0.0,
+        **{f"players.{level}.warmup_steps": 0 for level in ("top", "bottom")},
+        **{f"players.{level}.learning_rate": 1e-2 for level in ("top", "bottom")},
+    },
+    "gpt": {
+        "model.codebook_size": 16,
+        "model.width": 16,
+        "model.num_layers": 2,
+        "model.num_heads": 2,
+        "model.mlp_width": 32,
+        "model.dropout_rate": 0.0,
+        "players.prior.warmup_steps": 0,
+        "players.prior.learning_rate": 1e-2,
+    },
 }
 SHORT = {
     "training.num_steps": 8,
@@ -105,13 +136,19 @@ def tiny_stage(name: str, **changes) -> tuple[Stage, ConfigDict, dict[str, Varia
     config = tiny_config(name, **changes)
     if name in FIRST_STAGE_NAMES:
         return STAGES[name].build(config, {}), config, {}
-    tokenizer, variables = tiny_tokenizer()
-    return maskgit.build(config, {"tokenizer": tokenizer}), config, {"tokenizer": variables}
+    tokenizer, variables = tiny_tokenizer(tokenizer_stage(config))
+    return STAGES[name].build(config, {"tokenizer": tokenizer}), config, {"tokenizer": variables}
+
+
+def tokenizer_stage(config: ConfigDict) -> str:
+    """The stage of the tokenizer that a prior's default configuration is made for."""
+    return config.tokenizer.removeprefix("runs/").split("-")[0]
 
 
 TOKENIZER_NAMES = ("vqvae", "vqvae2", "vqgan")
 FIRST_STAGE_NAMES = ("vae", *TOKENIZER_NAMES)
-STAGE_NAMES = (*FIRST_STAGE_NAMES, "maskgit")
+PRIOR_NAMES = ("pixelcnn", "pixelsnail", "gpt", "maskgit")
+STAGE_NAMES = (*FIRST_STAGE_NAMES, *PRIOR_NAMES)
 
 
 def trainer(stage, config, frozen, workdir, num_devices: int = 1) -> Trainer:

@@ -109,20 +109,28 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         for offset in range(len(self.files)):
-            file = self.files[(index + offset) % len(self.files)]
-            if file.path in self.unreadable:
-                continue
-            try:
-                return {"image": self._read(file.path), "label": file.label}
-            except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
-                self._report(file.path, error)
+            record = self.record(self.files[(index + offset) % len(self.files)])
+            if record is not None:
+                return record
         raise InputError(f"none of the {len(self.files)} images in the folder can be read")
 
-    def _read(self, path: Path) -> np.ndarray:
-        with Image.open(path) as image:
-            # JPEG only: decode at a fraction of the size that is still large enough.
-            image.draft(image.mode, (self.size, self.size))
-            return as_array(to_channels(image, self.channels))
+    def record(self, file: LabelledPath) -> dict[str, Any] | None:
+        """Returns the record of one file, None if it cannot be read."""
+        image = self.read(file.path, self.channels)
+        return None if image is None else {"image": image, "label": file.label}
+
+    def read(self, path: Path, channels: int) -> np.ndarray | None:
+        """Returns uint8 [H, W, channels]; None, and a warning once, if it cannot be read."""
+        if path in self.unreadable:
+            return None
+        try:
+            with Image.open(path) as image:
+                # JPEG only: decode at a fraction of the size that is still large enough.
+                image.draft(image.mode, (self.size, self.size))
+                return as_array(to_channels(image, channels))
+        except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
+            self._report(path, error)
+            return None
 
     def _report(self, path: Path, error: Exception) -> None:
         with self._lock:

@@ -15,9 +15,10 @@ import numpy as np
 from PIL import Image
 
 from maskgit_jax.configuration import InputError, require
+from maskgit_jax.data.conditions import square_record, viewed
 from maskgit_jax.data.folder import ENDINGS
 from maskgit_jax.data.sources import Source
-from maskgit_jax.data.transforms import as_array, square_array, to_channels
+from maskgit_jax.data.transforms import as_array, to_channels
 
 IMAGE_KEYS, LABEL_KEYS = ("images", "arr_0"), ("labels", "arr_1")
 STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
@@ -94,20 +95,19 @@ class Squares:
         source: Images of any size.
         size: Side in pixels.
         channels: 1 or 3, what the source gives.
+        view: What is seen of each record, see `conditions.viewed`.
     """
 
-    def __init__(self, source: Source, size: int, channels: int):
+    def __init__(self, source: Source, size: int, channels: int, view: str = "image"):
         self.source, self.size, self.shape = source, size, (size, size, channels)
+        self.view = view
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        record = self.source[index]
-        return {
-            "image": square_array(record["image"], self.size),
-            "label": int(record["label"]),
-        }
+        record = viewed(square_record(self.source[index], self.size), self.view)
+        return {"image": record["image"], "label": int(record["label"])}
 
 
 class Subset:

@@ -7,21 +7,24 @@ import grain
 import numpy as np
 from ml_collections import ConfigDict
 
+from maskgit_jax.data.conditions import cut_record, finished, square_record
 from maskgit_jax.data.sources import Source
-from maskgit_jax.data.transforms import as_array, as_picture, random_square, square_array
+from maskgit_jax.data.transforms import choose_square
 
 
 class _Augment(grain.transforms.RandomMap):
     def __init__(self, data: ConfigDict):
-        self.size, self.crop, self.flip = data.image_size, data.crop, data.flip
+        self.data = data.copy_and_resolve_references()
 
     def random_map(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        data = self.data
         if "image" in record:
-            image = record["image"]
-            unchanged = self.crop == "center" and image.shape[:2] == (self.size, self.size)
-            if not unchanged or self.flip:
-                picture = random_square(as_picture(image), self.size, self.crop, self.flip, rng)
-                record = {**record, "image": as_array(picture)}
+            height, width = record["image"].shape[:2]
+            unchanged = data.crop == "center" and height == width == data.image_size
+            if not unchanged or data.flip:
+                square = choose_square(width, height, data.crop, data.flip, rng)
+                record = cut_record(record, square, data.image_size)
+            record = finished(record, data)
         return {**record, "label": np.int32(record["label"])}
 
 
@@ -69,7 +72,7 @@ def eval_batches(
     def read(index: int) -> dict[str, Any]:
         record = dict(source[index % count])
         if "image" in record:
-            record["image"] = square_array(record["image"], data.image_size)
+            record = finished(square_record(record, data.image_size), data)
         label, valid = np.int32(record["label"]), np.float32(index < count)
         return {**record, "label": label, "valid": valid}
 

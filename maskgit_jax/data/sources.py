@@ -1,7 +1,8 @@
-"""Where records come from: digits, IDX files, folders, TFDS, token files.
+"""Where records come from: digits, IDX files, folders, pairs, TFDS, token files.
 
 A source is a sequence of records {"image": uint8 [H, W, C], "label": int} (or {"tokens": int32
-[L], "label": int}) that can be read in any order.
+[L], "label": int}) that can be read in any order. Pairs have a "condition", uint8 [H, W, C'],
+of the image's size besides.
 """
 
 from collections.abc import Callable
@@ -10,8 +11,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from ml_collections import ConfigDict
 
-from maskgit_jax.configuration import InputError
-from maskgit_jax.data import folder, idx, prepared, tokens
+from maskgit_jax.configuration import InputError, condition_channels, validate_conditions
+from maskgit_jax.data import folder, idx, pairs, prepared, tokens
 from maskgit_jax.data.transforms import as_array, as_picture, center_square, to_channels
 
 DIGITS_HELD_OUT = 360
@@ -56,23 +57,27 @@ def open_sources(data: ConfigDict) -> Sources:
     """Opens the dataset that `config.data.source` names.
 
     Raises:
-        InputError: It does not exist, is empty or damaged, or its kind is unknown.
+        InputError: It does not exist, is empty or damaged, its kind is unknown, or it does not
+            hold what the view or the condition needs.
     """
     kind, _, place = data.source.partition(":")
     openers: dict[str, Callable[[str, ConfigDict], Sources]] = {
         "digits": _digits,
         "idx": _idx,
         "folder": _folder,
+        "pairs": _pairs,
         "tfds": _prepared,
         "tokens": _tokens,
     }
     if kind not in openers:
         raise InputError(
             f"config.data.source '{data.source}' is unknown; it is one of digits, idx:DIR, "
-            "folder:DIR, tfds:NAME, tokens:DIR"
+            "folder:DIR, pairs:DIR, tfds:NAME, tokens:DIR"
         )
     if kind != "digits" and not place:
         raise InputError(f"config.data.source '{data.source}' lacks its place, as in {kind}:PLACE")
+    # Commands put another source into the configuration of a run: it was not checked with this.
+    validate_conditions(data)
     sources = openers[kind](place, data)
     for split, source in (("training", sources.train), ("evaluation", sources.evaluation)):
         if len(source) == 0:
@@ -125,6 +130,22 @@ def _folder(place: str, data: ConfigDict) -> Sources:
         folder.FolderSource(found.train, **read),
         folder.FolderSource(found.evaluation, **read),
         found.class_names,
+    )
+
+
+def _pairs(place: str, data: ConfigDict) -> Sources:
+    found = pairs.find_pairs(place, data.eval_fraction)
+    read = dict(
+        conditions=found.conditions,
+        size=data.image_size,
+        channels=data.channels,
+        # A tokenizer of conditions has the channels of images.
+        condition_channels=condition_channels(data) or data.channels,
+    )
+    return Sources(
+        pairs.PairSource(found.images.train, **read),
+        pairs.PairSource(found.images.evaluation, **read),
+        found.images.class_names,
     )
 
 

@@ -1,9 +1,11 @@
 """Pictures of any size and mode to uint8 squares [size, size, channels]."""
 
+from typing import NamedTuple
+
 import numpy as np
 from PIL import Image, ImageOps
 
-BICUBIC = Image.Resampling.BICUBIC
+BICUBIC, NEAREST = Image.Resampling.BICUBIC, Image.Resampling.NEAREST
 
 
 def to_channels(image: Image.Image, channels: int) -> Image.Image:
@@ -46,44 +48,67 @@ def as_picture(array: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def center_square(image: Image.Image, size: int) -> Image.Image:
-    """Returns the middle square, the shorter side scaled to `size`."""
-    if image.size == (size, size):
-        return image
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    return image.resize((size, size), BICUBIC, box=(left, top, left + side, top + side))
+class Square(NamedTuple):
+    """Which part of a picture is cut out.
+
+    Attributes:
+        box: Left, top, right and bottom, in pixels; they need not be whole.
+        mirrored: Whether left and right are exchanged afterwards.
+    """
+
+    box: tuple[float, float, float, float]
+    mirrored: bool = False
 
 
-def square_array(image: np.ndarray, size: int) -> np.ndarray:
-    """Returns `center_square` of uint8 [H, W, C] as uint8 [size, size, C]."""
-    if image.ndim == 3 and image.shape[:2] == (size, size):
-        return image
-    return as_array(center_square(as_picture(image), size))
+def middle_square(width: int, height: int) -> Square:
+    """Returns the largest square in the middle of a picture."""
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return Square((left, top, left + side, top + side))
 
 
-def random_square(
-    image: Image.Image, size: int, crop: str, flip: bool, rng: np.random.Generator
-) -> Image.Image:
-    """Returns a square of side `size` for training.
+def choose_square(
+    width: int, height: int, crop: str, flip: bool, rng: np.random.Generator
+) -> Square:
+    """Returns what to cut out of a picture for training.
 
     Args:
-        image: Grey or RGB.
-        size: Side in pixels.
+        width: Of the picture, in pixels.
+        height: Of the picture, in pixels.
         crop: "center"; "random": a random place along the longer side; "resized": a square of
             random area (at least a third of the largest one) at a random place.
         flip: Mirror one half of the images.
         rng: Source of randomness.
     """
-    if crop == "center":
-        image = center_square(image, size)
-    else:
-        largest = min(image.size)
+    square = middle_square(width, height)
+    if crop != "center":
         scale = 1.0 if crop == "random" else rng.uniform(1 / 3, 1.0) ** 0.5
-        side = largest * scale
-        left = rng.uniform(0, image.width - side)
-        top = rng.uniform(0, image.height - side)
-        image = image.resize((size, size), BICUBIC, box=(left, top, left + side, top + side))
-    if flip and rng.random() < 0.5:
-        image = ImageOps.mirror(image)
-    return image
+        side = min(width, height) * scale
+        left = rng.uniform(0, width - side)
+        top = rng.uniform(0, height - side)
+        square = Square((left, top, left + side, top + side))
+    return square._replace(mirrored=flip and bool(rng.random() < 0.5))
+
+
+def cut_square(
+    image: Image.Image, square: Square, size: int, resample: Image.Resampling = BICUBIC
+) -> Image.Image:
+    """Returns a part of the picture, scaled to `size` pixels a side."""
+    image = image.resize((size, size), resample, box=square.box)
+    return ImageOps.mirror(image) if square.mirrored else image
+
+
+def center_square(
+    image: Image.Image, size: int, resample: Image.Resampling = BICUBIC
+) -> Image.Image:
+    """Returns the middle square, the shorter side scaled to `size`."""
+    if image.size == (size, size):
+        return image
+    return cut_square(image, middle_square(*image.size), size, resample)
+
+
+def square_array(image: np.ndarray, size: int, resample: Image.Resampling = BICUBIC) -> np.ndarray:
+    """Returns `center_square` of uint8 [H, W, C] as uint8 [size, size, C]."""
+    if image.ndim == 3 and image.shape[:2] == (size, size):
+        return image
+    return as_array(center_square(as_picture(image), size, resample))

@@ -95,7 +95,7 @@ def real_images(config: ConfigDict) -> tuple[RealImages, Sources]:
             config.source = read_description(place)["data"]
     sources = open_sources(config)
     training, held_out = (
-        Squares(source, config.image_size, config.channels)
+        Squares(source, config.image_size, config.channels, config.view)
         for source in (sources.train, sources.evaluation)
     )
     name = f"{config.source} at {config.image_size} px"

@@ -1,5 +1,7 @@
 """Transformer layers, and a stack of them compiled once."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -10,30 +12,61 @@ initialize = nn.initializers.truncated_normal(0.02)
 """Cut at two sigma and not rescaled (true deviation 0.0176), as in google-research/maskgit."""
 
 
+class KeyValue(NamedTuple):
+    """What attention remembers of the places before: [B, L, N, D/N] each, or stacked by layer."""
+
+    key: Array
+    value: Array
+
+
 class SelfAttention(nn.Module):
-    """Multi-head attention of every place to every place: [B, L, D] -> [B, L, D].
+    """Multi-head attention of every place to every place, or to those before it and itself.
 
     Attributes:
         num_heads: N; must divide D.
         dropout_rate: Of the attention weights.
+        causal: Whether a place sees only places up to itself.
         dtype: Type of the activations; the softmax is float32.
     """
 
     num_heads: int
     dropout_rate: float = 0.0
+    causal: bool = False
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
+    def __call__(
+        self, x: Array, train: bool, memory: KeyValue | None = None, start: Array | None = None
+    ) -> tuple[Array, KeyValue | None]:
+        """Returns [B, n, D], and the memory with what the n places of `x` added to it.
+
+        Args:
+            x: A whole sequence [B, L, D]; with a memory the n places that begin at `start`.
+            train: Whether dropout acts.
+            memory: Keys and values of the places before `start`; causal attention only.
+            start: int32 scalar.
+        """
         batch, length, width = x.shape
         query, key, value = (self._heads(x, name) for name in ("query", "key", "value"))
+        if memory is not None:
+            key, value = (
+                jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, axis=1)
+                for old, new in zip(memory, (key, value), strict=True)
+            )
+            memory = KeyValue(key, value)
         scale = (width // self.num_heads) ** -0.5
-        scores = jnp.einsum("bqnd,bknd->bnqk", query * scale, key)  # [B, N, L, L]
-        weights = jax.nn.softmax(scores.astype(jnp.float32)).astype(self.dtype)
+        scores = jnp.einsum("bqnd,bknd->bnqk", query * scale, key)  # [B, N, n, L]
+        scores = scores.astype(jnp.float32)
+        if self.causal:
+            own = jnp.arange(length) + (0 if start is None else start)
+            later = jnp.arange(key.shape[1])[None] > own[:, None]
+            scores = jnp.where(later[None, None], -jnp.inf, scores)
+        weights = jax.nn.softmax(scores).astype(self.dtype)
         weights = nn.Dropout(self.dropout_rate)(weights, deterministic=not train)
         mixed = jnp.einsum("bnqk,bknd->bqnd", weights, value)
         mixed = mixed.reshape(batch, length, width)
-        return nn.Dense(width, kernel_init=initialize, dtype=self.dtype, name="out")(mixed)
+        out = nn.Dense(width, kernel_init=initialize, dtype=self.dtype, name="out")
+        return out(mixed), memory
 
     def _heads(self, x: Array, name: str) -> Array:
         # Dense and reshape: nn.DenseGeneral fails under a mesh with partitioned kernels.
@@ -53,6 +86,8 @@ class TransformerLayer(nn.Module):
             what goes in).
         dropout_rate: Of attention weights and of both outputs.
         epsilon: Of LayerNorm.
+        causal: Whether a place sees only places up to itself.
+        approximate_gelu: Whether GELU is its usual approximation by tanh (MaskGIT) or exact (GPT).
         dtype: Type of the activations.
     """
 
@@ -61,14 +96,27 @@ class TransformerLayer(nn.Module):
     norm: str = "post"
     dropout_rate: float = 0.0
     epsilon: float = 1e-12
+    causal: bool = False
+    approximate_gelu: bool = True
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> tuple[Array, None]:
-        attend = SelfAttention(self.num_heads, self.dropout_rate, self.dtype, name="attention")
-        x = self._residual(x, lambda h: attend(h, train), "attention_norm", train)
+    def __call__(
+        self, x: Array, train: bool, memory: KeyValue | None = None, start: Array | None = None
+    ) -> tuple[Array, KeyValue | None]:
+        """Returns the layer's output and memory, see `SelfAttention`."""
+        attention = SelfAttention(
+            self.num_heads, self.dropout_rate, self.causal, self.dtype, name="attention"
+        )
+
+        def attend(h: Array) -> Array:
+            nonlocal memory
+            h, memory = attention(h, train, memory, start)
+            return h
+
+        x = self._residual(x, attend, "attention_norm", train)
         x = self._residual(x, self._mlp, "mlp_norm", train)
-        return nn.with_logical_constraint(x, ("batch", "length", "embed")), None
+        return nn.with_logical_constraint(x, ("batch", "length", "embed")), memory
 
     def _residual(self, x: Array, branch, norm_name: str, train: bool) -> Array:
         norm = layer_norm(self.epsilon, self.dtype, norm_name)
@@ -79,7 +127,8 @@ class TransformerLayer(nn.Module):
     def _mlp(self, x: Array) -> Array:
         width = x.shape[-1]
         dense = dict(kernel_init=initialize, dtype=self.dtype)
-        x = nn.gelu(nn.Dense(self.mlp_width, name="mlp_in", **dense)(x))
+        x = nn.Dense(self.mlp_width, name="mlp_in", **dense)(x)
+        x = nn.gelu(x, approximate=self.approximate_gelu)
         x = nn.with_logical_constraint(x, ("batch", "length", "mlp"))
         return nn.Dense(width, name="mlp_out", **dense)(x)
 
@@ -90,11 +139,12 @@ def layer_norm(epsilon: float, dtype: str, name: str) -> nn.LayerNorm:
 
 
 def stacked_layers(num_layers: int, remat: bool, **layer) -> nn.Module:
-    """Returns `num_layers` layers as one scanned module, called as module(x, train) -> (x, _).
+    """Returns `num_layers` layers as one scanned module.
 
-    Parameters carry a leading axis [num_layers, ...], so that the program has one layer's
-    size; with `remat` each layer is recomputed in the backward pass (scan without remat needs
-    three times the memory of separate layers).
+    It is called as module(x, train, memory, start) -> (x, memory), where memory is None or holds
+    those of all layers, stacked. Parameters carry a leading axis [num_layers, ...], so that the
+    program has one layer's size; with `remat` each layer is recomputed in the backward pass (scan
+    without remat needs three times the memory of separate layers).
     """
     kind = TransformerLayer
     if remat:
@@ -103,7 +153,7 @@ def stacked_layers(num_layers: int, remat: bool, **layer) -> nn.Module:
         kind,
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
-        in_axes=nn.broadcast,
+        in_axes=(nn.broadcast, 0, nn.broadcast),
         length=num_layers,
     )
     return stack(name="layers", **layer)

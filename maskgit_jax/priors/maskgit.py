@@ -81,7 +81,7 @@ class MaskGIT(nn.Module):
             dropout_rate=self.dropout_rate,
             epsilon=epsilon,
             dtype=self.dtype,
-        )(x, train)
+        )(x, train, None, None)
         if self.norm == "pre":
             x = layer_norm(epsilon, self.dtype, "final_norm")(x)
         return self._head(x[:, 1:], table, epsilon)

@@ -7,9 +7,18 @@ A stage module offers
 """
 
 from maskgit_jax.configuration import InputError
-from maskgit_jax.stages import maskgit, vae, vqgan, vqvae, vqvae2
+from maskgit_jax.stages import gpt, maskgit, pixelcnn, pixelsnail, vae, vqgan, vqvae, vqvae2
 
-STAGES = {"vae": vae, "vqvae": vqvae, "vqvae2": vqvae2, "vqgan": vqgan, "maskgit": maskgit}
+STAGES = {
+    "vae": vae,
+    "vqvae": vqvae,
+    "vqvae2": vqvae2,
+    "vqgan": vqgan,
+    "pixelcnn": pixelcnn,
+    "pixelsnail": pixelsnail,
+    "gpt": gpt,
+    "maskgit": maskgit,
+}
 
 
 def stage_module(name: str):

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from maskgit_jax.arrays import Array, Batch, Key, normalize
-from maskgit_jax.configuration import InputError, require, require_one_of
+from maskgit_jax.arrays import Array, Batch, Key
+from maskgit_jax.configuration import require, require_one_of
 from maskgit_jax.decoding.parallel import DecodeSettings, decode_by_confidence, guide
 from maskgit_jax.decoding.schedules import SCHEDULES, any_order_mask, random_mask
 from maskgit_jax.losses.masked_tokens import (
@@ -17,6 +17,7 @@ from maskgit_jax.losses.masked_tokens import (
 )
 from maskgit_jax.priors.maskgit import MaskGIT
 from maskgit_jax.stage import Generator, Stage, Variables
+from maskgit_jax.stages.token_priors import check_tokenizer, tokens_of
 
 
 def validate(config: ConfigDict) -> None:
@@ -82,43 +83,18 @@ def check_settings(settings: DecodeSettings, num_tokens: int, guidable: bool) ->
     )
 
 
-def _check_tokenizer(config: ConfigDict, tokenizer: Stage) -> None:
-    exports, model = tokenizer.exports, config.model
-    if exports.codebook_size != model.codebook_size:
-        raise InputError(
-            f"the tokenizer in {config.tokenizer} has {exports.codebook_size} codes, but "
-            f"config.model.codebook_size is {model.codebook_size}; make them equal"
-        )
-    if len(exports.grids) != 1:
-        raise InputError(
-            f"the tokenizer in {config.tokenizer} makes {len(exports.grids)} token maps of each "
-            "image, and MaskGIT learns one; choose a tokenizer of one level, such as a run of "
-            "configs/vqgan.py or configs/vqvae.py"
-        )
-    if exports.grids[0] != tuple(model.grid):
-        raise InputError(
-            f"the tokenizer in {config.tokenizer} makes a grid of {exports.grids[0]} tokens, but "
-            f"config.model.grid is {tuple(model.grid)}; make them equal"
-        )
-
-
 def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
     """Returns the stage; its only player is "prior".
 
     Raises:
         InputError: The tokenizer's codebook or grid does not fit the transformer.
     """
-    _check_tokenizer(config, frozen["tokenizer"])
     tokenizer = frozen["tokenizer"].exports
+    check_tokenizer(config, tokenizer)
     network = prior(config)
     num_classes, num_tokens = network.num_classes, network.num_tokens
     guidable = network.null_class
     weights = config.losses
-
-    def tokens_of(variables: Variables, batch: Batch) -> Array:
-        if "tokens" in batch:
-            return batch["tokens"]
-        return tokenizer.encode(variables.frozen["tokenizer"], normalize(batch["image"]))
 
     def init(key: Key, batch: Batch, frozen: Mapping[str, Variables]) -> Variables:
         tokens = jnp.zeros((len(batch["label"]), num_tokens), jnp.int32)
@@ -147,7 +123,7 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
     def losses(variables: Variables, batch: Batch, key: Key, step: Array):
         del step
         mask_key, label_key, dropout_key = jax.random.split(key, 3)
-        tokens = tokens_of(variables, batch)
+        tokens = tokens_of(tokenizer, variables, batch)
         hidden = random_hidden(tokens, mask_key)
         label = batch["label"]
         if guidable:
@@ -162,7 +138,7 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
 
     def evaluate(variables: Variables, batch: Batch, key: Key):
         mask_key, count_key, order_key = jax.random.split(key, 3)
-        tokens = tokens_of(variables, batch)
+        tokens = tokens_of(tokenizer, variables, batch)
         hidden = random_hidden(tokens, mask_key)
         logits = forward(variables, tokens, hidden, batch["label"])
         right = (logits.argmax(axis=-1) == tokens).astype(jnp.float32)
@@ -175,7 +151,8 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
             "bits_per_token_bound": any_order_bits(error, some),
         }
 
-    def sample(variables: Variables, label: Array, key: Key, settings: DecodeSettings) -> Array:
+    def sample(variables: Variables, wanted: Batch, key: Key, settings: DecodeSettings) -> Array:
+        label = wanted["label"]
         nobody = jnp.full_like(label, num_classes)
 
         def predict(tokens: Array, hidden: Array) -> Array:
@@ -193,7 +170,7 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
 
     def preview(variables: Variables, batch: Batch, key: Key):
         label = jnp.arange(len(batch["label"])) % num_classes
-        return {"samples": sample(variables, label, key, sampling_settings(config))}
+        return {"samples": sample(variables, {"label": label}, key, sampling_settings(config))}
 
     def check(settings: DecodeSettings) -> None:
         check_settings(settings, num_tokens, guidable)

@@ -175,11 +175,17 @@ def one_map(apply: Callable[..., Array], codebook_size: int, side: int) -> OneMa
         side: h = w.
     """
 
+    def encode_map(variables: Variables, image: Array) -> Array:
+        return apply(variables, "encode", image)
+
+    def decode_map(variables: Variables, tokens: Array) -> Array:
+        return apply(variables, "decode", tokens)
+
     def encode(variables: Variables, image: Array) -> Array:
-        return apply(variables, "encode", image).reshape(len(image), -1)
+        return encode_map(variables, image).reshape(len(image), -1)
 
     def decode(variables: Variables, tokens: Array) -> Array:
-        return apply(variables, "decode", tokens.reshape(-1, side, side))
+        return decode_map(variables, tokens.reshape(-1, side, side))
 
     def evaluate(variables: Variables, batch: Batch, key: Key) -> Metrics:
         del key
@@ -196,4 +202,5 @@ def one_map(apply: Callable[..., Array], codebook_size: int, side: int) -> OneMa
         decoded = decode(variables, encode(variables, image))
         return {"original_and_reconstruction": side_by_side(image, decoded)}
 
-    return OneMap(evaluate, preview, Tokenizer(encode, decode, codebook_size, ((side, side),)))
+    exports = Tokenizer(encode, decode, codebook_size, ((side, side),), encode_map, decode_map)
+    return OneMap(evaluate, preview, exports)

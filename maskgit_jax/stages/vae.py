@@ -240,9 +240,9 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         # One draw after another: only one set of decoded images is in memory.
         return jax.lax.scan(one, None, jax.random.split(draws_key, count))[1]
 
-    def sample(variables: Variables, label: Array, key: Key, settings: PriorSettings) -> Array:
+    def sample(variables: Variables, wanted: Batch, key: Key, settings: PriorSettings) -> Array:
         latent_key, pixel_key = jax.random.split(key)
-        latents = jax.random.normal(latent_key, (len(label), config.model.num_latents))
+        latents = jax.random.normal(latent_key, (len(wanted["label"]), config.model.num_latents))
         outputs = apply(variables, "decode", settings.temperature * latents)
         if settings.pixels == "draw":
             return pixels.draw(outputs, noise.log_sigma(variables), pixel_key)
@@ -281,8 +281,8 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
             ),
         }
         if variational:
-            label = jnp.zeros((len(image),), jnp.int32)
-            pictures["samples"] = sample(variables, label, key, sampling_settings(config))
+            wanted = {"label": jnp.zeros((len(image),), jnp.int32)}
+            pictures["samples"] = sample(variables, wanted, key, sampling_settings(config))
         return pictures
 
     def decode_grid(variables: Variables, latents: Array) -> Array:

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from maskgit_jax.data.conditions import derived
 from maskgit_jax.data.loader import eval_batches, train_batches
 from maskgit_jax.data.sources import ArraySource
-from maskgit_jax.data.transforms import as_array, random_square
+from maskgit_jax.data.transforms import as_array, choose_square, cut_square
 from tests.example import preset
 
 
@@ -74,7 +75,8 @@ def test_evaluation_sees_each_image_once_and_pads(processes):
 @pytest.mark.parametrize("size", [(40, 20), (20, 40), (7, 9), (16, 16)])
 def test_crops_are_square_and_keep_a_constant_image(crop, size):
     rng = np.random.default_rng(0)
-    square = random_square(Image.new("RGB", size, (9, 8, 7)), 16, crop, True, rng)
+    image = Image.new("RGB", size, (9, 8, 7))
+    square = cut_square(image, choose_square(*size, crop, True, rng), 16)
     assert as_array(square).shape == (16, 16, 3)
     assert (as_array(square) == [9, 8, 7]).all()
 
@@ -83,7 +85,33 @@ def test_flips_come_half_of_the_time():
     image = Image.new("L", (4, 4))
     image.putpixel((0, 0), 255)
     rng = np.random.default_rng(0)
-    flipped = [
-        as_array(random_square(image, 4, "center", True, rng))[0, 3, 0] == 255 for _ in range(400)
-    ]
+    squares = [choose_square(4, 4, "center", True, rng) for _ in range(400)]
+    flipped = [as_array(cut_square(image, square, 4))[0, 3, 0] == 255 for square in squares]
     assert 0.4 < np.mean(flipped) < 0.6
+
+
+def test_without_view_and_condition_batches_keep_their_keys():
+    assert set(next(train_batches(numbered(8), DATA, 4, seed=0))) == {"image", "label"}
+    assert set(next(eval_batches(numbered(8), DATA, 4))) == {"image", "label", "valid"}
+
+
+@pytest.mark.parametrize("kind", ["edges", "low_resolution", "grey_levels"])
+def test_conditions_are_of_the_augmented_image_and_views_stand_in_its_place(kind):
+    source = ArraySource(
+        np.random.default_rng(0).integers(0, 256, (20, 24, 20, 1), np.uint8), np.arange(20)
+    )
+    plain, condition, view = (preset("vqgan").data.unlock() for _ in range(3))
+    for config in (plain, condition, view):
+        config.crop, config.flip = "resized", True
+    condition.condition, view.view = kind, kind
+    for batches in (
+        [next(train_batches(source, config, 4, seed=3)) for config in (plain, condition, view)],
+        [next(eval_batches(source, config, 4)) for config in (plain, condition, view)],
+    ):
+        images, with_condition, with_view = batches
+        expected = np.stack([derived(image, kind) for image in images["image"]])
+        np.testing.assert_array_equal(with_condition["image"], images["image"])
+        np.testing.assert_array_equal(with_condition["condition"], expected)
+        assert set(with_condition) - set(images) == {"condition"}
+        np.testing.assert_array_equal(with_view["image"], expected)
+        assert set(with_view) == set(images)

@@ -137,6 +137,7 @@ def test_a_folder_of_nothing_but_broken_images_is_an_error(tmp_path):
         ("digits:{}", "takes no place"),
         ("folder", "lacks its place"),
         ("lmdb:{}", "is unknown; it is one of digits"),
+        ("pairs", "lacks its place"),
     ],
 )
 def test_a_bad_source_is_named(tmp_path, source, message):

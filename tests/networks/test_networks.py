@@ -63,7 +63,7 @@ def test_attention_against_numpy(key):
     mixed = np.einsum("bnqk,bknd->bqnd", weights, v).reshape(2, 5, 8)
     expected = mixed @ np.asarray(params["out"]["kernel"])
     np.testing.assert_allclose(
-        module.apply({"params": params}, x, train=False), expected, atol=1e-5
+        module.apply({"params": params}, x, train=False)[0], expected, atol=1e-5
     )
 
 
@@ -72,10 +72,10 @@ def test_stacked_layers_know_no_order_of_places(key, norm):
     # Without positions, permuting the input permutes the output.
     x = jax.random.normal(key, (1, 6, 8))
     module = stacked_layers(2, False, num_heads=2, mlp_width=16, norm=norm)
-    params = module.init(key, x, False)
+    params = module.init(key, x, False, None, None)
     order = np.asarray([3, 1, 0, 2, 5, 4])
-    one, _ = module.apply(params, x[:, order], False)
-    other, _ = module.apply(params, x, False)
+    one, _ = module.apply(params, x[:, order], False, None, None)
+    other, _ = module.apply(params, x, False, None, None)
     np.testing.assert_allclose(one, other[:, order], atol=1e-5)
 
 
@@ -84,12 +84,11 @@ def test_rematerialised_layers_have_the_same_gradient(key):
     gradients = []
     for remat in (False, True):
         module = stacked_layers(2, remat, num_heads=2, mlp_width=16, dropout_rate=0.1)
-        params = module.init(jax.random.key(1), x, False)
+        params = module.init(jax.random.key(1), x, False, None, None)
 
         def loss(params, module=module):
-            return (
-                module.apply(params, x, True, rngs={"dropout": jax.random.key(2)})[0] ** 3
-            ).sum()
+            rngs = {"dropout": jax.random.key(2)}
+            return (module.apply(params, x, True, None, None, rngs=rngs)[0] ** 3).sum()
 
         gradients.append(jax.tree.leaves(jax.grad(loss)(params)))
     for one, other in zip(*gradients, strict=True):

@@ -1,0 +1,43 @@
+"""From logits of one place to a token: which codes may be drawn at all."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from maskgit_jax.arrays import Array
+from maskgit_jax.configuration import require
+
+
+def likely_logits(logits: Array, top_k: int = 0, top_p: float = 1.0) -> Array:
+    """Returns logits [..., K] with -inf for codes that are not to be drawn.
+
+    Args:
+        logits: [..., K], already divided by the temperature.
+        top_k: Keep the k most likely codes; 0 for all. Ties go to the smaller code, so that
+            exactly k stay.
+        top_p: Then keep the most likely codes whose probabilities, renormalised, sum to at
+            least p ("nucleus"); at least one, all with 1.
+
+    Source: taming-transformers modules/transformer/mingpt.py:top_k_top_p_filtering; Holtzman
+    et al. 2020, arXiv 1904.09751, section 3.1. Differs: there more than k codes stay on ties.
+    """
+    codes = logits.shape[-1]
+    if top_k in (0, codes) and top_p >= 1.0:
+        return logits
+    chex.assert_scalar_in(top_k, 0, codes)
+    values, order = jax.lax.top_k(logits, top_k or codes)  # stable: ties in order of the codes
+    if top_p < 1.0:
+        share = jax.nn.softmax(values)
+        before = jnp.cumsum(share, axis=-1) - share
+        values = jnp.where(before < top_p, values, -jnp.inf)
+    everything = jnp.full(logits.shape, -jnp.inf, logits.dtype)
+    return jnp.put_along_axis(everything, order, values, axis=-1, inplace=False)
+
+
+def check_likely(top_k: int, top_p: float, codebook_size: int) -> None:
+    """Raises `InputError` for values that `likely_logits` cannot use."""
+    require(
+        0 <= top_k <= codebook_size,
+        f"top_k is {top_k}; it must be between 0 (all) and the number of codes, {codebook_size}",
+    )
+    require(0 < top_p <= 1, f"top_p is {top_p}; it must be above 0 and at most 1")

@@ -1,0 +1,53 @@
+"""PixelCNN: the prior of a VQ-VAE's tokens."""
+
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from maskgit_jax.configuration import require
+from maskgit_jax.decoding.autoregressive import OrderSettings
+from maskgit_jax.priors.pixelcnn import PixelCNN
+from maskgit_jax.stage import Stage
+from maskgit_jax.stages import autoregressive
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises `InputError` for a configuration that cannot work."""
+    autoregressive.validate(config)
+    for key in ("features", "num_layers", "reach", "head_features"):
+        value = config.model[key]
+        require(value >= 1, f"config.model.{key} is {value}; it must be at least 1")
+    autoregressive.require_no_condition(config)
+
+
+def needs(config: ConfigDict) -> dict[str, str]:
+    """Returns the run directories that must be loaded first: the tokenizer's."""
+    return {"tokenizer": config.tokenizer}
+
+
+def network(config: ConfigDict) -> PixelCNN:
+    """Returns the network that a configuration describes."""
+    model = config.model
+    return PixelCNN(
+        codebook_size=model.codebook_size,
+        num_classes=max(1, config.data.num_classes),
+        grid=tuple(model.grid),
+        features=model.features,
+        num_layers=model.num_layers,
+        reach=model.reach,
+        head_features=model.head_features,
+        dropout_rate=model.dropout_rate,
+        dtype=config.dtype,
+    )
+
+
+def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
+    """Returns the stage; its only player is "prior".
+
+    Raises:
+        InputError: The tokenizer's codebook or grid does not fit.
+    """
+    height, width = config.model.grid
+    parts = (autoregressive.Part("prior", network(config), height * width),)
+    settings = OrderSettings(**config.sampling.to_dict())
+    return autoregressive.build(config, frozen, parts, settings)

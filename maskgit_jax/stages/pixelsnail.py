@@ -1,0 +1,96 @@
+"""PixelSNAIL: the priors of VQ-VAE-2's token maps, p(top | class), p(bottom | top, class)."""
+
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from maskgit_jax.autoencoders.vqvae2 import LEVEL_NAMES
+from maskgit_jax.configuration import require
+from maskgit_jax.decoding.autoregressive import OrderSettings
+from maskgit_jax.priors.pixelsnail import PixelSNAIL
+from maskgit_jax.stage import Stage
+from maskgit_jax.stages import autoregressive
+from maskgit_jax.stages.token_priors import token_grids
+
+LEVELS = {1: ("top",), **LEVEL_NAMES}
+"""Number of token maps -> names of the players, coarsest first."""
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises `InputError` for a configuration that cannot work."""
+    autoregressive.validate(config)
+    autoregressive.require_no_condition(config)
+    model, grids = config.model, token_grids(config)
+    for key in ("features", "hidden", "num_blocks", "num_layers", "reach"):
+        require(model[key] >= 1, f"config.model.{key} is {model[key]}; it must be at least 1")
+    require(
+        len(grids) in LEVELS,
+        f"config.model.grids has {len(grids)} maps; it must have 1 to {max(LEVELS)}",
+    )
+    require(
+        len(model.num_heads) == len(grids),
+        f"config.model.num_heads is {model.num_heads}; it must have a number for each of the "
+        f"{len(grids)} maps of config.model.grids, 0 for no attention",
+    )
+    for heads in model.num_heads:
+        require(
+            heads >= 0 and (heads == 0 or model.hidden % heads == 0),
+            f"config.model.hidden {model.hidden} is not a multiple of the {heads} heads in "
+            "config.model.num_heads",
+        )
+    for coarse, fine in zip(grids, grids[1:], strict=False):
+        require(
+            all(large % small == 0 for large, small in zip(fine, coarse, strict=True)),
+            f"config.model.grids: the map {fine} cannot be divided into {coarse}; put the "
+            "coarsest first",
+        )
+    wanted = set(LEVELS[len(grids)])
+    require(
+        set(config.players) == wanted,
+        f"config.players has {', '.join(config.players)}; {len(grids)} maps need "
+        f"{', '.join(LEVELS[len(grids)])}",
+    )
+
+
+def needs(config: ConfigDict) -> dict[str, str]:
+    """Returns the run directories that must be loaded first: the tokenizer's."""
+    return {"tokenizer": config.tokenizer}
+
+
+def network(config: ConfigDict, level: int) -> PixelSNAIL:
+    """Returns the network of one level, 0 for the coarsest."""
+    model, grids = config.model, token_grids(config)
+    return PixelSNAIL(
+        codebook_size=model.codebook_size,
+        num_classes=max(1, config.data.num_classes),
+        grid=grids[level],
+        coarser_grids=grids[:level],
+        features=model.features,
+        hidden=model.hidden,
+        num_blocks=model.num_blocks,
+        num_layers=model.num_layers,
+        reach=model.reach,
+        num_heads=model.num_heads[level],
+        num_output_layers=model.num_output_layers,
+        num_condition_layers=model.num_condition_layers,
+        dropout_rate=model.dropout_rate,
+        dtype=config.dtype,
+    )
+
+
+def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
+    """Returns the stage; its players are the levels, "top", ("middle",) "bottom".
+
+    They are trained at once, but share nothing: each learns from the true tokens of the coarser
+    levels, so training them one after another would give the same.
+
+    Raises:
+        InputError: The tokenizer's codebook or maps do not fit.
+    """
+    sizes = [height * width for height, width in token_grids(config)]
+    parts = tuple(
+        autoregressive.Part(name, network(config, level), sizes[level], sum(sizes[:level]))
+        for level, name in enumerate(LEVELS[len(sizes)])
+    )
+    settings = OrderSettings(**config.sampling.to_dict())
+    return autoregressive.build(config, frozen, parts, settings)
