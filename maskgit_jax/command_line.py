@@ -23,15 +23,30 @@ def define_sampling_flags() -> Callable[[], dict[str, Any]]:
     flags.DEFINE_float("choice_temperature", None, "Randomness of the places chosen.")
     flags.DEFINE_float("temperature", None, "Divides the logits; of a VAE, multiplies the prior's "
                        "standard deviation.")  # fmt: skip
+    flags.DEFINE_integer("top_k", None, "Draw only the k most likely codes; 0 for all.")
+    flags.DEFINE_float("top_p", None, "Draw only the most likely codes that make up this "
+                       "probability.")  # fmt: skip
+    flags.DEFINE_bool("cached", None, "Remember what was computed for the tokens before "
+                      "(--nocached: the same images, slowly).")  # fmt: skip
+    flags.DEFINE_string("size", None, "HEIGHTxWIDTH of the images in pixels, for GPT.")
     flags.DEFINE_enum("pixels", None, ["mean", "draw"], "Of a VAE: the mean of p(x | z), or a "
                       "draw from it.")  # fmt: skip
 
     def given() -> dict[str, Any]:
-        names = ("steps", "guidance", "choice_temperature", "temperature", "pixels")
+        names = ("steps", "guidance", "choice_temperature", "temperature", "pixels", "top_k",
+                 "top_p", "cached", "size")  # fmt: skip
         values = {name: flags.FLAGS[name].value for name in names}
+        values["size"] = values["size"] and _size(values["size"])
         return {name: value for name, value in values.items() if value is not None}
 
     return given
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdigit() for side in sides):
+        raise InputError(f"--size is '{text}'; it is written HEIGHTxWIDTH, such as 32x64")
+    return int(sides[0]), int(sides[1])
 
 
 def run(main: Callable[[], None]) -> None:

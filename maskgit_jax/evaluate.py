@@ -8,7 +8,6 @@ Writes `evaluation.json` and `evaluation.md`; started again it goes on where it 
 `--compare=RUN,RUN` puts evaluations side by side, and only figures that may be compared.
 """
 
-import os
 from pathlib import Path
 
 from absl import flags
@@ -17,6 +16,7 @@ from maskgit_jax import command_line
 from maskgit_jax.configuration import base, require
 from maskgit_jax.interop.feature_weights import load_lpips
 from maskgit_jax.judging import report
+from maskgit_jax.judging.complete_files import default_cache
 from maskgit_jax.judging.features import parse_names
 from maskgit_jax.judging.generation import Limits
 from maskgit_jax.judging.reference_files import write_reference
@@ -61,12 +61,6 @@ DRAWS = flags.DEFINE_integer("draws", 50, "Of a VAE: draws from each posterior b
 NUM_LIKELIHOOD = flags.DEFINE_integer("num_likelihood", Limits().likelihood, "Of a VAE: images "
                                       "behind that bound, at most.", lower_bound=1)  # fmt: skip
 DECODING = command_line.define_sampling_flags()
-
-
-def default_cache() -> Path:
-    """Returns the folder where users' programs keep what can be made again."""
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "maskgit_jax"
 
 
 def main() -> None:

@@ -17,8 +17,9 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from maskgit_jax.arrays import PyTree, normalize, to_uint8
+from maskgit_jax.arrays import Batch, PyTree, normalize, to_uint8
 from maskgit_jax.configuration import InputError, base, require
+from maskgit_jax.data.given import Given
 from maskgit_jax.stage import LatentModel, Stage, Tokenizer, Variables, generator_of
 from maskgit_jax.stages import stage_module
 from maskgit_jax.training import sharding
@@ -187,10 +188,8 @@ class ImageGenerator:
         self.generator, self.variables, self.mesh = generator, run.variables, mesh
         self.num_classes, self._stage = generator.num_classes, run.config.stage
 
-        def sample(
-            variables: Variables, label: jax.Array, key: jax.Array, settings: Any
-        ) -> jax.Array:
-            return to_uint8(generator.sample(variables, label, key, settings))
+        def sample(variables: Variables, wanted: Batch, key: jax.Array, settings: Any) -> jax.Array:
+            return to_uint8(generator.sample(variables, wanted, key, settings))
 
         self.program = sharding.pjit(sample, mesh, static_argnums=3)
 
@@ -218,20 +217,40 @@ class ImageGenerator:
         settings: Any | None = None,
         batch_size: int = 64,
         start: int = 0,
+        given: Given | None = None,
     ) -> Iterator[np.ndarray]:
         """Yields images uint8 [B, H, W, C] in batches, one image for each label.
 
         With `start`, a multiple of the batch size, the same images from that one on. `settings`
-        are what the method of this name gives; the run's own by default.
+        are what the method of this name gives; the run's own by default. `given` are the pictures
+        that they are made from.
 
         Raises:
-            InputError: A label is out of range.
+            InputError: A label is out of range, or other pictures are needed than are given.
         """
         settings = settings or self.generator.settings
+        self.check_given(given.names if given else ())
         if self.num_classes:
             check_labels(labels, self.num_classes)
         batch_size = sharding.filled_up(min(batch_size, len(labels)), self.mesh)
-        return self._batches(np.asarray(labels, np.int32), seed, settings, batch_size, start)
+        labels = np.asarray(labels, np.int32)
+        return self._batches(labels, seed, settings, batch_size, start, given)
+
+    def check_given(self, names: Sequence[str]) -> None:
+        """Raises `InputError` unless a generator can make images from pictures of these names."""
+        generator = self.generator
+        for name in generator.needs:
+            require(
+                name in names,
+                f"this run makes images from others, and no {name} is given; name a file or a "
+                "folder, or held_out, by --given",
+            )
+        for name in names:
+            require(
+                name in (*generator.needs, *generator.accepts),
+                f"stage '{self._stage}' of this run makes images of a class only, so nothing can "
+                f"be given to it ({name}); train configs/gpt.py or another autoregressive prior",
+            )
 
     def _batches(
         self,
@@ -240,14 +259,16 @@ class ImageGenerator:
         settings: Any,
         batch_size: int,
         start: int,
+        given: Given | None,
     ) -> Iterator[np.ndarray]:
         root = jax.random.key(seed)
         for first in range(start, len(labels), batch_size):
-            part = labels[first : first + batch_size]
-            padded = np.resize(part, (batch_size,))
-            label = sharding.put_batch({"label": padded}, self.mesh)["label"]
+            chosen = np.arange(first, min(first + batch_size, len(labels)))
+            padded = np.resize(chosen, (batch_size,))
+            wanted = {"label": labels[padded], **(given.rows(padded) if given else {})}
+            placed = sharding.put_batch(wanted, self.mesh)
             key = jax.random.fold_in(root, first // batch_size)
-            yield np.asarray(self.program(self.variables, label, key, settings))[: len(part)]
+            yield np.asarray(self.program(self.variables, placed, key, settings))[: len(chosen)]
 
 
 def _without_generator(run: Run) -> str:
@@ -259,8 +280,8 @@ def _without_generator(run: Run) -> str:
             "--config.model.posterior=gaussian"
         )
     return (
-        f"{stage}, which generates no images; train configs/maskgit.py on it and give that run's "
-        "--workdir"
+        f"{stage}, which generates no images; train a prior on it, such as configs/maskgit.py, and "
+        "give that run's --workdir"
     )
 
 

@@ -1,13 +1,16 @@
 """Makes images: `python -m maskgit_jax.sample --workdir=runs/maskgit-digits --num=64`.
 
 Writes a PNG grid, or an NPZ with `images` uint8 [N, H, W, C] and `labels` int32 [N] (none for
-a generator without classes). Of autoencoders and VAEs it also shows the latents:
-`--what=interpolations` between held-out images, `--what=traversals` of one unit a row.
+a generator without classes). `--keep_upper=0.5` completes images of which it keeps the upper half;
+a run trained on conditions makes images from others; both begin with held-out images or with
+those of `--given`, and show them beside the results. Of autoencoders and VAEs it also shows the
+latents: `--what=interpolations` between held-out images, `--what=traversals` of one unit a row.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,11 +21,15 @@ from tqdm import tqdm
 
 from maskgit_jax import command_line, pipelines
 from maskgit_jax.autoencoders.latent_paths import interpolated, traversals_around
-from maskgit_jax.configuration import InputError, base, require
+from maskgit_jax.configuration import InputError, base, condition_channels, require
+from maskgit_jax.data.given import Given, PictureFiles
 from maskgit_jax.data.image_sets import Squares
-from maskgit_jax.data.sources import open_sources
+from maskgit_jax.data.sources import data_of_images, open_sources
+from maskgit_jax.judging.classifier import Classifier, cached_fit, load_classifier
+from maskgit_jax.judging.complete_files import default_cache
+from maskgit_jax.judging.rejection import candidates, class_probabilities, surest
 from maskgit_jax.stage import LatentModel
-from maskgit_jax.training.sharding import make_mesh
+from maskgit_jax.training.sharding import filled_up, make_mesh
 from maskgit_jax.training.writers import write_pictures, write_png
 
 COLUMNS = 10  # of interpolations and traversals
@@ -34,6 +41,16 @@ NUM = flags.DEFINE_integer("num", None, "Number of images, 64 by default; of int
                            "traversals the number of rows, 8 by default.",
                            lower_bound=1)  # fmt: skip
 LABELS = flags.DEFINE_list("labels", [], "Classes (numbers or names), repeated to fill num.")
+GIVEN = flags.DEFINE_string("given", "", "Pictures to begin with: a file, a folder, or held_out, "
+                            "which is the default where a run or --keep_upper needs "
+                            "some.")  # fmt: skip
+KEEP_UPPER = flags.DEFINE_float("keep_upper", None, "Share of the rows of a given image to keep; "
+                                "the rest is sampled.")  # fmt: skip
+VARIANTS = flags.DEFINE_integer("variants", 4, "Images from each given picture.", lower_bound=1)
+KEEP_SUREST = flags.DEFINE_float("keep_surest", 1.0, "Share of the samples of each class that is "
+                                 "kept: those that a classifier is most sure of.")  # fmt: skip
+CLASSIFIER = flags.DEFINE_string("classifier", "", "Its file; default one trained on the run's "
+                                 "images, cached in ~/.cache/maskgit_jax.")  # fmt: skip
 DECODING = command_line.define_sampling_flags()
 SEED = flags.DEFINE_integer("seed", 0, "Of the random key.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images at a time.", lower_bound=1)
@@ -71,12 +88,17 @@ def chosen_labels(
     return list(itertools.islice(itertools.cycle(labels), num))
 
 
-def write_images(path: Path, images: np.ndarray, labels: list[int] | None) -> None:
-    """Writes `.npz` or `.png` (as many columns as there are classes, if that fits)."""
+def write_images(
+    path: Path,
+    images: np.ndarray,
+    labels: list[int] | None,
+    given: Mapping[str, np.ndarray],
+) -> None:
+    """Writes `.npz`, with what was given, or `.png` (a column for each class, if that fits)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npz":
         known = {} if labels is None else {"labels": np.asarray(labels, np.int32)}
-        np.savez(path, images=images, **known)
+        np.savez(path, images=images, **known, **given)
         return
     different = len(set(labels or ()))
     columns = different if 4 <= different <= 20 else round(len(images) ** 0.5)
@@ -107,7 +129,7 @@ def latent_pictures(
             f"'{run.config.stage}'; give a run of configs/vae.py"
         )
     data = run.config.data
-    held_out = Squares(open_sources(data).evaluation, data.image_size, data.channels)
+    held_out = Squares(open_sources(data).evaluation, data.image_size, data.channels, data.view)
     order = np.random.default_rng(seed).permutation(len(held_out))
     autoencoder = pipelines.ImageAutoencoder(run, mesh)
 
@@ -136,6 +158,114 @@ def latent_pictures(
     return np.concatenate([some[:rows, None], between, some[rows:, None]], axis=1)
 
 
+def open_given(
+    run: pipelines.Run,
+    generator: pipelines.ImageGenerator,
+    settings: Any,
+    num: int,
+    place: str,
+    kept: float | None,
+    variants: int,
+    seed: int,
+) -> Given | None:
+    """Returns the pictures that `num` images begin with, None if none are needed.
+
+    Args:
+        run: Of the generator.
+        generator: Ready.
+        settings: Of the generator; `size` may say how large the images are.
+        num: Images to be made.
+        place: A file, a folder, "held_out", or "" for what is needed.
+        kept: Share of the rows to keep, None for none.
+        variants: Images from each picture.
+        seed: Chooses held-out images.
+
+    Raises:
+        InputError: The pictures are missing, or say nothing to the generator.
+    """
+    conditioned = "condition" in generator.generator.needs
+    if not (conditioned or kept is not None):
+        require(not place, "--given says nothing here; add --keep_upper=0.5 to complete images")
+        return None
+    require(
+        kept is None or 0 < kept < 1,
+        f"--keep_upper is {kept}; it is a share of the rows, above 0 and below 1",
+    )
+    data = data_of_images(run.config.data)
+    size = getattr(settings, "size", None) or (data.image_size, data.image_size)
+    if place in ("", "held_out"):
+        source = open_sources(data).evaluation
+        order = np.random.default_rng(seed).permutation(len(source))
+        records = [source[int(index)] for index in order[: -(-num // variants)]]
+    else:
+        paired = conditioned and data.condition == "paired"
+        require(
+            not (paired and kept is not None),
+            "--keep_upper needs images beside their conditions; use --given=held_out",
+        )
+        channels = condition_channels(data) if paired else data.channels
+        records = PictureFiles(place, channels, "condition" if paired else "image")
+    given = Given(records, data, size, variants, kept, conditioned)
+    generator.check_given(given.names)
+    return given
+
+
+def beside_given(images: np.ndarray, given: Given) -> np.ndarray:
+    """Returns pictures uint8 [rows, columns, H, W, C]: what was given, then what was made of it."""
+    rows = []
+    for first in range(0, len(images), given.times):
+        shown = [*given.picture(first // given.times).values()]
+        made = [images[min(first + i, len(images) - 1)] for i in range(given.times)]
+        rows.append([*reversed(shown), *made])
+    channels = max(image.shape[-1] for image in rows[0])
+    return np.stack(
+        [[np.broadcast_to(image, (*image.shape[:2], channels)) for image in row] for row in rows]
+    )
+
+
+def sampled(
+    generator: pipelines.ImageGenerator,
+    labels: Sequence[int],
+    settings: Any,
+    seed: int,
+    batch_size: int,
+    given: Given | None,
+) -> np.ndarray:
+    """Returns images uint8 [N, H, W, C], one for each label, with a progress bar."""
+    images = []
+    with tqdm(total=len(labels), unit="image", disable=None) as bar:
+        for batch in generator(labels, seed, settings, batch_size, given=given):
+            images.append(batch)
+            bar.update(len(batch))
+    return np.concatenate(images)
+
+
+def open_classifier(run: pipelines.Run, mesh: Mesh, place: str) -> Classifier:
+    """Returns the classifier that chooses samples: of a file, or trained on the run's images.
+
+    Raises:
+        InputError: The file does not fit the images.
+    """
+    data = data_of_images(run.config.data)
+    classes, shape = data.num_classes, (data.image_size, data.image_size, data.channels)
+    if place:
+        return load_classifier(Path(place), shape, classes)
+    training = Squares(open_sources(data).train, data.image_size, data.channels)
+    return cached_fit(training, classes, mesh, default_cache(), "classifier of real images")
+
+
+def write_latents(run: pipelines.Run, mesh: Mesh, out: Path) -> None:
+    """Writes what `--what` says of an autoencoder's latents."""
+    require(out.suffix == ".png", f"--out is {out}; {WHAT.value} are written as .png")
+    others = (("labels", LABELS.value), ("given", GIVEN.value), ("keep_upper", KEEP_UPPER.value))
+    useless = [*DECODING(), *(name for name, value in others if value)]
+    if useless:
+        raise InputError(f"--{useless[0]} says nothing to --what={WHAT.value}; leave it out")
+    pictures = latent_pictures(run, mesh, WHAT.value, NUM.value or 8, SEED.value, BATCH_SIZE.value)
+    write_pictures(out, pictures)
+    print(f"wrote {len(pictures)} {WHAT.value} to {out}")
+
+
 def main() -> None:
     """Samples what the flags say."""
     out = Path(OUT.value)
@@ -143,27 +273,35 @@ def main() -> None:
     mesh = make_mesh(base("", "").mesh)
     run = pipelines.load_run(WORKDIR.value, mesh, CHECKPOINT.value)
     if WHAT.value != "samples":
-        require(out.suffix == ".png", f"--out is {out}; {WHAT.value} are written as .png")
-        useless = [*DECODING(), *(["labels"] if LABELS.value else [])]
-        if useless:
-            raise InputError(f"--{useless[0]} says nothing to --what={WHAT.value}; leave it out")
-        pictures = latent_pictures(
-            run, mesh, WHAT.value, NUM.value or 8, SEED.value, BATCH_SIZE.value
-        )
-        write_pictures(out, pictures)
-        print(f"wrote {len(pictures)} {WHAT.value} to {out}")
+        write_latents(run, mesh, out)
         return
     generator = pipelines.ImageGenerator(run, mesh)
     settings, num = generator.settings(**DECODING()), NUM.value or 64
+    given = open_given(
+        run, generator, settings, num, GIVEN.value, KEEP_UPPER.value, VARIANTS.value, SEED.value
+    )
     labels = chosen_labels(LABELS.value, num, generator.num_classes, run.config)
-    asked = [0] * num if labels is None else labels
-    batches = generator(asked, SEED.value, settings, BATCH_SIZE.value)
-    images = []
-    with tqdm(total=num, unit="image", disable=None) as bar:
-        for batch in batches:
-            images.append(batch)
-            bar.update(len(batch))
-    write_images(out, np.concatenate(images), labels)
+    if given and labels and not LABELS.value:
+        labels = given.labels(num) or labels
+    asked, share = [0] * num if labels is None else labels, KEEP_SUREST.value
+    if share == 1:
+        images = sampled(generator, asked, settings, SEED.value, BATCH_SIZE.value, given)
+    else:
+        require(
+            given is None and generator.num_classes > 1,
+            "--keep_surest chooses among samples of classes; this run or --given makes none",
+        )
+        made = candidates(asked, share)
+        classifier = open_classifier(run, mesh, CLASSIFIER.value)
+        many = sampled(generator, made, settings, SEED.value, BATCH_SIZE.value, None)
+        size = filled_up(BATCH_SIZE.value, mesh)
+        sure = class_probabilities(classifier, many, made, mesh, size)
+        images = many[surest(sure, made, asked)]
+    if given and out.suffix == ".png":
+        write_pictures(out, beside_given(images, given))
+    else:
+        rows = given.rows(np.arange(num)) if given else {}
+        write_images(out, images, labels, rows)
     print(f"wrote {num} images to {out}")
 
 

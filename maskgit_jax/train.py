@@ -5,19 +5,26 @@ changes any key, for example `--config.training.num_steps=2000`.
 """
 
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from maskgit_jax import command_line, pipelines
-from maskgit_jax.configuration import InputError, default_workdir, require, validate
+from maskgit_jax.configuration import (
+    InputError,
+    condition_channels,
+    default_workdir,
+    require,
+    validate,
+)
 from maskgit_jax.data.loader import eval_batches, train_batches
 from maskgit_jax.data.sources import Sources, open_sources
 from maskgit_jax.data.tokens import read_description
 from maskgit_jax.interop.judges import load_judge
 from maskgit_jax.stage import Variables
-from maskgit_jax.stages import stage_module
+from maskgit_jax.stages import STAGES, stage_module
 from maskgit_jax.stages.token_priors import token_grids
 from maskgit_jax.training import sharding
 from maskgit_jax.training.loop import Trainer, TrainingData
@@ -57,7 +64,8 @@ def check_resumable(config: ConfigDict, workdir: Path) -> None:
         f"{workdir} holds a run of stage '{before.stage}', not '{config.stage}'; choose another "
         "--workdir",
     )
-    groups = {"model": list(config.model), "data": ["image_size", "channels"]}
+    seen = ["image_size", "channels", "view", "condition", "condition_channels"]
+    groups = {"model": list(config.model), "data": seen}
     if "discriminator" in config:
         groups["discriminator"] = list(config.discriminator)
     changed = [
@@ -77,27 +85,43 @@ def provide_frozen(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh) -
     """Copies the finished stages that a run needs into it, unless they are there.
 
     Raises:
-        InputError: One is missing; the message says which command makes it.
+        InputError: One is missing, or made for other images; the message says what to do.
     """
     for name, source in stage_module(config.stage).needs(config).items():
-        folder = workdir / "frozen" / name
-        if (folder / "config.json").exists():
-            continue
-        if not (Path(source) / "config.json").exists():
-            raise InputError(
-                f"the {name} is missing: {source} holds no run; make it with python -m "
-                f"maskgit_jax.train --config=configs/vqgan.py:{config.preset} "
-                f"--workdir={source}, or set --config.{name}=RUN"
-            )
-        pipelines.copy_frozen(source, folder, mesh)
-    for name in stage_module(config.stage).needs(config):
-        inner = pipelines.read_config(workdir / "frozen" / name)
-        for key in ("image_size", "channels"):
+        folder, wanted = workdir / "frozen" / name, _seen_by(name, config)
+        if not (folder / "config.json").exists():
+            if not (Path(source) / "config.json").exists():
+                raise InputError(
+                    f"the {name} is missing: {source} holds no run; make it with "
+                    f"{_how_to_make(name, source, wanted, config)}, or set --config.{name}=RUN"
+                )
+            pipelines.copy_frozen(source, folder, mesh)
+        inner = pipelines.read_config(folder).data
+        for key, value in wanted.items():
             require(
-                inner.data[key] == config.data[key],
-                f"the {name} was trained with data.{key} {inner.data[key]}, but "
-                f"config.data.{key} is {config.data[key]}; make them equal",
+                inner[key] == value,
+                f"the {name} was trained with data.{key} {inner[key]}, but this run needs "
+                f"{value}, by config.data; make them equal",
             )
+
+
+def _seen_by(name: str, config: ConfigDict) -> dict[str, Any]:
+    """Returns the keys of `config.data` that a frozen tokenizer must have been trained with."""
+    data = config.data
+    if name == "condition_tokenizer":
+        channels = condition_channels(data)
+        return {"image_size": data.image_size, "channels": channels, "view": data.condition}
+    return {"image_size": data.image_size, "channels": data.channels, "view": data.view}
+
+
+def _how_to_make(name: str, source: str, wanted: dict[str, Any], config: ConfigDict) -> str:
+    stage = Path(config[name]).name.partition("-")[0]  # of the default, runs/STAGE-PRESET
+    stage = stage if stage in STAGES else "vqvae" if wanted["view"] != "image" else "vqgan"
+    view = f" --config.data.view={wanted['view']}" if wanted["view"] != "image" else ""
+    return (
+        f"python -m maskgit_jax.train --config=configs/{stage}.py:{config.preset}{view} "
+        f"--workdir={source}"
+    )
 
 
 def check_tokens(config: ConfigDict) -> None:

@@ -85,6 +85,20 @@ def open_sources(data: ConfigDict) -> Sources:
     return sources
 
 
+def data_of_images(data: ConfigDict) -> ConfigDict:
+    """Returns a copy of `config.data` that reads images: of a dataset of tokens those encoded.
+
+    Raises:
+        InputError: The dataset of tokens is missing.
+    """
+    data = data.copy_and_resolve_references()
+    kind, _, place = data.source.partition(":")
+    if kind == "tokens":
+        with data.unlocked():
+            data.source = tokens.read_description(place)["data"]
+    return data
+
+
 def _in_memory(images: np.ndarray, labels: np.ndarray, data: ConfigDict) -> ArraySource:
     size, channels = data.image_size, data.channels
     if images.shape[1:] != (size, size, channels):

@@ -4,6 +4,7 @@ It is trained on a dataset's own labels; without labels, to tell by how many qua
 image was rotated, which needs none and gives features of use too (Gidaris et al. 2018).
 """
 
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from maskgit_jax.arrays import Array, PyTree, normalize
-from maskgit_jax.configuration import require
+from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.image_sets import fingerprint
 from maskgit_jax.data.reading import read_batches
 from maskgit_jax.judging.complete_files import write_arrays
@@ -120,16 +121,39 @@ def cached_fit(
     rotations = num_classes < 2
     kind = "rotations" if rotations else f"{num_classes}-classes"
     path = cache / f"classifier-{RECIPE}-{kind}-{fingerprint(source)}.npz"
-    network = ImageClassifier(ROTATIONS if rotations else num_classes)
-    shapes = jax.eval_shape(
-        lambda: network.init(jax.random.key(0), jnp.zeros((1, *source.shape)))["params"]
-    )
-    leaves, structure = jax.tree.flatten(shapes)
     if path.exists():
-        with np.load(path) as file:
-            arrays = [file[f"{number:03d}"] for number in range(len(leaves))]
-        return Classifier(jax.tree.unflatten(structure, arrays), network.num_classes, rotations)
+        return load_classifier(path, source.shape, num_classes)
     classifier = fit(source, num_classes, mesh, title=title)
     arrays = jax.tree.leaves(classifier.params)
     write_arrays(path, {f"{number:03d}": array for number, array in enumerate(arrays)})
     return classifier
+
+
+def load_classifier(path: Path, shape: tuple[int, int, int], num_classes: int) -> Classifier:
+    """Returns a classifier that `cached_fit` wrote.
+
+    Args:
+        path: The file.
+        shape: (H, W, C) of the images.
+        num_classes: Of the images; below 2 it tells rotations.
+
+    Raises:
+        InputError: The file is missing, or made for other images or classes.
+    """
+    rotations = num_classes < 2
+    network = ImageClassifier(ROTATIONS if rotations else num_classes)
+    shapes = jax.eval_shape(
+        lambda: network.init(jax.random.key(0), jnp.zeros((1, *shape)))["params"]
+    )
+    leaves, structure = jax.tree.flatten(shapes)
+    try:
+        with np.load(path) as file:
+            arrays = [file[f"{number:03d}"] for number in range(len(leaves))]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} holds no classifier of images ({error})") from error
+    fits = [array.shape == leaf.shape for array, leaf in zip(arrays, leaves, strict=True)]
+    require(
+        all(fits),
+        f"{path} holds a classifier of other images or classes than {shape} and {num_classes}",
+    )
+    return Classifier(jax.tree.unflatten(structure, arrays), network.num_classes, rotations)

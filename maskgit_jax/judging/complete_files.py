@@ -1,5 +1,6 @@
 """Files that appear under their names only when they are complete."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,3 +27,9 @@ def write_text(path: Path, text: str) -> None:
     """Writes a text."""
     with completed(path) as unfinished:
         unfinished.write_text(text)
+
+
+def default_cache() -> Path:
+    """Returns the folder where users' programs keep what can be made again."""
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "maskgit_jax"

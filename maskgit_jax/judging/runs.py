@@ -18,8 +18,7 @@ from maskgit_jax.data.image_sets import ImageSet, Squares, open_images, read_sta
 from maskgit_jax.data.loader import eval_batches
 from maskgit_jax.data.reading import read_batches
 from maskgit_jax.data.sample_store import SampleStore
-from maskgit_jax.data.sources import Sources, open_sources
-from maskgit_jax.data.tokens import read_description
+from maskgit_jax.data.sources import Sources, data_of_images, open_sources
 from maskgit_jax.judging import latents
 from maskgit_jax.judging.classifier import cached_fit
 from maskgit_jax.judging.features import (
@@ -89,10 +88,7 @@ def real_images(config: ConfigDict) -> tuple[RealImages, Sources]:
 
     For a dataset of tokens these are the images that the tokens were made of.
     """
-    kind, _, place = config.source.partition(":")
-    if kind == "tokens":
-        with config.unlocked():
-            config.source = read_description(place)["data"]
+    config = data_of_images(config)
     sources = open_sources(config)
     training, held_out = (
         Squares(source, config.image_size, config.channels, config.view)

@@ -247,7 +247,8 @@ def build(
         if condition_tokenizer is None:
             label = jnp.arange(len(batch["label"])) % num_classes
             return {"samples": sample(variables, {"label": label}, key, settings)}
-        made = [sample(variables, batch, own, settings) for own in jax.random.split(key)]
+        wanted = {name: batch[name] for name in ("label", "condition")}
+        made = [sample(variables, wanted, own, settings) for own in jax.random.split(key)]
         shown = [normalize(batch["condition"]), normalize(batch["image"]), *made]
         channels = max(image.shape[-1] for image in shown)
         shown = [jnp.broadcast_to(image, (*image.shape[:3], channels)) for image in shown]
