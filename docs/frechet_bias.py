@@ -13,8 +13,8 @@ from maskgit_jax.configuration import base
 from maskgit_jax.data.image_sets import shuffled
 from maskgit_jax.evaluate import default_cache
 from maskgit_jax.judging.features import Extractor
-from maskgit_jax.judging.generation import Limits
-from maskgit_jax.judging.runs import Asked, open_networks, real_images
+from maskgit_jax.judging.generation import Limits, real_images
+from maskgit_jax.judging.runs import Asked, open_networks
 from maskgit_jax.judging.summaries import summarize
 from maskgit_jax.metrics.frechet import frechet_by_count
 from maskgit_jax.training.sharding import make_mesh

@@ -66,6 +66,7 @@ def main() -> None:
             "grids": [list(grid) for grid in exports.grids],
             "class_names": list(sources.class_names),
             "data": data.source,
+            "view": data.view,
             "tokenizer": str(WORKDIR.value),
             "step": run.step,
         },

@@ -8,7 +8,7 @@ A run directory holds
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,12 +42,14 @@ class Run(NamedTuple):
         stage: Its functions.
         variables: What to evaluate and sample with: running averages where they are kept.
         step: Of the checkpoint.
+        stages: The finished stages that it needs, by the names of `variables.frozen`.
     """
 
     config: ConfigDict
     stage: Stage
     variables: Variables
     step: int
+    stages: Mapping[str, Stage]
 
 
 def write_config(folder: Path, config: ConfigDict) -> None:
@@ -123,7 +125,7 @@ def load_run(workdir: str | Path, mesh: Mesh, checkpoint: str = "latest") -> Run
     folder = checkpoint_folder(workdir) / str(step)
     model = restore_model(folder, _placed(abstract, mesh))
     variables = inference_variables(model["params"], model["averages"], model["state"], frozen)
-    return Run(config, stage, variables, step)
+    return Run(config, stage, variables, step, stages)
 
 
 def _built(config: ConfigDict, stages: dict[str, Stage], folder: str | Path) -> Stage:

@@ -94,8 +94,10 @@ def data_of_images(data: ConfigDict) -> ConfigDict:
     data = data.copy_and_resolve_references()
     kind, _, place = data.source.partition(":")
     if kind == "tokens":
+        description = tokens.read_description(place)
         with data.unlocked():
-            data.source = tokens.read_description(place)["data"]
+            data.source = description["data"]
+            data.view = description.get("view", "image")  # older datasets know no views
     return data
 
 

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from maskgit_jax.configuration import InputError, require
-from maskgit_jax.data.image_sets import fingerprint, shuffled
+from maskgit_jax.data.image_sets import Squares, fingerprint, shuffled
+from maskgit_jax.data.sources import Sources, data_of_images, open_sources
 from maskgit_jax.judging.classifier import cached_fit
 from maskgit_jax.judging.features import (
     NUM_FEATURES,
@@ -59,6 +61,22 @@ class Limits(NamedTuple):
     neighbours: int = 10_000
     originality: int = 5_000
     likelihood: int = 1_000
+
+
+def real_images(config: ConfigDict) -> tuple[RealImages, Sources]:
+    """Returns the images of a dataset as squares of `config.image_size`, and the dataset.
+
+    For a dataset of tokens these are the images that the tokens were made of.
+    """
+    config = data_of_images(config)
+    sources = open_sources(config)
+    training, held_out = (
+        Squares(source, config.image_size, config.channels, config.view)
+        for source in (sources.train, sources.evaluation)
+    )
+    view = "" if config.view == "image" else f", {config.view}"
+    name = f"{config.source} at {config.image_size} px{view}"
+    return RealImages(name, training, held_out, len(sources.class_names), {}), sources
 
 
 class Judge:

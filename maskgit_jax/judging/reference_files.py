@@ -11,7 +11,8 @@ from maskgit_jax.data.image_sets import fingerprint, shuffled
 from maskgit_jax.data.reading import read_batches
 from maskgit_jax.judging.complete_files import completed
 from maskgit_jax.judging.features import Extractor
-from maskgit_jax.judging.runs import Asked, open_networks, real_images
+from maskgit_jax.judging.generation import real_images
+from maskgit_jax.judging.runs import Asked, open_networks
 from maskgit_jax.judging.summaries import summarize
 
 

@@ -14,11 +14,12 @@ from tqdm import tqdm
 from maskgit_jax import pipelines
 from maskgit_jax.arrays import PyTree
 from maskgit_jax.configuration import InputError, base, require
-from maskgit_jax.data.image_sets import ImageSet, Squares, open_images, read_statistics, shuffled
+from maskgit_jax.data.given import Given
+from maskgit_jax.data.image_sets import ImageSet, open_images, read_statistics, shuffled
 from maskgit_jax.data.loader import eval_batches
 from maskgit_jax.data.reading import read_batches
 from maskgit_jax.data.sample_store import SampleStore
-from maskgit_jax.data.sources import Sources, data_of_images, open_sources
+from maskgit_jax.data.sources import Sources, data_of_images
 from maskgit_jax.judging import latents
 from maskgit_jax.judging.classifier import cached_fit
 from maskgit_jax.judging.features import (
@@ -27,9 +28,10 @@ from maskgit_jax.judging.features import (
     inception,
     small_classifier,
 )
-from maskgit_jax.judging.generation import Judge, Limits, RealImages, check_sets
+from maskgit_jax.judging.generation import Judge, Limits, RealImages, check_sets, real_images
 from maskgit_jax.judging.reconstruction import frechet_figure, pair_figures
 from maskgit_jax.judging.report import Evaluation, Figure
+from maskgit_jax.judging.token_baselines import token_figures
 from maskgit_jax.stage import LatentModel, Tokenizer, generator_of
 from maskgit_jax.training.loop import compile_eval_step, evaluate_split
 
@@ -83,21 +85,6 @@ def open_networks(asked: Asked, training: Any | None, num_classes: int) -> list[
     return networks
 
 
-def real_images(config: ConfigDict) -> tuple[RealImages, Sources]:
-    """Returns the images of a dataset as squares of `config.image_size`, and the dataset.
-
-    For a dataset of tokens these are the images that the tokens were made of.
-    """
-    config = data_of_images(config)
-    sources = open_sources(config)
-    training, held_out = (
-        Squares(source, config.image_size, config.channels, config.view)
-        for source in (sources.train, sources.evaluation)
-    )
-    name = f"{config.source} at {config.image_size} px"
-    return RealImages(name, training, held_out, len(sources.class_names), {}), sources
-
-
 def evaluate_run(
     workdir: Path,
     asked: Asked,
@@ -117,6 +104,7 @@ def evaluate_run(
     if data:
         with config.unlocked():
             config.source = data
+    config = data_of_images(config)
     real, sources = real_images(config)
     settings = {
         "stage": run.config.stage,
@@ -128,8 +116,12 @@ def evaluate_run(
     # Before anything is computed: settings that the generator does not have are refused.
     generator = generator_of(exports) and pipelines.ImageGenerator(run, asked.mesh)
     made_by = generator and generator.settings(**decoding)
+    given = None
     if generator is not None:
-        num = num or min(MOST_SAMPLES, len(sources.train))
+        if "condition" in generator.generator.needs:
+            size = (config.image_size, config.image_size)
+            given = Given(sources.evaluation, config, size, conditioned=True)
+        num = num or min(MOST_SAMPLES, len(sources.evaluation if given else sources.train))
         settings |= {"seed": seed, "batch_size": asked.batch_size, **made_by._asdict(), "num": num}
         try:
             check_sets(real.training.shape, num, real, asked.networks, asked.limits)
@@ -154,13 +146,17 @@ def evaluate_run(
     if generator is not None:
         said = {name: value for name, value in settings.items() if name != "features"}
         samples = task._replace(folder=_folder(workdir, said))
-        parts.append(_generation(samples, generator, num, seed, made_by))
+        parts.append(_generation(samples, generator, num, seed, made_by, given))
+    if "tokenizer" in run.stages:
+        figures += token_figures(
+            run, real.training, real.held_out, asked.mesh, asked.batch_size, asked.limits.reference
+        )
     for found, missing in parts:
         figures += found
         left_out |= missing
     names = {figure.name for figure in figures}
     # A first stage's own figures are of unrounded pixels; those of the images as written stay.
-    own = _held_out_figures(run, sources, asked)
+    own = _held_out_figures(run, config, sources, asked)
     figures += [figure for figure in own if figure.name not in names]
     return Evaluation(str(workdir), settings, figures, left_out)
 
@@ -171,9 +167,11 @@ def better(name: str) -> str:
     return "higher" if any(word in name for word in higher) else "lower"
 
 
-def _held_out_figures(run: pipelines.Run, sources: Sources, asked: Asked) -> list[Figure]:
+def _held_out_figures(
+    run: pipelines.Run, data: ConfigDict, sources: Sources, asked: Asked
+) -> list[Figure]:
     """Returns what the stage itself says of held-out images, likelihoods among it."""
-    batches = eval_batches(sources.evaluation, run.config.data, asked.batch_size)
+    batches = eval_batches(sources.evaluation, data, asked.batch_size)
     total = -(-len(sources.evaluation) // asked.batch_size)
     progress = tqdm(batches, desc="held-out images", total=total, unit="batch", disable=None)
     program = compile_eval_step(run.stage, asked.mesh)
@@ -183,9 +181,8 @@ def _held_out_figures(run: pipelines.Run, sources: Sources, asked: Asked) -> lis
     if isinstance(exports, LatentModel) and exports.variational:
         source += f"; {exports.variational.law}"
     return [
-        Figure(name, value, better(name),
-               reference=f"{run.config.data.source}, held out", count=len(sources.evaluation),
-               source=source)
+        Figure(name, value, better(name), reference=f"{data.source}, held out",
+               count=len(sources.evaluation), source=source)
         for name, value in found.items()
     ]  # fmt: skip
 
@@ -279,18 +276,25 @@ def _latents(
 
 
 def _generation(
-    task: _Task, generator: pipelines.ImageGenerator, num: int, seed: int, made_by: Any
+    task: _Task,
+    generator: pipelines.ImageGenerator,
+    num: int,
+    seed: int,
+    made_by: Any,
+    given: Given | None,
 ) -> Part:
     labels = np.full(num, -1, np.int32)
     if generator.num_classes:
         labels = np.arange(num, dtype=np.int32) % generator.num_classes
+    if given:
+        labels = np.asarray(given.labels(num), np.int32)
     batch_size = task.asked.batch_size
     store = SampleStore(task.folder / "samples", labels, task.real.training.shape, batch_size)
     stored = store.num_stored()
     with tqdm(total=num, initial=stored, desc="sampling", unit="image", disable=None) as bar:
 
         def batches() -> Iterator[np.ndarray]:
-            for batch in generator(labels, seed, made_by, batch_size, stored):
+            for batch in generator(labels, seed, made_by, batch_size, stored, given):
                 yield batch
                 bar.update(len(batch))
 

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from maskgit_jax.arrays import Array
+from maskgit_jax.arrays import Array, Key
 from maskgit_jax.networks.transformer import KeyValue, layer_norm, stacked_layers
 
+Grid = tuple[int, int]
 EPSILON = 1e-5
+POSITION_SCALE = 0.03  # then positions deviate as much as words do
 initialize = nn.initializers.normal(0.02)
 
 
@@ -34,9 +36,9 @@ class GPT(nn.Module):
     Attributes:
         codebook_size: K.
         num_classes: Labels are 0 .. num_classes - 1.
-        num_tokens: L.
+        grid: Rows and columns (h, w) of the token map; L = h*w.
         condition_codebook_size: Codes of the condition; 0 without one.
-        num_condition_tokens: Lc.
+        condition_grids: Rows and columns of the condition's maps, Lc tokens in all.
         width: D.
         num_layers: Transformer layers.
         num_heads: Attention heads.
@@ -49,14 +51,15 @@ class GPT(nn.Module):
     Source: taming-transformers modules/transformer/mingpt.py:GPT. Differs: class, condition and
     image tokens have rows of their own (there class 7, condition code 7 and image code 7 are
     one embedding); the class stands between condition and image, so that sampling without a
-    condition needs no other program; positions start at N(0, 0.02) instead of 0.
+    condition needs no other program; the learned positions start as sines and cosines of row and
+    column instead of 0, so that attention can tell neighbours apart from the first step on.
     """
 
     codebook_size: int
     num_classes: int
-    num_tokens: int
+    grid: Grid
     condition_codebook_size: int = 0
-    num_condition_tokens: int = 0
+    condition_grids: tuple[Grid, ...] = ()
     width: int = 1024
     num_layers: int = 24
     num_heads: int = 16
@@ -66,12 +69,21 @@ class GPT(nn.Module):
     row_multiple: int = 128
     dtype: str = "float32"
 
+    @property
+    def num_tokens(self) -> int:
+        """L."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def num_condition_tokens(self) -> int:
+        """Lc."""
+        return sum(height * width for height, width in self.condition_grids)
+
     def setup(self) -> None:
         rows = self.codebook_size + self.num_classes + self.condition_codebook_size
         rows = -(-rows // self.row_multiple) * self.row_multiple
         self.word_embedding = self.param("word_embedding", initialize, (rows, self.width))
-        places = self.num_condition_tokens + self.num_tokens
-        self.position_embedding = self.param("position_embedding", initialize, (places, self.width))
+        self.position_embedding = self.param("position_embedding", self._initial_positions)
         self.dropout = nn.Dropout(self.dropout_rate)
         self.layers = stacked_layers(
             self.num_layers,
@@ -133,6 +145,14 @@ class GPT(nn.Module):
         x, layers = self.layers(x, False, memory.layers, start)
         return self._logits(x)[:, 0], memory._replace(layers=layers)
 
+    def _initial_positions(self, key: Key) -> Array:
+        """Returns [Lc + L, D]; random where the width is no multiple of 4."""
+        grids = (*self.condition_grids, self.grid)
+        if self.width % 4:
+            places = self.num_condition_tokens + self.num_tokens
+            return initialize(key, (places, self.width), jnp.float32)
+        return jnp.concatenate([waves(grid, self.width) for grid in grids]) * POSITION_SCALE
+
     def _class_row(self, label: Array) -> Array:
         return self.codebook_size + label
 
@@ -147,3 +167,22 @@ class GPT(nn.Module):
 
     def _logits(self, x: Array) -> Array:
         return self.head_logit(self.final_norm(x)).astype(jnp.float32)
+
+
+def waves(grid: Grid, width: int) -> Array:
+    """Returns sines and cosines of the places of a map, float32 [h*w, width] in [-1, 1].
+
+    One half of the width tells rows, the other one columns, at wavelengths from 2 pi places to
+    100 times that.
+
+    Args:
+        grid: Rows and columns (h, w).
+        width: A multiple of 4.
+
+    Source: Vaswani et al. 2017, Attention is all you need, section 3.5, for rows and columns,
+    with 100 instead of 10,000: maps are a few dozen places wide.
+    """
+    frequency = 100.0 ** -jnp.linspace(0.0, 1.0, width // 4)
+    row, column = jnp.divmod(jnp.arange(grid[0] * grid[1]), grid[1])
+    angles = [place[:, None] * frequency[None] for place in (row, column)]  # [L, D/4] each
+    return jnp.concatenate([wave(angle) for angle in angles for wave in (jnp.sin, jnp.cos)], axis=1)

@@ -39,15 +39,12 @@ def needs(config: ConfigDict) -> dict[str, str]:
 def network(config: ConfigDict, condition: Tokenizer | None = None) -> GPT:
     """Returns the transformer that a configuration describes, for a condition's tokens."""
     model = config.model
-    num_condition_tokens = 0
-    if condition is not None:
-        num_condition_tokens = sum(height * width for height, width in condition.grids)
     return GPT(
         codebook_size=model.codebook_size,
         num_classes=max(1, config.data.num_classes),
-        num_tokens=model.grid[0] * model.grid[1],
+        grid=tuple(model.grid),
         condition_codebook_size=condition.codebook_size if condition else 0,
-        num_condition_tokens=num_condition_tokens,
+        condition_grids=condition.grids if condition else (),
         width=model.width,
         num_layers=model.num_layers,
         num_heads=model.num_heads,
