@@ -78,10 +78,11 @@ PRESETS = {
         "data.image_size": 28,
         "model.grids": ((7, 7), (14, 14)),
         "model.dropout_rate": 0.0,
-        "training.num_steps": 2_500,
+        "training.num_steps": 2_000,
+        "training.batch_size": 32,
         "training.log_every": 50,
         "training.eval_every": 500,
-        "training.preview_every": 1_000,
+        "training.preview_every": 2_000,
         "training.checkpoint_every": 500,
         **{f"players.{level}.{key}": value for level in ("top", "bottom")
            for key, value in (FAST | {"ema_rate": 0.998}).items()},

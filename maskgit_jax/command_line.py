@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from absl import app, flags
@@ -49,14 +49,22 @@ def _size(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parses the flags and calls `main`; an input error ends with one line and exit code 2."""
+def run(main: Callable[..., None], commands: Sequence[str] = ()) -> None:
+    """Parses the flags and calls `main`; an input error ends with one line and exit code 2.
+
+    Args:
+        main: Called with the command, if there are some, otherwise with nothing.
+        commands: Words of which the user gives exactly one beside the flags.
+    """
     absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells every save in thirty lines
     # One failed read of a damaged checkpoint raises; the hundred others, still under way, would
     # complain one by one, on this logger and to this hook, around the one line that says it.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = _unraisable
-    app.run(lambda _: _guarded(main), flags_parser=_parse)
+    app.run(
+        lambda argv: _guarded(lambda: main(*argv[1:])),
+        flags_parser=lambda argv: _parse(argv, commands),
+    )
 
 
 def _unraisable(event: "sys.UnraisableHookArgs") -> None:
@@ -64,13 +72,18 @@ def _unraisable(event: "sys.UnraisableHookArgs") -> None:
         sys.__unraisablehook__(event)
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(argv: list[str], commands: Sequence[str]) -> list[str]:
     try:
         arguments = flags.FLAGS(argv)
     except (InputError, AttributeError, KeyError, TypeError, OSError, flags.Error) as error:
         _fail(_reason(str(error)))
-    if len(arguments) > 1:
-        _fail(f"'{arguments[1]}' is not a flag: options are written --name=value")
+    words = arguments[1:]
+    if commands and (len(words) != 1 or words[0] not in commands):
+        given = f"'{' '.join(words)}'" if words else "nothing"
+        _fail(f"one command is needed and {given} was given; the commands are: "
+              f"{', '.join(commands)}")  # fmt: skip
+    if words and not commands:
+        _fail(f"'{words[0]}' is not a flag: options are written --name=value")
     return arguments
 
 

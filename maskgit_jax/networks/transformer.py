@@ -10,6 +10,7 @@ from maskgit_jax.arrays import Array
 
 initialize = nn.initializers.truncated_normal(0.02)
 """Cut at two sigma and not rescaled (true deviation 0.0176), as in google-research/maskgit."""
+Initializer = nn.initializers.Initializer
 
 
 class KeyValue(NamedTuple):
@@ -26,12 +27,14 @@ class SelfAttention(nn.Module):
         num_heads: N; must divide D.
         dropout_rate: Of the attention weights.
         causal: Whether a place sees only places up to itself.
+        kernel_init: Of all kernels.
         dtype: Type of the activations; the softmax is float32.
     """
 
     num_heads: int
     dropout_rate: float = 0.0
     causal: bool = False
+    kernel_init: Initializer = initialize
     dtype: str = "float32"
 
     @nn.compact
@@ -65,13 +68,13 @@ class SelfAttention(nn.Module):
         weights = nn.Dropout(self.dropout_rate)(weights, deterministic=not train)
         mixed = jnp.einsum("bnqk,bknd->bqnd", weights, value)
         mixed = mixed.reshape(batch, length, width)
-        out = nn.Dense(width, kernel_init=initialize, dtype=self.dtype, name="out")
+        out = nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="out")
         return out(mixed), memory
 
     def _heads(self, x: Array, name: str) -> Array:
         # Dense and reshape: nn.DenseGeneral fails under a mesh with partitioned kernels.
         batch, length, width = x.shape
-        x = nn.Dense(width, kernel_init=initialize, dtype=self.dtype, name=name)(x)
+        x = nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name=name)(x)
         x = x.reshape(batch, length, self.num_heads, width // self.num_heads)
         return nn.with_logical_constraint(x, ("batch", "length", "heads", "head_width"))
 
@@ -88,6 +91,7 @@ class TransformerLayer(nn.Module):
         epsilon: Of LayerNorm.
         causal: Whether a place sees only places up to itself.
         approximate_gelu: Whether GELU is its usual approximation by tanh (MaskGIT) or exact (GPT).
+        kernel_init: Of all kernels.
         dtype: Type of the activations.
     """
 
@@ -98,6 +102,7 @@ class TransformerLayer(nn.Module):
     epsilon: float = 1e-12
     causal: bool = False
     approximate_gelu: bool = True
+    kernel_init: Initializer = initialize
     dtype: str = "float32"
 
     @nn.compact
@@ -106,7 +111,12 @@ class TransformerLayer(nn.Module):
     ) -> tuple[Array, KeyValue | None]:
         """Returns the layer's output and memory, see `SelfAttention`."""
         attention = SelfAttention(
-            self.num_heads, self.dropout_rate, self.causal, self.dtype, name="attention"
+            self.num_heads,
+            self.dropout_rate,
+            self.causal,
+            self.kernel_init,
+            self.dtype,
+            name="attention",
         )
 
         def attend(h: Array) -> Array:
@@ -126,7 +136,7 @@ class TransformerLayer(nn.Module):
 
     def _mlp(self, x: Array) -> Array:
         width = x.shape[-1]
-        dense = dict(kernel_init=initialize, dtype=self.dtype)
+        dense = dict(kernel_init=self.kernel_init, dtype=self.dtype)
         x = nn.Dense(self.mlp_width, name="mlp_in", **dense)(x)
         x = nn.gelu(x, approximate=self.approximate_gelu)
         x = nn.with_logical_constraint(x, ("batch", "length", "mlp"))

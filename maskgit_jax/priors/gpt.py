@@ -11,6 +11,7 @@ from maskgit_jax.networks.transformer import KeyValue, layer_norm, stacked_layer
 
 Grid = tuple[int, int]
 EPSILON = 1e-5
+OFFICIAL_WIDTH = 1024
 POSITION_SCALE = 0.03  # then positions deviate as much as words do
 initialize = nn.initializers.normal(0.02)
 
@@ -95,6 +96,7 @@ class GPT(nn.Module):
             epsilon=EPSILON,
             causal=True,
             approximate_gelu=False,
+            kernel_init=nn.initializers.normal(0.02 * (OFFICIAL_WIDTH / self.width) ** 0.5),
             dtype=self.dtype,
         )
         self.final_norm = layer_norm(EPSILON, self.dtype, None)

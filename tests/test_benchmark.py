@@ -1,0 +1,126 @@
+"""The benchmark of decoding, run as a user runs it, and the counts it reports."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskgit_jax.judging import decoding_speed
+from maskgit_jax.judging.decoding_speed import CACHED, MASKGIT, UNCACHED, Sizes
+from tests.test_commands import refused, run
+
+TINY = ["decoding", "--width=16", "--layers=1", "--heads=2", "--mlp_width=32", "--codes=16",
+        "--classes=3", "--steps=3", "--repeats=1"]  # fmt: skip
+WAYS = (UNCACHED, CACHED, MASKGIT)
+SIZES = Sizes(width=16, layers=3, heads=2, mlp_width=32, codes=16, classes=3, steps=3)
+
+
+@pytest.fixture(scope="module")
+def ways():
+    return decoding_speed.decoding_ways(SIZES, 3, 2)
+
+
+def test_the_command_writes_table_numbers_and_picture(tmp_path):
+    out = tmp_path / "new/place"
+    code, printed, err = run(
+        "benchmark", *TINY, "--grids=3,2", "--batch_sizes=2", "--seconds=0", f"--out={out}"
+    )
+    assert code == 0, err[-3000:]
+    found = json.loads((out / "decoding.json").read_text())
+    rows = {(row["grid"], row["batch_size"], row["way"]): row for row in found["rows"]}
+    places = [(2, 2), (3, 2)]
+    assert list(rows) == [(*place, way) for place in places for way in WAYS]
+    for (grid, batch, way), row in rows.items():
+        assert row["tokens"] == grid**2 and len(row["runs"]) == 1 and row["compile_seconds"] > 0
+        assert row["passes"] == (3 if way == MASKGIT else grid**2)
+        scaled = row["passes"] == 9  # in no time at all only four passes are timed
+        assert row["measured"] == ("4 of 9 passes" if scaled else "whole")
+        assert row["seconds"] == pytest.approx(row["runs"][0] * (9 / 4 if scaled else 1))
+        assert row["images_per_second"] == pytest.approx(batch / row["seconds"])
+    growth = {way: rows[3, 2, way]["operations"] / rows[2, 2, way]["operations"] for way in WAYS}
+    assert growth[UNCACHED] > (9 / 4) ** 2 > growth[CACHED] > 9 / 4 > growth[MASKGIT] > 2
+    for ratio in found["ratios"]:
+        place = ratio["grid"], ratio["batch_size"]
+        for name, way in (("uncached", UNCACHED), ("cached", CACHED)):
+            expected = rows[*place, way]["seconds"] / rows[*place, MASKGIT]["seconds"]
+            assert ratio[f"{name}_over_maskgit"] == pytest.approx(expected)
+    assert [(ratio["grid"], ratio["batch_size"]) for ratio in found["ratios"]] == places
+    assert found["settings"]["width"] == 16 and found["environment"]["jax"] == jax.__version__
+    text = (out / "decoding.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 6 and all(line in printed for line in lines)
+    assert sum("4 of 9 passes" in line for line in lines) == 2
+    assert "width 16, layers 1" in text and "does not grow with the map" in text
+    with Image.open(out / "decoding.png") as picture:
+        assert picture.width > 500 and picture.height > 500
+
+
+def test_what_fits_is_measured_whole(ways):
+    row = decoding_speed.measure(ways[1], 3, 2, repeats=3, seconds=60.0)
+    assert row.measured == "whole" and row.passes == 9 and len(row.runs) == 3
+    assert row.seconds == sorted(row.runs)[1] and row.images_per_second == 2 / row.seconds
+    assert (
+        row.operations == 9 * ways[1].pass_operations and row.bytes_read == 9 * ways[1].pass_bytes
+    )
+
+
+def test_the_first_passes_are_those_of_the_whole_map(ways, key):
+    label, (uncached, cached, _) = jnp.array([0, 2]), ways
+    draw = {way.name: jax.jit(way.draw, static_argnums=3) for way in (uncached, cached)}
+    whole = draw[CACHED](cached.params, label, key.copy(), 9)
+    assert whole.shape == (2, 9) and whole.min() >= 0 and whole.max() < 16
+    for way, passes in ((uncached, 9), (uncached, 4), (cached, 4)):
+        some = draw[way.name](way.params, label, key.copy(), passes)
+        np.testing.assert_array_equal(some, whole[:, :passes])
+
+
+def test_the_body_of_a_loop_counts_as_often_as_it_runs():
+    def program(x):
+        return jax.lax.scan(lambda x, _: (x @ x, None), x, None, length=5)[0]
+
+    x = jax.ShapeDtypeStruct((8, 8), jnp.float32)
+    assert decoding_speed.operations(program, x) == 5 * 2 * 8**3
+
+
+def test_operations_and_bytes_of_a_pass_are_those_worked_out_by_hand(ways):
+    uncached, cached, maskgit = ways
+    width, mlp, layers, codes, batch, tokens = 16, 32, 3, 16, 2, 9
+    kernels = layers * (4 * width**2 + 2 * width * mlp)
+
+    def products(places: int, seen: int, extra: int) -> int:
+        """Two operations for each multiplication of a matrix."""
+        return 2 * batch * (places * (kernels + extra) + layers * 2 * places * seen * width)
+
+    by_hand = {
+        UNCACHED: products(tokens, tokens, width * codes),
+        CACHED: products(1, tokens, width * codes),
+        MASKGIT: products(tokens + 1, tokens + 1, width**2 + width * codes),
+    }
+    for way in ways:
+        # Norms, softmax, GELU and the like come on top; at a width of 16 they weigh.
+        assert by_hand[way.name] < way.pass_operations < 1.6 * by_hand[way.name]
+    biases = layers * (4 * width + mlp + width + 4 * width) + 2 * width
+    assert cached.pass_bytes == 4 * (
+        kernels + biases + width * codes + 2 * layers * batch * tokens * width
+    )
+    assert uncached.pass_bytes == 4 * (kernels + biases + width * codes + tokens * width)
+    assert maskgit.pass_bytes == 4 * sum(leaf.size for leaf in jax.tree.leaves(maskgit.params))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing was given; the commands are: decoding"),
+        (["speed"], "'speed' was given; the commands are: decoding"),
+        (["decoding", "--grids=8,0"], "--grids holds '0'; it takes whole numbers from 1 on"),
+        (["decoding", "--width=18"], "--width is 18, which is no multiple of --heads, 4"),
+        (["decoding", "--grids=2,8"], "--steps is 8; the smallest map has only 4 tokens"),
+        (["decoding", "--grid=8"], "grid"),
+        (["decoding", "--out=setup.py"], "--out=setup.py cannot be made a folder"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(arguments, message):
+    assert message in refused("benchmark", *arguments)

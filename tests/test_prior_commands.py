@@ -1,0 +1,168 @@
+"""Autoregressive priors by the public commands: completion, conditions, sizes, rejection."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskgit_jax.judging.complete_files import write_arrays
+from maskgit_jax.judging.rejection import candidates, surest
+from maskgit_jax.networks.classifier import ImageClassifier
+from tests.test_commands import TINY_VQGAN, refused, run, train_vqgan
+
+SHORT = [
+    "--config.training.batch_size=16",
+    "--config.training.num_steps=3",
+    "--config.training.preview_every=3",
+]
+TINY_EDGES = [
+    "--config=configs/vqvae.py",
+    "--config.data.view=edges",
+    "--config.model.filters=8",
+    "--config.model.residual_filters=4",
+    "--config.model.codebook_size=16",
+    "--config.model.code_width=4",
+    *SHORT,
+]
+TINY_GPT = [
+    "--config=configs/gpt.py",
+    "--config.model.codebook_size=16",
+    "--config.model.width=16",
+    "--config.model.num_layers=1",
+    "--config.model.num_heads=2",
+    "--config.model.mlp_width=32",
+    *SHORT,
+]
+TINY_PIXELCNN = [
+    "--config=configs/pixelcnn.py",
+    "--config.model.codebook_size=16",
+    "--config.model.features=8",
+    "--config.model.num_layers=2",
+    "--config.model.head_features=8",
+    *SHORT,
+]
+
+
+def succeed(module: str, *arguments) -> str:
+    code, out, err = run(module, *arguments)
+    assert code == 0, err[-3000:]
+    return out
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A tokenizer, one of edges, a PixelCNN, and a GPT that makes digits from edges."""
+    place = tmp_path_factory.mktemp("runs")
+    code, _, err = train_vqgan(place / "vqgan", 3)
+    assert code == 0, err[-3000:]
+    tokenizer = f"--config.tokenizer={place / 'vqgan'}"
+    succeed("train", *TINY_EDGES, f"--workdir={place / 'edges'}")
+    succeed("train", *TINY_PIXELCNN, tokenizer, f"--workdir={place / 'pixelcnn'}")
+    succeed(
+        "train", *TINY_GPT, tokenizer, "--config.data.condition=edges",
+        f"--config.condition_tokenizer={place / 'edges'}", f"--workdir={place / 'gpt'}",
+    )  # fmt: skip
+    return place
+
+
+def test_a_prior_completes_images(runs, tmp_path):
+    out = tmp_path / "a.npz"
+    sample = ("sample", f"--workdir={runs / 'pixelcnn'}", "--num=6", "--variants=3")
+    succeed(*sample, "--keep_upper=0.5", f"--out={out}")
+    with np.load(out) as file:
+        images, originals, labels = file["images"], file["image"], file["labels"]
+    np.testing.assert_array_equal(images[:, :8], originals[:, :8])
+    np.testing.assert_array_equal(originals[0], originals[2])
+    assert (originals[2] != originals[3]).any() and labels[0] == labels[2]
+    assert (images[0, 8:] != images[1, 8:]).any(), "variants differ"
+    succeed(*sample, "--keep_upper=0.5", f"--out={tmp_path / 'a.png'}")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.width > picture.height  # two rows of an original and three variants
+
+
+def test_a_prior_makes_images_from_others_of_any_size(runs, tmp_path):
+    assert (runs / "gpt/previews/condition_original_and_samples-0000003.png").exists()
+    out = tmp_path / "a.npz"
+    succeed("sample", f"--workdir={runs / 'gpt'}", "--num=5", f"--out={out}")
+    with np.load(out) as file:
+        assert file["images"].shape == file["condition"].shape == (5, 16, 16, 1)
+        assert set(np.unique(file["condition"])) == {0, 255}
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (40, 70, 3), np.uint8)).save(tmp_path / "mine.png")
+    succeed(
+        "sample", f"--workdir={runs / 'gpt'}", "--num=2", f"--given={tmp_path / 'mine.png'}",
+        "--size=16x32", "--top_k=4", "--top_p=0.9", "--labels=3", f"--out={out}",
+    )  # fmt: skip
+    with np.load(out) as file:
+        assert file["images"].shape == file["condition"].shape == (2, 16, 32, 1)
+        assert file["labels"].tolist() == [3, 3]
+
+
+def test_a_conditional_prior_is_evaluated(runs, tmp_path):
+    out = succeed(
+        "evaluate", f"--workdir={runs / 'gpt'}", "--num=70", f"--cache={tmp_path / 'cache'}"
+    )
+    for figure in ("bits_per_token", "bits_per_dimension", "unigram_bits_per_token",
+                   "bigram_bits_per_token", "frechet_distance"):  # fmt: skip
+        assert f"| {figure}" in out
+
+
+def test_the_surest_samples_are_kept(runs, tmp_path):
+    network = ImageClassifier(10)
+    params = network.init(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))["params"]
+    leaves = jax.tree.leaves(params)
+    write_arrays(tmp_path / "judge.npz", {f"{i:03d}": leaf for i, leaf in enumerate(leaves)})
+    sample = ("sample", f"--workdir={runs / 'pixelcnn'}", "--num=4", "--labels=1,2")
+    judge = f"--classifier={tmp_path / 'judge.npz'}"
+    succeed(*sample, "--keep_surest=0.5", judge, f"--out={tmp_path / 'a.npz'}")
+    with np.load(tmp_path / "a.npz") as file:
+        assert file["labels"].tolist() == [1, 2, 1, 2] and len(file["images"]) == 4
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    other = f"--classifier={tmp_path / 'other.npz'}"
+    assert "holds no classifier" in refused(*sample, "--keep_surest=0.5", other)
+    assert "above 0 and at most 1" in refused(*sample, "--keep_surest=1.5", judge)
+
+
+def test_surest_by_hand():
+    made = candidates([7, 3, 7], 0.5)
+    assert made == [7, 7, 7, 7, 3, 3]
+    assert surest(np.asarray([0.1, 0.9, 0.3, 0.8, 0.2, 0.6]), made, [7, 3, 7]) == [1, 5, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("pixelcnn", ["--size=16x32"], "stage 'pixelcnn' has no setting 'size'"),
+        ("pixelcnn", ["--top_k=17"], "top_k is 17; it must be between 0 (all) and"),
+        ("pixelcnn", ["--top_p=0"], "top_p is 0.0; it must be above 0 and at most 1"),
+        ("pixelcnn", ["--temperature=0"], "temperature is 0.0; it must be > 0"),
+        ("pixelcnn", ["--keep_upper=1"], "--keep_upper is 1.0; it is a share of the rows"),
+        ("pixelcnn", ["--given=held_out"], "--given says nothing here; add --keep_upper"),
+        ("gpt", ["--given=nowhere"], "nowhere: there is no such file or folder"),
+        ("gpt", ["--size=16x18"], "size is 16x18; both must be multiples of the tokenizer's"),
+        ("gpt", ["--size=wide"], "--size is 'wide'; it is written HEIGHTxWIDTH"),
+        ("gpt", ["--keep_surest=0.5"], "--keep_surest chooses among samples of classes"),
+    ],
+)
+def test_sampling_refuses_bad_input_in_one_line(runs, name, arguments, message):
+    assert message in refused("sample", f"--workdir={runs / name}", *arguments)
+
+
+def test_training_refuses_conditions_that_do_not_fit(runs, tmp_path):
+    place, tokenizer = f"--workdir={tmp_path / 'run'}", f"--config.tokenizer={runs / 'vqgan'}"
+    edges = f"--config.condition_tokenizer={runs / 'edges'}"
+    gpt = ("train", *TINY_GPT, tokenizer, place)
+    assert "images made from others need both" in refused(*gpt, "--config.data.condition=edges")
+    assert "was trained with data.view edges, but this run needs grey_levels" in refused(
+        *gpt, edges, "--config.data.condition=grey_levels"
+    )
+    assert "--config.data.view=edges" in refused(
+        *gpt, "--config.data.condition=edges", f"--config.condition_tokenizer={tmp_path / 'none'}"
+    )
+    assert "makes images of a class only" in refused(
+        "train", *TINY_PIXELCNN, tokenizer, place, "--config.data.condition=edges"
+    )
+    assert "config.data.view is 'cubes'; allowed: image, edges" in refused(
+        "train", *TINY_VQGAN, "--config.data.view=cubes", place
+    )
