@@ -28,7 +28,10 @@ def unigram_bits(
         codes: K.
     """
     classes = int(max(labels[0].max(), labels[1].max())) + 1
-    rows = [np.repeat(own, train.shape[1]) for own in labels]
+    rows = [
+        np.repeat(own, tokens.shape[1])
+        for own, tokens in zip(labels, (train, held_out), strict=True)
+    ]
     return _bits((rows[0], train.ravel()), (rows[1], held_out.ravel()), classes, codes)
 
 

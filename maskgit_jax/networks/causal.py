@@ -24,8 +24,8 @@ class ShiftedConv(nn.Module):
     Attributes:
         in_features: Channels of the input.
         features: Channels of the output.
-        rows: First and last offset of the rows, both seen.
-        columns: First and last offset of the columns.
+        rows: First and last offset of the rows, both seen; the first is not positive.
+        columns: First and last offset of the columns; the first is not positive.
         masked: How many of the last row's offsets, counted from the right, are not seen.
         dtype: Type of the activations.
     """
@@ -38,6 +38,8 @@ class ShiftedConv(nn.Module):
     dtype: str = "float32"
 
     def setup(self) -> None:
+        if self.rows[0] > 0 or self.columns[0] > 0:
+            raise ValueError(f"offsets {self.rows}, {self.columns} begin behind the place itself")
         self._size = tuple(last - first + 1 for first, last in (self.rows, self.columns))
         shape = (*self._size, self.in_features, self.features)
         self.kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -115,8 +116,10 @@ class GPT(nn.Module):
             condition: int32 [B, Lc], where there is one.
             train: Whether dropout acts.
         """
+        chex.assert_shape(tokens, (len(label), self.num_tokens))
         rows = [self._class_row(label)[:, None], tokens[:, :-1]]
         if self.num_condition_tokens:
+            chex.assert_shape(condition, (len(label), self.num_condition_tokens))
             rows = [self._condition_rows(condition), *rows]
         x = self._embedded(jnp.concatenate(rows, axis=1), jnp.int32(0), train)  # [B, Lc + L, D]
         x, _ = self.layers(x, train, None, None)

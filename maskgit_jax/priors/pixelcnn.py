@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -137,6 +138,7 @@ class PixelCNN(nn.Module):
             train: Whether dropout acts.
         """
         del condition
+        chex.assert_shape(tokens, (len(label), self.grid[0] * self.grid[1]))
         vertical = horizontal = self._embedded(tokens.reshape(-1, *self.grid))  # [B, h, w, C]
         for layer in self.gated_layers:
             before_gate, _ = layer.conv_vertical(vertical)

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -198,6 +199,10 @@ class PixelSNAILMemory(NamedTuple):
 class PixelSNAIL(nn.Module):
     """Prior of one level of tokens: logits of each from those before it, class, coarser levels.
 
+    With attention a place sees every token before it. Without, it sees `reach` more columns to the
+    right for every row above, as one stack of masked convolutions does: all the rest of what a
+    bottom level knows of places far to the right comes from the coarser levels.
+
     Attributes:
         codebook_size: K of this and of the coarser levels.
         num_classes: Labels are 0 .. num_classes - 1.
@@ -266,6 +271,7 @@ class PixelSNAIL(nn.Module):
             condition: Tokens of the coarser levels one after another, int32 [B, Lc], or None.
             train: Whether dropout acts.
         """
+        chex.assert_shape(tokens, (len(label), self.grid[0] * self.grid[1]))
         embedded = self._embedded(tokens.reshape(-1, *self.grid))
         coordinates, condition = self._coordinates(), self._condition(label, condition)
         x, _ = self.conv_first(embedded)

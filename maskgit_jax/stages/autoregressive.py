@@ -10,6 +10,7 @@ where the condition is the tokens it depends on, int32 [B, Lc], or None.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -225,6 +226,7 @@ def build(
         tokens, hidden = known_tokens(variables, wanted, (large,))
         params, read, scale = {"params": variables.params[parts[0].player]}, None, 1
         if condition_tokenizer is not None:
+            chex.assert_shape(wanted["condition"], (None, *settings.size, None))
             read = condition_tokenizer.encode_map(
                 variables.frozen["condition_tokenizer"], normalize(wanted["condition"])
             )

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskgit_jax.configuration import InputError
+from maskgit_jax.data.conditions import derived
+from maskgit_jax.data.given import Given, PictureFiles
+from tests.example import preset
+
+
+def records(count=3, size=16):
+    rng = np.random.default_rng(0)
+    return [
+        {"image": rng.integers(0, 256, (size, size, 1), np.uint8), "label": number}
+        for number in range(count)
+    ]
+
+
+def data(condition=""):
+    config = preset("gpt").data.unlock()
+    config.condition = condition
+    return config
+
+
+def test_several_images_are_made_from_each_picture():
+    source = records()
+    given = Given(source, data("edges"), (16, 16), times=2, kept=0.25, conditioned=True)
+    rows = given.rows(np.asarray([0, 1, 2, 7]))  # of pictures 0, 0, 1, and 3, which is 0 again
+    assert given.names == ("condition", "image", "hidden")
+    np.testing.assert_array_equal(rows["image"][1], source[0]["image"])
+    np.testing.assert_array_equal(rows["image"][2], source[1]["image"])
+    np.testing.assert_array_equal(rows["image"][3], source[0]["image"])
+    np.testing.assert_array_equal(rows["condition"][2], derived(source[1]["image"], "edges"))
+    assert not rows["hidden"][:, :4].any() and rows["hidden"][:, 4:].all()
+    assert given.labels(4) == [0, 0, 1, 1]
+
+
+def test_partners_keep_their_values_when_they_are_scaled():
+    pair = {"image": np.zeros((8, 8, 1), np.uint8), "condition": np.zeros((8, 8, 1), np.uint8)}
+    pair["condition"][:, 4:] = 200
+    given = Given([pair], data("paired"), (16, 32), conditioned=True)
+    condition = given.rows(np.asarray([0]))["condition"]
+    assert condition.shape == (1, 16, 32, 1) and set(np.unique(condition)) == {0, 200}
+
+
+def test_a_users_pictures_are_cut_in_the_middle(tmp_path):
+    wide = np.zeros((10, 40, 3), np.uint8)
+    wide[:, 15:25] = 255
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    files = PictureFiles(str(tmp_path), 1, "image")
+    given = Given(files, data(), (16, 16), kept=0.5)
+    assert len(files) == 1 and given.labels(1) is None
+    assert given.rows(np.asarray([0]))["image"].min() > 200
+
+
+def test_pictures_that_cannot_be_used_are_named(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="a.png cannot be read"):
+        PictureFiles(str(tmp_path), 1, "image")
+    with pytest.raises(InputError, match="no such file or folder"):
+        PictureFiles(str(tmp_path / "none"), 1, "image")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no image in this folder"):
+        PictureFiles(str(tmp_path / "empty"), 1, "image")
