@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from maskgit_jax.arrays import Array, Key, PyTree
 from maskgit_jax.configuration import require
-from maskgit_jax.decoding.sampling import check_likely, likely_logits
+from maskgit_jax.decoding.sampling import check_likely, draw_tokens, likely_logits
 
 Step = Callable[[PyTree, Array, Array], tuple[Array, PyTree]]
 """(memory, token before int32 [B], index []) -> (logits [B, K] of place `index`, memory)."""
@@ -176,5 +176,5 @@ def _drawn(
 ) -> Array:
     logits = logits.astype(jnp.float32) / settings.temperature
     logits = likely_logits(logits, settings.top_k, settings.top_p)
-    drawn = jax.random.categorical(jax.random.fold_in(key, index), logits)
-    return jnp.where(hidden, drawn, known).astype(jnp.int32)
+    drawn = draw_tokens(jax.random.fold_in(key, index), logits)
+    return jnp.where(hidden, drawn, known)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from maskgit_jax.arrays import Array, Key
+from maskgit_jax.decoding.sampling import draw_tokens
 from maskgit_jax.decoding.schedules import mask_ratio, rank
 
 Predict = Callable[[Array, Array], Array]
@@ -71,8 +72,7 @@ def decode_by_confidence(
         tokens, hidden = carry
         token_key, place_key = jax.random.split(jax.random.fold_in(key, step))
         logits = predict(tokens, hidden).astype(jnp.float32) / settings.temperature
-        sampled = jax.random.categorical(token_key, logits)
-        tokens = jnp.where(hidden, sampled, tokens).astype(jnp.int32)
+        tokens = jnp.where(hidden, draw_tokens(token_key, logits), tokens)
         progress = (step + 1) / settings.steps
         count = jnp.floor(num_hidden * mask_ratio(progress, num_hidden, settings.schedule))
         count = jnp.maximum(1, jnp.minimum(hidden.sum(axis=-1) - 1, count))

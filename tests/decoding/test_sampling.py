@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from maskgit_jax.configuration import InputError
-from maskgit_jax.decoding.sampling import check_likely, likely_logits
+from maskgit_jax.decoding.sampling import check_likely, draw_tokens, likely_logits
 
 SHARES = jnp.log(jnp.asarray([0.15, 0.5, 0.05, 0.3]))
 
@@ -92,3 +92,25 @@ def test_misuse_is_refused(values, message):
         check_likely(*values, 16)
     check_likely(16, 1.0, 16)
     check_likely(0, 0.01, 16)
+
+
+@pytest.mark.parametrize("codes", [1, 2, 5, 16, 37])
+def test_draws_are_as_often_as_they_are_likely(codes):
+    logits = 2.0 * jax.random.normal(jax.random.key(codes), (codes,))
+    share = np.asarray(jax.nn.softmax(logits))
+    many = jnp.broadcast_to(logits, (40_000, codes))
+    drawn = np.asarray(jax.jit(draw_tokens)(jax.random.key(1), many))
+    assert drawn.dtype == np.int32 and drawn.shape == (40_000,)
+    found = np.bincount(drawn, minlength=codes) / 40_000
+    assert len(found) == codes
+    assert (abs(found - share) <= 5 * np.sqrt(share * (1 - share) / 40_000) + 1e-9).all()
+
+
+def test_what_is_impossible_is_never_drawn():
+    possible = np.asarray([0, 3, 4, 35])
+    logits = jnp.full((20_000, 37), -jnp.inf).at[:, possible].set(0.0)
+    drawn = np.asarray(jax.jit(draw_tokens)(jax.random.key(0), logits))
+    assert set(drawn.tolist()) == set(possible.tolist())
+    sure = jnp.full((50, 1000), -1e9).at[jnp.arange(50), jnp.arange(50) * 20].set(1e9)
+    drawn = np.asarray(draw_tokens(jax.random.key(1), sure))
+    np.testing.assert_array_equal(drawn, np.arange(50) * 20)
