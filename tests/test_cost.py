@@ -33,12 +33,14 @@ def test_one_pass_of_the_transformer_a_step_and_one_of_the_decoder(paper):
     tokens = jax.ShapeDtypeStruct((1, 256), jnp.int32)
     hidden = jax.ShapeDtypeStruct((1, 256), jnp.bool_)
     settings = maskgit.sampling_settings(config)
-    sample = flops(lambda v, x, k: stage.exports.sample(v, x, k, settings), variables, label, key)
+    sample = flops(
+        lambda v, x, k: stage.exports.sample(v, {"label": x}, k, settings), variables, label, key
+    )
     one_pass = flops(stage.exports.logits, variables, tokens, hidden, label)
     decoder = flops(tokenizer.exports.decode, variables.frozen["tokenizer"], tokens)
     assert sample <= 1.01 * (one_pass + decoder)
     # The loop that is counted once runs exactly `steps` times.
-    program = jax.make_jaxpr(lambda v, x, k: stage.exports.sample(v, x, k, settings))(
+    program = jax.make_jaxpr(lambda v, x, k: stage.exports.sample(v, {"label": x}, k, settings))(
         variables, label, key
     )
     outer = [eqn.params["length"] for eqn in program.eqns if eqn.primitive.name == "scan"]
@@ -52,7 +54,7 @@ def test_guidance_costs_a_second_pass_and_no_more(paper):
     def cost(scale: float) -> float:
         settings = maskgit.sampling_settings(config)._replace(guidance=scale)
         sample = stage.exports.sample
-        return flops(lambda v, x, k: sample(v, x, k, settings), variables, label, key)
+        return flops(lambda v, x, k: sample(v, {"label": x}, k, settings), variables, label, key)
 
     plain, guided = cost(0.0), cost(1.0)
     assert plain < guided < 2 * plain

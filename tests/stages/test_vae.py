@@ -179,7 +179,7 @@ def test_images_are_drawn_from_the_prior(likelihood):
 
     def drawn(**settings):
         key = jax.random.key(5)
-        return np.asarray(sample(variables, label, key, PriorSettings(**settings)))
+        return np.asarray(sample(variables, {"label": label}, key, PriorSettings(**settings)))
 
     assert generator.num_classes == 0 and drawn().shape == (6, 16, 16, 1)
     assert np.ptp(drawn(), axis=0).max() > 0, "different latents, different images"
