@@ -227,7 +227,7 @@ def test_training_refuses_a_tokenizer_that_does_not_fit(runs, tmp_path):
     assert "has 16 codes, but config.model.codebook_size is 64" in refused(
         "train", *TINY_MASKGIT, tokenizer, workdir, "--config.model.codebook_size=64"
     )
-    assert "config.data.image_size is 32" in refused(
+    assert "data.image_size 16, but this run needs 32" in refused(
         "train", *TINY_MASKGIT, tokenizer, workdir, "--config.data.image_size=32"
     )
 
