@@ -27,6 +27,7 @@ from maskgit_jax.data.image_sets import Squares
 from maskgit_jax.data.sources import data_of_images, open_sources
 from maskgit_jax.judging.classifier import Classifier, cached_fit, load_classifier
 from maskgit_jax.judging.complete_files import default_cache
+from maskgit_jax.judging.generation import real_images
 from maskgit_jax.judging.rejection import candidates, class_probabilities, surest
 from maskgit_jax.stage import LatentModel
 from maskgit_jax.training.sharding import filled_up, make_mesh
@@ -250,7 +251,7 @@ def open_classifier(run: pipelines.Run, mesh: Mesh, place: str) -> Classifier:
     classes, shape = data.num_classes, (data.image_size, data.image_size, data.channels)
     if place:
         return load_classifier(Path(place), shape, classes)
-    training = Squares(open_sources(data).train, data.image_size, data.channels)
+    training = real_images(data)[0].training
     return cached_fit(training, classes, mesh, default_cache(), "classifier of real images")
 
 

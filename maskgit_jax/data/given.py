@@ -26,8 +26,6 @@ class PictureFiles:
         InputError: There is none, or one cannot be read.
     """
 
-    labels = None
-
     def __init__(self, place: str, channels: int, key: str):
         path = Path(place)
         require(path.exists(), f"{place}: there is no such file or folder")

@@ -137,8 +137,10 @@ def build(
         del step
         keep_key, code_key, dropout_key = jax.random.split(key, 3)
         tokens = tokens_of(tokenizer, variables, batch)
-        kept = jax.random.bernoulli(keep_key, config.losses.keep_rate, tokens.shape)
-        read = jnp.where(kept, tokens, jax.random.randint(code_key, tokens.shape, 0, codes))
+        read = tokens
+        if config.losses.keep_rate < 1:
+            kept = jax.random.bernoulli(keep_key, config.losses.keep_rate, tokens.shape)
+            read = jnp.where(kept, tokens, jax.random.randint(code_key, tokens.shape, 0, codes))
         condition = condition_of(variables, batch)
         logits = logits_of(variables, tokens, read, batch["label"], condition, dropout_key)
         errors, metrics = {}, {}
