@@ -9,6 +9,7 @@ from maskgit_jax.configuration import (
     base,
     choose_preset,
     default_workdir,
+    parallel_sampling,
     player,
 )
 
@@ -117,6 +118,7 @@ def get_config(preset: str = "") -> ConfigDict:
     name, changes = choose_preset(preset, PRESETS)
     config = base("maskgit", name)
     config.tokenizer = default_workdir("vqgan", name)
+    config.condition_tokenizer = ""  # run of a tokenizer of config.data.condition
     config.model = ConfigDict(
         dict(
             codebook_size=1024,  # must be the tokenizer's
@@ -138,9 +140,7 @@ def get_config(preset: str = "") -> ConfigDict:
         )
     )
     config.masking = ConfigDict(dict(schedule="cosine"))
-    config.sampling = ConfigDict(
-        dict(steps=8, choice_temperature=4.5, temperature=1.0, guidance=0.0, schedule="cosine")
-    )
+    config.sampling = parallel_sampling()
     config.data.channels = 3
     config.training.best_metric = "token_cross_entropy"
     config.players = ConfigDict(

@@ -23,6 +23,18 @@ def define_sampling_flags() -> Callable[[], dict[str, Any]]:
     flags.DEFINE_float("choice_temperature", None, "Randomness of the places chosen.")
     flags.DEFINE_float("temperature", None, "Divides the logits; of a VAE, multiplies the prior's "
                        "standard deviation.")  # fmt: skip
+    flags.DEFINE_float("last_temperature", None, "Temperature of the last step; 0: as the first.")
+    flags.DEFINE_string("decoder", None, "confidence, random, halton, token_critic, self_critic, "
+                        "remask or corrector.")  # fmt: skip
+    flags.DEFINE_string("schedule", None, "How many tokens are hidden after each step: "
+                        "cosine, linear, square, cubic, sqrt, pow2.5, exponential, logarithmic, "
+                        "arccos.")  # fmt: skip
+    flags.DEFINE_string("guidance_schedule", None, "constant, linear, cosine or interval.")
+    flags.DEFINE_list("guidance_interval", None, "low,high: shares of the steps in which guidance "
+                      "acts.")  # fmt: skip
+    flags.DEFINE_float("revised", None, "Share of accepted tokens that a revising decoder looks "
+                       "at.")  # fmt: skip
+    flags.DEFINE_string("remask", None, "cap, rescale, confidence or loop, of --decoder=remask.")
     flags.DEFINE_integer("top_k", None, "Draw only the k most likely codes; 0 for all.")
     flags.DEFINE_float("top_p", None, "Draw only the most likely codes that make up this "
                        "probability.")  # fmt: skip
@@ -34,12 +46,27 @@ def define_sampling_flags() -> Callable[[], dict[str, Any]]:
 
     def given() -> dict[str, Any]:
         names = ("steps", "guidance", "choice_temperature", "temperature", "pixels", "top_k",
-                 "top_p", "cached", "size")  # fmt: skip
+                 "top_p", "cached", "size", "last_temperature", "decoder", "schedule", "revised",
+                 "remask", "guidance_schedule", "guidance_interval")  # fmt: skip
         values = {name: flags.FLAGS[name].value for name in names}
         values["size"] = values["size"] and _size(values["size"])
+        if values["guidance_interval"] is not None:
+            values["guidance_interval"] = numbers("guidance_interval", 2, float)
         return {name: value for name, value in values.items() if value is not None}
 
     return given
+
+
+def numbers(name: str, count: int, kind: Callable[[str], Any]) -> tuple[Any, ...]:
+    """Returns the numbers, separated by commas, of a list flag."""
+    words = flags.FLAGS[name].value
+    try:
+        values = tuple(kind(word) for word in words)
+    except ValueError:
+        values = ()
+    if len(values) != count:
+        raise InputError(f"--{name} is '{','.join(words)}'; it is {count} numbers with commas")
+    return values
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -57,6 +57,29 @@ def player(**changes: Any) -> ConfigDict:
     return _changed(config, changes)
 
 
+def parallel_sampling() -> ConfigDict:
+    """Returns how tokens are decoded in parallel, see `decoding.parallel.DecodeSettings`."""
+    return ConfigDict(
+        dict(
+            steps=8,
+            choice_temperature=4.5,
+            temperature=1.0,
+            last_temperature=0.0,  # 0: as temperature
+            guidance=0.0,
+            guidance_schedule="constant",  # constant | linear | cosine | interval
+            guidance_interval=(0.0, 1.0),
+            # linear | cosine | square | cubic | sqrt | pow<x> | exponential | logarithmic | arccos
+            schedule="cosine",
+            # confidence | random | halton | token_critic | self_critic | remask | corrector
+            decoder="confidence",
+            revised=0.2,  # share of accepted tokens that a revising decoder looks at
+            remask="rescale",  # cap | rescale | confidence | loop
+            top_k=0,
+            top_p=1.0,
+        )
+    )
+
+
 def base(stage: str, preset: str) -> ConfigDict:
     """Returns what every stage's configuration has: data, training, mesh.
 

@@ -76,15 +76,7 @@ def chosen_labels(
             "leave --labels out",
         )
         return None
-    names = list(config.data.class_names)
-    labels = []
-    for word in words:
-        if word in names:
-            labels.append(names.index(word))
-        elif word.lstrip("-").isdigit():
-            labels.append(int(word))
-        else:
-            raise InputError(f"label '{word}' is neither a number nor one of: {', '.join(names)}")
+    labels = [pipelines.label_number(word, config.data.class_names) for word in words]
     labels = labels or range(num_classes)
     return list(itertools.islice(itertools.cycle(labels), num))
 

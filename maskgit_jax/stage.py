@@ -88,6 +88,11 @@ class Generator(NamedTuple):
         needs: `condition`, uint8 [B, H, W, C'], where images are made from another one.
         accepts: `image`, uint8 [B, H, W, C], with `hidden`, bool [B, H, W], where a part of an
             image can be made anew.
+        fill: Of a prior that fills in any tokens: (variables, wanted, tokens int32 [B, L], hidden
+            bool [B, L], key, settings) -> tokens, and the way there: tokens as drawn and what
+            was hidden again after each step, [T, B, L] both. Its images and tokens are those
+            of the stage that it calls "tokenizer".
+        null_label: The label that means "no class", None where there is none.
     """
 
     sample: Callable[[Variables, Batch, Key, Any], Array]
@@ -97,6 +102,8 @@ class Generator(NamedTuple):
     logits: Callable[[Variables, Array, Array, Array], Array] | None = None
     needs: tuple[str, ...] = ()
     accepts: tuple[str, ...] = ()
+    fill: Callable[[Variables, Batch, Array, Array, Key, Any], tuple[Array, Any]] | None = None
+    null_label: int | None = None
 
 
 class Variational(NamedTuple):

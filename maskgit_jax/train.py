@@ -4,6 +4,7 @@ Running the same command again resumes where it stopped. `--config.key=value` (a
 changes any key, for example `--config.training.num_steps=2000`.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +88,17 @@ def provide_frozen(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh) -
     Raises:
         InputError: One is missing, or made for other images; the message says what to do.
     """
+    # What an attempt before left may be of another run. (Hosts of one run must not race in this.)
+    if jax.process_count() == 1 and not pipelines.saved_steps(workdir):
+        shutil.rmtree(workdir / "frozen", ignore_errors=True)
     for name, source in stage_module(config.stage).needs(config).items():
         folder, wanted = workdir / "frozen" / name, _seen_by(name, config)
         if not (folder / "config.json").exists():
             if not (Path(source) / "config.json").exists():
+                require(
+                    name in config,
+                    f"{config.get('generator')} holds no {name}; give a run of configs/maskgit.py",
+                )
                 raise InputError(
                     f"the {name} is missing: {source} holds no run; make it with "
                     f"{_how_to_make(name, source, wanted, config)}, or set --config.{name}=RUN"

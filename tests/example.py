@@ -60,6 +60,16 @@ TINY = {
         "model.mlp_width": 32,
         "sampling.steps": 3,
     },
+    "token_critic": {
+        "model.codebook_size": 16,
+        "model.width": 16,
+        "model.num_layers": 2,
+        "model.num_heads": 2,
+        "model.mlp_width": 32,
+        "sampling.steps": 3,
+        "players.critic.warmup_steps": 0,
+        "players.critic.learning_rate": 1e-2,
+    },
     "pixelcnn": {
         "model.codebook_size": 16,
         "model.features": 8,
@@ -136,6 +146,11 @@ def tiny_stage(name: str, **changes) -> tuple[Stage, ConfigDict, dict[str, Varia
     config = tiny_config(name, **changes)
     if name in FIRST_STAGE_NAMES:
         return STAGES[name].build(config, {}), config, {}
+    if name == "token_critic":
+        generator, _, inner = tiny_stage("maskgit", losses__label_dropout_rate=0.1)
+        made = jax.jit(generator.init)(jax.random.key(8), digits_batch(), inner)
+        stages = {"generator": generator, "tokenizer": tiny_tokenizer()[0]}
+        return STAGES[name].build(config, stages), config, {"generator": made, **inner}
     tokenizer, variables = tiny_tokenizer(tokenizer_stage(config))
     return STAGES[name].build(config, {"tokenizer": tokenizer}), config, {"tokenizer": variables}
 
@@ -147,7 +162,7 @@ def tokenizer_stage(config: ConfigDict) -> str:
 
 TOKENIZER_NAMES = ("vqvae", "vqvae2", "vqgan")
 FIRST_STAGE_NAMES = ("vae", *TOKENIZER_NAMES)
-PRIOR_NAMES = ("pixelcnn", "pixelsnail", "gpt", "maskgit")
+PRIOR_NAMES = ("pixelcnn", "pixelsnail", "gpt", "maskgit", "token_critic")
 STAGE_NAMES = (*FIRST_STAGE_NAMES, *PRIOR_NAMES)
 
 

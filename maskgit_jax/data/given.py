@@ -8,10 +8,25 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageOps
 
 from maskgit_jax.configuration import InputError, condition_channels, require
+from maskgit_jax.data.canvas import extended
 from maskgit_jax.data.conditions import derived
 from maskgit_jax.data.folder import ENDINGS
 from maskgit_jax.data.sources import Source
 from maskgit_jax.data.transforms import BICUBIC, NEAREST, as_array, as_picture, to_channels
+
+
+def read_picture(path: str | Path, channels: int) -> np.ndarray:
+    """Returns a picture of any mode as uint8 [H, W, channels], see `transforms.to_channels`.
+
+    Raises:
+        InputError: There is no such file, or it is no image.
+    """
+    require(Path(path).exists(), f"{path}: there is no such file or folder")
+    try:
+        with Image.open(path) as image:
+            return as_array(to_channels(image, channels))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"{path} cannot be read as an image ({error})") from error
 
 
 class PictureFiles:
@@ -44,11 +59,7 @@ class PictureFiles:
         return {self._key: self._read(self.paths[index])}
 
     def _read(self, path: Path) -> np.ndarray:
-        try:
-            with Image.open(path) as image:
-                return as_array(to_channels(image, self._channels))
-        except (OSError, ValueError, SyntaxError) as error:
-            raise InputError(f"{path} cannot be read as an image ({error})") from error
+        return read_picture(path, self._channels)
 
 
 class Given:
@@ -110,9 +121,11 @@ class Given:
         if self.conditioned:
             found["condition"] = np.stack([picture["condition"] for picture in pictures])
         if self.kept is not None:
-            found["image"] = np.stack([picture["image"] for picture in pictures])
             rows = np.arange(self.size[0])[:, None] >= round(self.kept * self.size[0])
-            found["hidden"] = np.broadcast_to(rows, (len(indices), *self.size)).copy()
+            hidden = np.broadcast_to(rows, self.size)
+            # What is hidden must not speak through the tokens next to it.
+            found["image"] = np.stack([extended(picture["image"], hidden) for picture in pictures])
+            found["hidden"] = np.repeat(hidden[None], len(indices), axis=0)
         return found
 
 

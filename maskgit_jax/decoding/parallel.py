@@ -8,23 +8,75 @@ import jax
 import jax.numpy as jnp
 
 from maskgit_jax.arrays import Array, Key
-from maskgit_jax.decoding.sampling import draw_tokens
-from maskgit_jax.decoding.schedules import mask_ratio, rank
+from maskgit_jax.configuration import require
+from maskgit_jax.decoding import rules
+from maskgit_jax.decoding.rules import Critic, Grid, Moment
+from maskgit_jax.decoding.sampling import check_likely, draw_tokens, likely_logits
+from maskgit_jax.decoding.schedules import (
+    describe_schedules,
+    hidden_counts,
+    is_schedule,
+    ramp,
+    rise,
+)
 
-Predict = Callable[[Array, Array], Array]
-"""(tokens int32 [B, L], hidden bool [B, L]) -> logits float32 [B, L, K]."""
+Predict = Callable[[Array, Array, Array], Array]
+"""(tokens int32 [B, L], hidden bool [B, L], progress []) -> logits float32 [B, L, K]."""
+GUIDANCE_SCHEDULES = ("constant", "linear", "cosine", "interval")
+REMASKINGS = ("cap", "rescale", "confidence", "loop")
+LOOP_SHARES = (0.45, 0.5)  # of the steps: before the loop, in the loop
+LOOP_HIDDEN = 0.1  # of the tokens, in the loop
+
+
+class Decoder(NamedTuple):
+    """How a decoder differs from others.
+
+    Attributes:
+        rule: Which tokens stay hidden after a pass.
+        revises: Whether an accepted token can be taken back.
+        probes: Whether accepted tokens are hidden to be scored.
+        corrects: Whether a second pass draws unsure accepted tokens again.
+    """
+
+    rule: Callable[[Moment], Array]
+    revises: bool = False
+    probes: bool = False
+    corrects: bool = False
+
+
+DECODERS = {
+    "confidence": Decoder(rules.confidence),
+    "random": Decoder(rules.at_random),
+    "halton": Decoder(rules.halton),
+    "token_critic": Decoder(rules.by_critic, revises=True),
+    "self_critic": Decoder(rules.by_probing, revises=True, probes=True),
+    "remask": Decoder(rules.remasked, revises=True),
+    "corrector": Decoder(rules.confidence, revises=True, corrects=True),
+}
 
 
 class DecodeSettings(NamedTuple):
     """How a decoder works; hashable, so that it can be a static argument.
 
     Attributes:
-        steps: Decoding steps T; one network pass each (two with guidance).
+        steps: Decoding steps T; see `network_passes`.
         choice_temperature: Gumbel noise on the log confidences at the first step, falling
             linearly to 0 at the last; larger values choose places more at random.
-        temperature: Divides the logits before sampling.
+        temperature: Divides the logits before sampling, at the first step.
+        last_temperature: At the last step, linearly between; 0 for the same.
         guidance: s in logits + s (logits - logits without class); 0 for none.
+        guidance_schedule: How s rises over the steps: constant, linear, cosine, or interval, which
+            is s inside of `guidance_interval` and 0 outside (those steps cost one pass).
+        guidance_interval: Steps t with low < (t + 1) / T <= high.
         schedule: See `maskgit_jax.decoding.schedules`.
+        decoder: A key of `DECODERS`.
+        revised: Share eta of accepted tokens that a revising decoder looks at in each step:
+            self_critic probes it, corrector draws it again, remask takes it back ("cap": at
+            most this share; "rescale": this share of the most that is possible).
+        remask: How many are taken back: cap, rescale, confidence, or loop, where most steps pass
+            while a tenth of the tokens is hidden.
+        top_k: Only the k most likely codes are drawn; 0 for all.
+        top_p: Of those only the most likely ones that make up this probability.
     """
 
     steps: int = 8
@@ -32,9 +84,101 @@ class DecodeSettings(NamedTuple):
     temperature: float = 1.0
     guidance: float = 0.0
     schedule: str = "cosine"
+    decoder: str = "confidence"
+    last_temperature: float = 0.0
+    guidance_schedule: str = "constant"
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    revised: float = 0.2
+    remask: str = "rescale"
+    top_k: int = 0
+    top_p: float = 1.0
 
 
-def guide(conditional: Array, unconditional: Array, scale: float) -> Array:
+class Model(NamedTuple):
+    """What decodes.
+
+    Attributes:
+        predict: The generator, see `guided`.
+        grid: Rows and columns (h, w) of the token map.
+        critic: For `token_critic`.
+    """
+
+    predict: Predict
+    grid: Grid
+    critic: Critic | None = None
+
+
+class Trajectory(NamedTuple):
+    """What a decoding did.
+
+    Attributes:
+        tokens: As drawn in each step, int32 [T, B, L].
+        hidden: What was hidden again after each step, bool [T, B, L].
+    """
+
+    tokens: Array
+    hidden: Array
+
+
+def check_decode_settings(
+    settings: DecodeSettings, num_tokens: int, codebook_size: int, guidable: bool, critic: bool
+) -> None:
+    """Raises `InputError` for settings that cannot work.
+
+    Args:
+        settings: To be checked.
+        num_tokens: L.
+        codebook_size: K.
+        guidable: Whether the generator knows "no class".
+        critic: Whether there is a critic.
+    """
+    require(
+        1 <= settings.steps <= num_tokens,
+        f"steps is {settings.steps}; it must be between 1 and the number of tokens, {num_tokens}",
+    )
+    for name, allowed in (
+        ("decoder", tuple(DECODERS)),
+        ("guidance_schedule", GUIDANCE_SCHEDULES),
+        ("remask", REMASKINGS),
+    ):
+        value = getattr(settings, name)
+        require(value in allowed, f"{name} is '{value}'; allowed: {', '.join(allowed)}")
+    require(
+        is_schedule(settings.schedule),
+        f"schedule is '{settings.schedule}'; allowed: {describe_schedules()}",
+    )
+    require(settings.temperature > 0, f"temperature is {settings.temperature}; it must be > 0")
+    require(settings.last_temperature >= 0, "last_temperature must not be negative")
+    require(settings.choice_temperature >= 0, "choice_temperature must not be negative")
+    require(settings.guidance >= 0, f"guidance is {settings.guidance}; it must not be negative")
+    require(
+        guidable or settings.guidance == 0,
+        "guidance needs a run trained with config.losses.label_dropout_rate > 0; use guidance 0",
+    )
+    low, high = settings.guidance_interval
+    require(0 <= low < high <= 1, f"guidance_interval is {low},{high}; 0 <= low < high <= 1")
+    require(0 <= settings.revised <= 1, f"revised is {settings.revised}; it must be in [0, 1]")
+    require(
+        critic or settings.decoder != "token_critic",
+        "decoder 'token_critic' needs a trained critic: train configs/token_critic.py on this run "
+        "and give the --workdir of that",
+    )
+    check_likely(settings.top_k, settings.top_p, codebook_size)
+
+
+def network_passes(settings: DecodeSettings) -> int:
+    """Returns how many passes through a network an image takes, a guided pass counted twice."""
+    low, high = settings.guidance_interval
+    steps, guided_steps = settings.steps, settings.steps if settings.guidance else 0
+    if guided_steps and settings.guidance_schedule == "interval":
+        guided_steps = sum(low < (step + 1) / steps <= high for step in range(steps))
+    generator = steps + guided_steps
+    if DECODERS[settings.decoder].corrects:
+        generator *= 2
+    return generator + (steps - 1 if settings.decoder == "token_critic" else 0)
+
+
+def guide(conditional: Array, unconditional: Array, scale: Array | float) -> Array:
     """Returns logits + s (logits - logits without class), same shape.
 
     Source: Ho & Salimans 2022, classifier-free guidance; scale 0 changes nothing.
@@ -42,51 +186,163 @@ def guide(conditional: Array, unconditional: Array, scale: float) -> Array:
     return conditional + scale * (conditional - unconditional)
 
 
-def decode_by_confidence(
-    predict: Predict, tokens: Array, hidden: Array, key: Key, settings: DecodeSettings
-) -> tuple[Array, Array]:
-    """Fills the hidden tokens in `settings.steps` passes; known tokens stay as they are.
-
-    Each pass samples every hidden token, then hides the least sure ones again:
-    floor(n gamma((t+1)/T)) of the n that were hidden at the start, at least 1 before the last
-    step and less than before. Surety is log p(sampled token) plus Gumbel noise.
+def guided(
+    logits_of: Callable[[Array, Array, Array], Array],
+    label: Array,
+    nobody: int,
+    settings: DecodeSettings,
+) -> Predict:
+    """Returns the generator with guidance as the settings say.
 
     Args:
-        predict: The network.
+        logits_of: (tokens, hidden, label int32 [N]) -> logits, of any N that B divides.
+        label: int32 [B].
+        nobody: The label that means "no class".
+        settings: Of the guidance.
+    """
+    without = jnp.full_like(label, nobody)
+
+    def once(tokens: Array, hidden: Array) -> Array:
+        return logits_of(tokens, hidden, label).astype(jnp.float32)
+
+    def twice(tokens: Array, hidden: Array, scale: Array | float) -> Array:
+        both = [jnp.concatenate([x, x]) for x in (tokens, hidden)]
+        logits = logits_of(*both, jnp.concatenate([label, without])).astype(jnp.float32)
+        return guide(*jnp.split(logits, 2), scale)
+
+    def predict(tokens: Array, hidden: Array, progress: Array) -> Array:
+        if settings.guidance == 0:
+            return once(tokens, hidden)
+        if settings.guidance_schedule != "interval":
+            scale = settings.guidance * rise(progress, settings.guidance_schedule)
+            return twice(tokens, hidden, scale)
+        low, high = settings.guidance_interval
+        inside = (low + 1e-6 < progress) & (progress <= high + 1e-6)
+        return jax.lax.cond(inside, lambda *x: twice(*x, settings.guidance), once, tokens, hidden)
+
+    return predict
+
+
+def plan(num_hidden: Array, settings: DecodeSettings) -> tuple[Array, Array]:
+    """Returns how many tokens are hidden after each step, and how many of those are taken back.
+
+    Both are int32 [T, B]; the last row is 0. Tokens are taken back by `remask` only: others decide
+    by scores how many of the hidden ones were accepted before.
+
+    Args:
+        num_hidden: Tokens hidden at the start, int32 [B].
+        settings: See `DecodeSettings`.
+
+    Source: ReMDM (see `rules.remasked`), section 4: sigma is min(eta, sigma_max) for "cap" and
+    eta sigma_max for "rescale" and "confidence", where sigma_max takes back as many as are to be
+    hidden next; for "loop" section 4.2.
+    """
+    steps = settings.steps
+    counts = hidden_counts(num_hidden, steps, settings.schedule)
+    if settings.decoder != "remask":
+        return counts[1:], jnp.zeros_like(counts[1:])
+    in_loop = jnp.ones((steps, 1), bool)
+    if settings.remask == "loop":
+        counts, in_loop = _loop_counts(num_hidden, settings)
+    accepted, left = num_hidden[None] - counts[:-1], counts[1:]
+    possible = jnp.minimum(accepted, left)
+    if settings.remask in ("rescale", "confidence"):
+        back = jnp.round(settings.revised * possible)
+    else:
+        back = jnp.minimum(jnp.round(settings.revised * accepted), possible)
+    return left, (back * in_loop).astype(jnp.int32)
+
+
+def _loop_counts(num_hidden: Array, settings: DecodeSettings) -> tuple[Array, Array]:
+    """Returns the counts [T+1, B] of ReMDM's loop, and which steps [T, 1] are in it."""
+    steps = settings.steps
+    before = max(1, round(LOOP_SHARES[0] * steps))
+    inside = max(0, min(round(LOOP_SHARES[1] * steps), steps - before - 1))
+    after = steps - before - inside
+    level = jnp.ceil(LOOP_HIDDEN * num_hidden).astype(jnp.int32) * (after > 0)
+    falling = level[None] + hidden_counts(num_hidden - level, before, settings.schedule)
+    constant = jnp.broadcast_to(level, (inside, *level.shape))
+    parts = [falling, constant]
+    if after:
+        parts.append(hidden_counts(level, after, settings.schedule)[1:])
+    step = jnp.arange(steps)[:, None]
+    return jnp.concatenate(parts), (step >= before) & (step < before + inside)
+
+
+def decode(
+    model: Model, tokens: Array, hidden: Array, key: Key, settings: DecodeSettings
+) -> tuple[Array, Trajectory]:
+    """Fills the hidden tokens in `settings.steps` steps; known tokens stay as they are.
+
+    Each step draws every hidden token and then hides as many as `plan` says, which ones is
+    the decoder's rule. The log p of a drawn token plus Gumbel noise is its surety.
+
+    Args:
+        model: The networks.
         tokens: int32 [B, L]; any value where hidden.
         hidden: bool [B, L].
         key: Of tokens and noise.
         settings: See `DecodeSettings`.
 
     Returns:
-        tokens int32 [B, L], and what was sampled after each step, int32 [T, B, L].
+        tokens int32 [B, L], and the way there.
 
     Source: google-research/maskgit libml/parallel_decode.py:decode. Differs: ranks replace a
     threshold, so that ties cannot change the number of hidden tokens; nothing is hidden after
-    the last step.
+    the last step; for the counts see `hidden_counts`.
     """
     chex.assert_equal_shape([tokens, hidden])
-    num_hidden = hidden.sum(axis=-1)  # [B]
+    decoder, editable = DECODERS[settings.decoder], hidden
+    rule = decoder.rule
+    if rule is rules.remasked and settings.remask == "confidence":
+        rule = rules.remasked_by_confidence
+    turn = jnp.zeros(tokens.shape, jnp.int32)
+    if rule is rules.halton:
+        turn_key = jax.random.fold_in(key, settings.steps)
+        turn = rules.random_turns(model.grid, turn_key, len(tokens))
 
-    def one_step(carry: tuple[Array, Array], step: Array):
-        tokens, hidden = carry
-        token_key, place_key = jax.random.split(jax.random.fold_in(key, step))
-        logits = predict(tokens, hidden).astype(jnp.float32) / settings.temperature
-        tokens = jnp.where(hidden, draw_tokens(token_key, logits), tokens)
+    def draw(tokens: Array, asked: Array, key: Key, step: Array) -> tuple[Array, Array]:
+        """Returns the tokens, those asked for drawn anew, and the log p of all."""
+        first, last = settings.temperature, settings.last_temperature or settings.temperature
         progress = (step + 1) / settings.steps
-        count = jnp.floor(num_hidden * mask_ratio(progress, num_hidden, settings.schedule))
-        count = jnp.maximum(1, jnp.minimum(hidden.sum(axis=-1) - 1, count))
-        count = jnp.where(step == settings.steps - 1, 0, count)
-        noise = jax.random.gumbel(place_key, tokens.shape)
-        surety = _log_probability(logits, tokens)
-        surety = surety + settings.choice_temperature * (1.0 - progress) * noise
-        surety = jnp.where(hidden, surety, jnp.inf)
-        hidden = hidden & (rank(surety) < count[:, None])
-        return (tokens, hidden), tokens
+        logits = model.predict(tokens, asked, progress).astype(jnp.float32)
+        logits = logits / ramp(first, last, step, settings.steps)
+        likely = likely_logits(logits, settings.top_k, settings.top_p)
+        return jnp.where(asked, draw_tokens(key, likely), tokens), logits
 
-    (tokens, _), trajectory = jax.lax.scan(
-        one_step, (tokens.astype(jnp.int32), hidden), jnp.arange(settings.steps)
-    )
+    def one_step(state: tuple[Array, Array, Array], now: tuple[Array, Array, Array]):
+        (tokens, hidden, surety), (step, left, back) = state, now
+        token_key, place_key, rule_key, revise_key = jax.random.split(
+            jax.random.fold_in(key, step), 4
+        )
+        accepted = editable & ~hidden
+        probed = jnp.zeros_like(hidden)
+        if decoder.probes:
+            count = jnp.minimum(jnp.round(settings.revised * accepted.sum(axis=-1)), left)
+            probed = rules.lowest(count, jax.random.uniform(revise_key, hidden.shape), accepted)
+        old = tokens
+        tokens, logits = draw(tokens, hidden | probed, token_key, step)
+        tokens = jnp.where(probed, old, tokens)
+        surety = jnp.where(hidden | probed, _log_probability(logits, tokens), surety)
+        strength = settings.choice_temperature * (1.0 - (step + 1) / settings.steps)
+        noise = strength * jax.random.gumbel(place_key, tokens.shape)
+        hidden = rule(
+            Moment(tokens, hidden, probed, editable, surety, left, back, noise, rule_key, turn,
+                   model.critic)
+        )  # fmt: skip
+        if decoder.corrects:
+            accepted = editable & ~hidden
+            count = jnp.round(settings.revised * accepted.sum(axis=-1))
+            unsure = rules.lowest(count, surety + noise, accepted)
+            drawn, logits = draw(tokens, hidden | unsure, revise_key, step)
+            tokens = jnp.where(unsure, drawn, tokens)
+            surety = jnp.where(unsure, _log_probability(logits, tokens), surety)
+        return (tokens, hidden, surety), Trajectory(tokens, hidden)
+
+    left, back = plan(hidden.sum(axis=-1), settings)
+    start = (tokens.astype(jnp.int32), hidden, jnp.full(tokens.shape, jnp.inf))
+    steps = (jnp.arange(settings.steps), left, back)
+    (tokens, _, _), trajectory = jax.lax.scan(one_step, start, steps)
     return tokens, trajectory
 
 

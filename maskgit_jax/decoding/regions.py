@@ -1,6 +1,7 @@
 """From regions of pixels to the tokens that say something about them."""
 
 import jax.numpy as jnp
+import numpy as np
 
 from maskgit_jax.arrays import Array
 
@@ -24,3 +25,48 @@ def _patches(hidden: Array, grid: tuple[int, int]) -> Array:
         raise ValueError(f"{height} x {width} pixels are no {rows} x {columns} equal patches")
     parts = hidden.reshape(batch, rows, height // rows, columns, width // columns)
     return parts.any(axis=(2, 4)).reshape(batch, -1)
+
+
+def box_tokens(box: tuple[int, int, int, int], grid: tuple[int, int], patch: int) -> np.ndarray:
+    """Returns which tokens a class-conditional edit makes anew, bool [h, w].
+
+    The box in tokens, and a token more on each side.
+
+    Args:
+        box: Top, left, height and width in pixels.
+        grid: Rows and columns (h, w) of the map.
+        patch: Side of a token's patch in pixels.
+
+    Source: google-research/maskgit, class-conditional editing of the demo notebook: rows from
+    max(0, top//p - 1) to min(h, height//p + top//p + 1), columns alike.
+    """
+    top, left, height, width = (side // patch for side in box)
+    found = np.zeros(grid, bool)
+    rows = slice(max(0, top - 1), min(grid[0], height + top + 1))
+    found[rows, max(0, left - 1) : min(grid[1], width + left + 1)] = True
+    return found
+
+
+def next_window(hidden: np.ndarray, window: tuple[int, int]) -> tuple[int, int]:
+    """Returns the first row and column of the window of a map that is to be filled next.
+
+    The one with most hidden tokens, but not more than half of it, so that a part to be filled that
+    is larger than the window grows from what is known; of equal ones that in whose middle
+    the hidden tokens lie.
+
+    Args:
+        hidden: bool [h, w], some are.
+        window: Rows and columns, not more than h and w.
+    """
+    views = np.lib.stride_tricks.sliding_window_view(hidden, window)  # [rows, columns, *window]
+    count = views.sum(axis=(2, 3))
+    half = max(1, window[0] * window[1] // 2)
+    middles = [np.arange(side) - (side - 1) / 2 for side in window]
+    total = np.maximum(count, 1)
+    off_row = (views.sum(axis=3) @ middles[0]) / total
+    off_column = (views.sum(axis=2) @ middles[1]) / total
+    # Counts are whole numbers; the distance from the middle, below 2, decides between equals.
+    distance = np.hypot(off_row / window[0], off_column / window[1])
+    score = 4 * (np.minimum(count, half) - np.maximum(count - half, 0) / 1000) - distance
+    row, column = np.unravel_index(np.argmax(np.where(count > 0, score, -np.inf)), count.shape)
+    return int(row), int(column)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from maskgit_jax.arrays import Array, Key, PyTree
 from maskgit_jax.configuration import InputError
 from maskgit_jax.decoding.autoregressive import OrderSettings, decode_by_passes, decode_with_memory
-from maskgit_jax.decoding.parallel import DecodeSettings, decode_by_confidence
+from maskgit_jax.decoding.parallel import DecodeSettings, Model, decode
 from maskgit_jax.priors.gpt import GPT
 from maskgit_jax.priors.maskgit import MaskGIT
 
@@ -195,11 +195,12 @@ def _parallel(network: MaskGIT, steps: int, grid: int, tokens: Any, label: Any) 
         return network.apply(params, tokens, hidden, label, False)
 
     def draw(params: PyTree, label: Array, key: Key, passes: int) -> Array:
-        def predict(tokens: Array, hidden: Array) -> Array:
+        def predict(tokens: Array, hidden: Array, progress: Array) -> Array:
+            del progress
             return one_pass(params, tokens, hidden, label)
 
         nothing, settings = _nothing(label, network.num_tokens), DecodeSettings(steps=passes)
-        return decode_by_confidence(predict, *nothing, key, settings)[0]
+        return decode(Model(predict, (grid, grid)), *nothing, key, settings)[0]
 
     def init(key: Key) -> PyTree:
         some, one = _zeros(1, grid), jnp.zeros(1, jnp.int32)

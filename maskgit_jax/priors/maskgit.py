@@ -1,5 +1,6 @@
 """The bidirectional transformer of MaskGIT: masked visual tokens to logits of all of them."""
 
+import chex
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -8,17 +9,20 @@ from maskgit_jax.networks.transformer import initialize, layer_norm, stacked_lay
 
 
 class MaskGIT(nn.Module):
-    """A BERT over [class token, L image tokens]; logits only for image codes.
+    """A BERT over [class token, L image tokens, Lc condition tokens]; logits of image codes only.
 
     Rows of the embedding table: 0 .. K-1 codes, then the classes, then the mask, then, if
-    trained for guidance, the null class; padded to a multiple of `row_multiple`, because odd
-    tables cannot be sharded. 1024 codes and 1000 classes give the official 2025 rows.
+    trained for guidance, the null class, then the condition's codes; padded to a multiple of
+    `row_multiple`, because odd tables cannot be sharded. 1024 codes and 1000 classes give the
+    official 2025 rows.
 
     Attributes:
         codebook_size: K.
         num_classes: Labels are 0 .. num_classes - 1.
         null_class: Whether label `num_classes` exists and means "no class".
         num_tokens: L.
+        condition_codebook_size: Codes of the condition image's tokens; 0 without one.
+        num_condition_tokens: Lc.
         width: D.
         num_layers: Transformer layers.
         num_heads: Attention heads.
@@ -38,6 +42,8 @@ class MaskGIT(nn.Module):
     num_classes: int
     num_tokens: int
     null_class: bool = False
+    condition_codebook_size: int = 0
+    num_condition_tokens: int = 0
     width: int = 768
     num_layers: int = 24
     num_heads: int = 16
@@ -51,10 +57,21 @@ class MaskGIT(nn.Module):
     @property
     def num_rows(self) -> int:
         """Embedding rows in use, without padding."""
+        return self._first_condition_row + self.condition_codebook_size
+
+    @property
+    def _first_condition_row(self) -> int:
         return self.codebook_size + self.num_classes + 1 + self.null_class
 
     @nn.compact
-    def __call__(self, tokens: Array, hidden: Array, label: Array, train: bool) -> Array:
+    def __call__(
+        self,
+        tokens: Array,
+        hidden: Array,
+        label: Array,
+        train: bool,
+        condition: Array | None = None,
+    ) -> Array:
         """Returns logits float32 [B, L, K].
 
         Args:
@@ -62,10 +79,16 @@ class MaskGIT(nn.Module):
             hidden: bool [B, L], True where the token is to be predicted.
             label: int32 [B], 0 .. num_classes - 1, or num_classes for "no class".
             train: Whether dropout acts.
+            condition: int32 [B, Lc], where there is one.
         """
+        chex.assert_shape(tokens, (len(label), self.num_tokens))
         rows = -(-self.num_rows // self.row_multiple) * self.row_multiple
         table = self.param("word_embedding", initialize, (rows, self.width))
-        x = jnp.take(table, self._rows(tokens, hidden, label), axis=0)  # [B, L+1, D]
+        read = self._rows(tokens, hidden, label)
+        if self.num_condition_tokens:
+            chex.assert_shape(condition, (len(label), self.num_condition_tokens))
+            read = jnp.concatenate([read, self._first_condition_row + condition], axis=1)
+        x = jnp.take(table, read, axis=0)  # [B, 1 + L + Lc, D]
         positions = self.param("position_embedding", initialize, x.shape[1:])
         x = nn.with_logical_constraint(x + positions[None], ("batch", "length", "embed"))
         epsilon = 1e-12 if self.norm == "post" else 1e-6
@@ -84,7 +107,7 @@ class MaskGIT(nn.Module):
         )(x, train, None, None)
         if self.norm == "pre":
             x = layer_norm(epsilon, self.dtype, "final_norm")(x)
-        return self._head(x[:, 1:], table, epsilon)
+        return self._head(x[:, 1 : 1 + self.num_tokens], table, epsilon)
 
     def _rows(self, tokens: Array, hidden: Array, label: Array) -> Array:
         mask_row = self.codebook_size + self.num_classes

@@ -7,7 +7,17 @@ A stage module offers
 """
 
 from maskgit_jax.configuration import InputError
-from maskgit_jax.stages import gpt, maskgit, pixelcnn, pixelsnail, vae, vqgan, vqvae, vqvae2
+from maskgit_jax.stages import (
+    gpt,
+    maskgit,
+    pixelcnn,
+    pixelsnail,
+    token_critic,
+    vae,
+    vqgan,
+    vqvae,
+    vqvae2,
+)
 
 STAGES = {
     "vae": vae,
@@ -18,6 +28,7 @@ STAGES = {
     "pixelsnail": pixelsnail,
     "gpt": gpt,
     "maskgit": maskgit,
+    "token_critic": token_critic,
 }
 
 

@@ -25,10 +25,17 @@ from maskgit_jax.decoding.autoregressive import (
     decode_in_window,
     decode_with_memory,
 )
-from maskgit_jax.decoding.regions import hidden_tokens
 from maskgit_jax.losses.masked_tokens import token_cross_entropy
 from maskgit_jax.stage import Generator, Stage, Tokenizer, Variables
-from maskgit_jax.stages.token_priors import Grids, check_tokenizer, token_grids, tokens_of
+from maskgit_jax.stages.token_priors import (
+    beside_conditions,
+    check_tokenizer,
+    completed,
+    condition_of,
+    known_tokens,
+    token_grids,
+    tokens_of,
+)
 
 
 class Part(NamedTuple):
@@ -103,12 +110,6 @@ def build(
             params[part.player] = part.network.init(own_key, tokens, label, condition)["params"]
         return Variables(params, {}, frozen)
 
-    def condition_of(variables: Variables, batch: Batch) -> Array | None:
-        if condition_tokenizer is None:
-            return None
-        condition = normalize(batch["condition"])
-        return condition_tokenizer.encode(variables.frozen["condition_tokenizer"], condition)
-
     def logits_of(
         variables: Variables,
         tokens: Array,
@@ -141,7 +142,7 @@ def build(
         if config.losses.keep_rate < 1:
             kept = jax.random.bernoulli(keep_key, config.losses.keep_rate, tokens.shape)
             read = jnp.where(kept, tokens, jax.random.randint(code_key, tokens.shape, 0, codes))
-        condition = condition_of(variables, batch)
+        condition = condition_of(condition_tokenizer, variables, batch)
         logits = logits_of(variables, tokens, read, batch["label"], condition, dropout_key)
         errors, metrics = {}, {}
         for part, span, own in zip(parts, spans, logits, strict=True):
@@ -152,7 +153,8 @@ def build(
 
     def evaluate(variables: Variables, batch: Batch, key: Key):
         del key
-        tokens, condition = tokens_of(tokenizer, variables, batch), condition_of(variables, batch)
+        tokens = tokens_of(tokenizer, variables, batch)
+        condition = condition_of(condition_tokenizer, variables, batch)
         logits = logits_of(variables, tokens, tokens, batch["label"], condition)
         figures, bits = {}, jnp.zeros(len(tokens))
         for part, span, own in zip(parts, spans, logits, strict=True):
@@ -189,27 +191,12 @@ def build(
         memory = part.network.apply(params, label, condition, method="begin")
         return decode_with_memory(step, memory, tokens, hidden, key, settings)
 
-    def known_tokens(variables: Variables, wanted: Batch, maps: Grids) -> tuple[Array, Array]:
-        """Returns tokens and which of them are hidden, [B, L] both, of the image to complete."""
-        if "image" not in wanted:
-            shape = (len(wanted["label"]), sum(height * width for height, width in maps))
-            return jnp.zeros(shape, jnp.int32), jnp.ones(shape, bool)
-        encode = tokenizer.encode if maps == grids else tokenizer.encode_map
-        tokens = encode(variables.frozen["tokenizer"], normalize(wanted["image"]))
-        hidden = hidden_tokens(wanted["hidden"], maps)
-        return tokens.reshape(hidden.shape), hidden
-
-    def completed(image: Array, wanted: Batch) -> Array:
-        """Returns the image with the pixels that were to be kept."""
-        if "image" not in wanted:
-            return image
-        return jnp.where(wanted["hidden"][..., None], image, normalize(wanted["image"]))
-
     def sample(variables: Variables, wanted: Batch, key: Key, settings: Any) -> Array:
         if getattr(settings, "size", None) not in (None, image_size):
             return completed(sample_larger(variables, wanted, key, settings), wanted)
-        tokens, hidden = known_tokens(variables, wanted, grids)
-        condition, drawn = condition_of(variables, wanted), tokens[:, :0]
+        tokens, hidden = known_tokens(tokenizer, variables, wanted, grids)
+        condition = condition_of(condition_tokenizer, variables, wanted)
+        drawn = tokens[:, :0]
         for number, span in enumerate(spans):
             own = decode_part(
                 number, variables, wanted["label"], drawn if number else condition,
@@ -225,7 +212,7 @@ def build(
         network, (window,) = parts[0].network, grids
         patch = config.data.image_size // window[0]
         large = (settings.size[0] // patch, settings.size[1] // patch)
-        tokens, hidden = known_tokens(variables, wanted, (large,))
+        tokens, hidden = known_tokens(tokenizer, variables, wanted, (large,))
         params, read, scale = {"params": variables.params[parts[0].player]}, None, 1
         if condition_tokenizer is not None:
             chex.assert_shape(wanted["condition"], (None, *settings.size, None))
@@ -253,10 +240,7 @@ def build(
             return {"samples": sample(variables, {"label": label}, key, settings)}
         wanted = {name: batch[name] for name in ("label", "condition")}
         made = [sample(variables, wanted, own, settings) for own in jax.random.split(key)]
-        shown = [normalize(batch["condition"]), normalize(batch["image"]), *made]
-        channels = max(image.shape[-1] for image in shown)
-        shown = [jnp.broadcast_to(image, (*image.shape[:3], channels)) for image in shown]
-        return {"condition_original_and_samples": jnp.stack(shown, axis=1)}
+        return {"condition_original_and_samples": beside_conditions(batch, made)}
 
     def check(settings: Any) -> None:
         check_order_settings(settings, codes)

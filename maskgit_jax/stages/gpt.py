@@ -4,11 +4,16 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from maskgit_jax.configuration import InputError, require
+from maskgit_jax.configuration import require
 from maskgit_jax.decoding.autoregressive import WindowSettings
 from maskgit_jax.priors.gpt import GPT
 from maskgit_jax.stage import Stage, Tokenizer
 from maskgit_jax.stages import autoregressive
+from maskgit_jax.stages.token_priors import (
+    condition_tokenizer,
+    needed_tokenizers,
+    validate_condition,
+)
 
 
 def validate(config: ConfigDict) -> None:
@@ -20,20 +25,12 @@ def validate(config: ConfigDict) -> None:
         f"config.model.width {model.width} is not a multiple of config.model.num_heads "
         f"{model.num_heads}",
     )
-    require(
-        bool(config.condition_tokenizer) == bool(config.data.condition),
-        f"config.condition_tokenizer is '{config.condition_tokenizer}' and config.data.condition "
-        f"'{config.data.condition}': images made from others need both, the run of a tokenizer "
-        "of the conditions and what these are",
-    )
+    validate_condition(config)
 
 
 def needs(config: ConfigDict) -> dict[str, str]:
     """Returns the run directories that must be loaded first: those of the tokenizers."""
-    runs = {"tokenizer": config.tokenizer}
-    if config.condition_tokenizer:
-        runs["condition_tokenizer"] = config.condition_tokenizer
-    return runs
+    return needed_tokenizers(config)
 
 
 def network(config: ConfigDict, condition: Tokenizer | None = None) -> GPT:
@@ -61,14 +58,7 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
     Raises:
         InputError: The tokenizer's codebook or grid does not fit.
     """
-    condition = None
-    if "condition_tokenizer" in frozen:
-        condition = frozen["condition_tokenizer"].exports
-        if not isinstance(condition, Tokenizer):
-            raise InputError(
-                f"config.condition_tokenizer {config.condition_tokenizer} holds no tokenizer; give "
-                "a run of configs/vqgan.py or configs/vqvae.py"
-            )
+    condition = condition_tokenizer(config, frozen)
     transformer = network(config, condition)
     part = autoregressive.Part(
         "prior", transformer, transformer.num_tokens, transformer.num_condition_tokens

@@ -42,6 +42,23 @@ def write_pictures(path: Path, images: np.ndarray) -> None:
     write_png(path, images, min(columns, len(images)))
 
 
+def write_animation(path: Path, frames: np.ndarray, milliseconds: int = 250) -> None:
+    """Writes frames uint8 [T, N, H, W, C] as a GIF that repeats; the last one stays longer.
+
+    Args:
+        path: Ends in .gif.
+        frames: N images beside each other in each frame; small ones are enlarged.
+        milliseconds: A frame's time.
+    """
+    scale = max(1, round(64 / frames.shape[2]))
+    frames = frames.repeat(scale, axis=2).repeat(scale, axis=3)
+    pictures = [image_grid(images, len(images), gap=2) for images in frames]
+    pictures = [Image.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid) for grid in pictures]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    times = [milliseconds] * (len(pictures) - 1) + [8 * milliseconds]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=times, loop=0)
+
+
 class Writers:
     """Writes scalars and pictures of one run; only the first process of a run writes.
 

@@ -14,6 +14,7 @@ from maskgit_jax.training.sharding import PARAMETER_AXES, make_mesh, path_name, 
 from maskgit_jax.training.state import create_state
 from maskgit_jax.training.step import make_train_step, player_gradients, player_optimizers
 from tests.example import (
+    PRIOR_NAMES,
     STAGE_NAMES,
     TOKENIZER_NAMES,
     digits_batch,
@@ -151,9 +152,13 @@ def test_every_parameter_matches_one_row_of_the_sharding_table(stage_name, prese
         "label": jax.ShapeDtypeStruct((2,), np.int32),
     }
     stages = {}
-    if "tokenizer" in config:
-        name = tokenizer_stage(config)
+    if stage_name in PRIOR_NAMES:
+        name = "vqgan" if stage_name == "token_critic" else tokenizer_stage(config)
         stages["tokenizer"] = STAGES[name].build(preset(name, preset_name), {})
+    if stage_name == "token_critic":
+        inner = preset("maskgit", preset_name).unlock()
+        inner.data.num_classes = config.data.num_classes
+        stages["generator"] = STAGES["maskgit"].build(inner, stages)
     STAGES[stage_name].validate(config)
     stage = STAGES[stage_name].build(config, stages)
     averaged = {name: player.ema_rate for name, player in config.players.items()}

@@ -1,0 +1,150 @@
+"""Rules that say which tokens stay hidden after a step: the decoders differ in nothing else."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.stats import qmc
+
+from maskgit_jax.arrays import Array, Key
+from maskgit_jax.decoding.schedules import rank
+
+Grid = tuple[int, int]
+Critic = Callable[[Array], Array]
+"""tokens int32 [B, L] -> log odds that a token is real, not made by a generator, [B, L]."""
+
+
+class Moment(NamedTuple):
+    """What a rule knows, after a pass in which every hidden token was drawn.
+
+    Attributes:
+        tokens: int32 [B, L], all filled.
+        hidden: Tokens that have just been drawn, bool [B, L].
+        probed: Accepted tokens that were hidden too, only to be scored.
+        editable: Tokens that were hidden at the start; the others are the user's.
+        surety: log p of each token when it was drawn, or probed, last; inf for the user's.
+        left: How many are to be hidden, int32 [B].
+        back: How many of those are accepted ones that are taken back.
+        noise: Gumbel noise on the log probabilities, which falls to 0, [B, L].
+        key: For other random choices of this step.
+        turn: Of `halton`: when each place is revealed, int32 [B, L].
+        critic: A trained judge of tokens, for `token_critic`.
+    """
+
+    tokens: Array
+    hidden: Array
+    probed: Array
+    editable: Array
+    surety: Array
+    left: Array
+    back: Array
+    noise: Array
+    key: Key
+    turn: Array
+    critic: Critic | None
+
+
+def lowest(count: Array, scores: Array, among: Array) -> Array:
+    """Returns the `count` [B] places with the lowest of `scores` [B, L] among some, bool [B, L]."""
+    return among & (rank(jnp.where(among, scores, jnp.inf)) < count[:, None])
+
+
+def confidence(moment: Moment) -> Array:
+    """The least sure of the tokens just drawn: MaskGIT's rule.
+
+    Source: google-research/maskgit libml/parallel_decode.py:mask_by_random_topk.
+    """
+    return lowest(moment.left, moment.surety + moment.noise, moment.hidden)
+
+
+def at_random(moment: Moment) -> Array:
+    """Any of the tokens just drawn."""
+    scores = jax.random.uniform(moment.key, moment.hidden.shape)
+    return lowest(moment.left, scores, moment.hidden)
+
+
+def halton(moment: Moment) -> Array:
+    """Tokens whose turn comes later in an order that spreads them evenly over the map.
+
+    Source: Besnier et al. 2025, Halton Scheduler for Masked Generative Image Transformer.
+    """
+    return lowest(moment.left, -moment.turn, moment.hidden)
+
+
+def random_turns(grid: Grid, key: Key, batch: int) -> Array:
+    """Returns `halton_turns` for each example, begun at a random point of the order, [B, L]."""
+    turns = jnp.asarray(halton_turns(grid))[None]
+    first = jax.random.randint(key, (batch, 1), 0, turns.shape[1])
+    return (turns - first) % turns.shape[1]
+
+
+def halton_turns(grid: Grid) -> np.ndarray:
+    """Returns when each place of a map is visited first by Halton points, int32 [h*w], a bijection.
+
+    Args:
+        grid: Rows (base 2) and columns (base 3).
+    """
+    height, width = grid
+    turns: dict[int, int] = {}
+    points = qmc.Halton(2, scramble=False)
+    points.fast_forward(1)  # the first point is the corner itself, which the peers leave out
+    while len(turns) < height * width:
+        for row, column in np.floor(points.random(height * width) * grid).astype(int):
+            turns.setdefault(int(row) * width + int(column), len(turns))
+    return np.asarray([turns[place] for place in range(height * width)], np.int32)
+
+
+def by_critic(moment: Moment) -> Array:
+    """Those of all tokens that a trained critic takes for generated: accepted ones come back too.
+
+    Source: Lezama et al. 2022, Improved Masked Image Generation with Token-Critic, algorithm 2.
+    Differs: Gumbel noise as in MaskGIT instead of uniform noise.
+    """
+    if moment.critic is None:
+        raise ValueError("decoder 'token_critic' needs a critic")
+
+    def worst() -> Array:
+        return lowest(moment.left, moment.critic(moment.tokens) + moment.noise, moment.editable)
+
+    # Nothing is hidden after the last step, so that the critic need not look.
+    return jax.lax.cond(moment.left.any(), worst, lambda: jnp.zeros_like(moment.hidden))
+
+
+def by_probing(moment: Moment) -> Array:
+    """The least likely of the tokens just drawn and of the accepted ones that were probed.
+
+    A probed token was hidden in the pass as well, so that its log p is what the generator thinks
+    of it now, given the others. No network beside the generator and no additional pass.
+
+    Source: own design, for the self-critic of the question whether a token can be taken back.
+    """
+    scores = moment.surety + moment.noise
+    return lowest(moment.left, scores, moment.hidden | moment.probed)
+
+
+def remasked(moment: Moment) -> Array:
+    """The least sure of the tokens just drawn, and accepted tokens at random.
+
+    Source: Wang et al. 2025, Remasking Discrete Diffusion Models with Inference-Time Scaling
+    (ReMDM). Differs: expected numbers instead of a coin for each token, and the drawn tokens are
+    chosen as by `confidence`; with a large choice temperature they are as in the paper.
+    """
+    return _remasked(moment, jnp.zeros_like(moment.surety))
+
+
+def remasked_by_confidence(moment: Moment) -> Array:
+    """`remasked`, where accepted tokens come back with odds exp(-p), p their probability once.
+
+    Source: ReMDM, "confidence". Differs: as `remasked`; the number is that of "rescale".
+    """
+    return _remasked(moment, -jnp.exp(moment.surety))
+
+
+def _remasked(moment: Moment, log_odds: Array) -> Array:
+    scores = moment.surety + moment.noise
+    stay = lowest(moment.left - moment.back, scores, moment.hidden)
+    noise = jax.random.gumbel(moment.key, log_odds.shape)
+    accepted = moment.editable & ~moment.hidden
+    return stay | lowest(moment.back, -(log_odds + noise), accepted)

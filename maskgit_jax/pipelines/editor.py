@@ -1,0 +1,375 @@
+"""Editing: pictures of any size, of which a finished generator makes a part anew."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from maskgit_jax.arrays import Array, Batch, Key, normalize, to_uint8
+from maskgit_jax.configuration import InputError, base, require
+from maskgit_jax.data.canvas import (
+    Box,
+    Size,
+    blended,
+    check_box,
+    check_mask,
+    extended,
+    resized,
+    resized_mask,
+    with_border,
+    working_size,
+)
+from maskgit_jax.decoding.regions import box_tokens, hidden_tokens, next_window
+from maskgit_jax.pipelines.images import ImageGenerator, check_labels
+from maskgit_jax.pipelines.runs import Run, load_run
+from maskgit_jax.stage import Tokenizer, Variables
+from maskgit_jax.training import sharding
+
+VEIL = 0.65  # how much of a hidden patch a picture of the way there hides
+
+
+class Edited(NamedTuple):
+    """What an edit made.
+
+    Attributes:
+        images: uint8 [N, H, W, C], the candidates.
+        hidden: Pixels that were made, bool [H, W].
+        frames: Every decoding step, uint8 [T, N, h, w, C] in the generator's resolution, what is
+            hidden veiled in grey; None if it was not asked for.
+    """
+
+    images: np.ndarray
+    hidden: np.ndarray
+    frames: np.ndarray | None
+
+
+class Editor:
+    """Fills in, extends, replaces and varies parts of pictures with a finished MaskGIT.
+
+    A picture is uint8 [H, W, C], C as the run has it, of any size: it is edited in a resolution in
+    which its shorter side is the run's image size, window after window where it is larger, and
+    what was made is scaled back. Pixels that are not to be made stay exactly as they are.
+
+    All methods take `num`, how many candidates are made; `label`, the class (by default "no
+    class", where the run knows that); `seed`; `frames`, whether every step is kept; `seam`, how
+    many pixels what was made takes to come out of what was there (by default half a token's
+    patch); and decoding settings by name, such as steps=12, decoder="halton".
+
+    Args:
+        run: Of a stage that fills in tokens.
+        mesh: Devices.
+
+    Raises:
+        InputError: The run's stage cannot fill in tokens.
+    """
+
+    def __init__(self, run: Run, mesh: Mesh):
+        self.run, self._images = run, ImageGenerator(run, mesh)
+        generator = self._images.generator
+        require(
+            generator.fill is not None and not generator.needs,
+            f"this run holds stage '{run.config.stage}'"
+            + (", which makes images from others" if generator.needs else "")
+            + "; editing needs a MaskGIT of classes, a run of configs/maskgit.py or "
+            "configs/token_critic.py",
+        )
+        tokenizer = run.stages["tokenizer"].exports
+        if not isinstance(tokenizer, Tokenizer):
+            raise InputError("the run's tokenizer is none")
+        self.generator, self.mesh = generator, mesh
+        self.image_size, self.channels = run.config.data.image_size, run.config.data.channels
+        self.window = tokenizer.grids[0]
+        self.patch = self.image_size // self.window[0]
+
+        def encode(variables: Variables, image: Array) -> Array:
+            return tokenizer.encode_map(variables.frozen["tokenizer"], normalize(image))
+
+        def draw(tokenizer_variables: Variables, tokens: Array) -> Array:
+            return to_uint8(tokenizer.decode_map(tokenizer_variables, tokens))
+
+        def fill(variables: Variables, batch: Batch, key: Key, settings: Any) -> tuple[Array, Any]:
+            tokens, hidden = batch["tokens"], batch["hidden"]
+            return generator.fill(variables, batch, tokens, hidden, key, settings)
+
+        whole = sharding.replicated(mesh)
+        self._encode = sharding.pjit(encode, mesh, out_shardings=whole)
+        self._draw = sharding.pjit(draw, mesh, out_shardings=whole)
+        self._fill = sharding.pjit(fill, mesh, static_argnums=3, out_shardings=whole)
+
+    def inpaint(
+        self,
+        image: np.ndarray,
+        mask: np.ndarray,
+        grow: int = 0,
+        **options: Any,
+    ) -> Edited:
+        """Makes the pixels of `mask`, bool [H, W], anew.
+
+        Args:
+            image: uint8 [H, W, C].
+            mask: True where the picture is to be made.
+            grow: Tokens around the mask whose surroundings it touches and that are drawn anew
+                too, in a ring of this width; their pixels outside of the mask stay.
+            options: See the class.
+
+        Raises:
+            InputError: Nothing is to be made, or nothing is to be kept, or sizes differ.
+        """
+        self._check(image)
+        require(
+            mask.shape == image.shape[:2],
+            f"the mask is {mask.shape[1]}x{mask.shape[0]} pixels and the image "
+            f"{image.shape[1]}x{image.shape[0]}; bring them to one size",
+        )
+        require(grow >= 0, f"grow is {grow}; it is a number of tokens, 0 or more")
+        check_mask(mask)
+        return self._made(image, mask.astype(bool), self._scale(image), None, grow, **options)
+
+    def outpaint(
+        self,
+        image: np.ndarray,
+        left: int = 0,
+        right: int = 0,
+        top: int = 0,
+        bottom: int = 0,
+        **options: Any,
+    ) -> Edited:
+        """Extends a picture by pixels on each side, as far as you like.
+
+        Raises:
+            InputError: A number is negative, or nothing is to be added.
+        """
+        self._check(image)
+        larger, hidden = with_border(image, left, right, top, bottom)
+        return self._made(larger, hidden, self._scale(image), **options)
+
+    def replace(self, image: np.ndarray, box: Box, label: int, **options: Any) -> Edited:
+        """Makes a box, and a token more on each side, anew as class `label`.
+
+        Raises:
+            InputError: The box reaches outside of the image.
+
+        Source: google-research/maskgit, class-conditional image editing.
+        """
+        self._check(image)
+        check_box(box, image.shape[:2])
+        scale = self._scale(image)
+        height, width = working_size(image.shape[:2], scale, self.patch, self.image_size)
+        scaled = tuple(
+            round(side * to / of)
+            for side, to, of in zip(
+                box, (height, width) * 2, (*image.shape[:2], *image.shape[:2]), strict=True
+            )
+        )
+        tokens = box_tokens(scaled, (height // self.patch, width // self.patch), self.patch)
+        pixels = tokens.repeat(self.patch, axis=0).repeat(self.patch, axis=1)
+        hidden = resized_mask(pixels, image.shape[:2])
+        return self._made(image, hidden, scale, tokens, label=label, **options)
+
+    def variations(self, image: np.ndarray, keep: float = 0.5, **options: Any) -> Edited:
+        """Keeps a random share of the tokens and makes the others anew, other ones each time.
+
+        Raises:
+            InputError: The share is not between 0 and 1.
+        """
+        self._check(image)
+        require(0 < keep < 1, f"keep is {keep}; it is a share of the tokens, above 0 and below 1")
+        tokens, size = self._tokens(image, self._scale(image))
+        num, rng = options.get("num", 1), np.random.default_rng(options.get("seed", 0))
+        order = rng.random((num, tokens.size)).argsort(axis=1).argsort(axis=1)
+        hidden = (order < max(1, round((1 - keep) * tokens.size))).reshape(num, *tokens.shape)
+        made, frames = self._filled(np.repeat(tokens[None], num, axis=0), hidden, **options)
+        images = resized(self._drawn(made), image.shape[:2])
+        return Edited(images, np.ones(image.shape[:2], bool), frames)
+
+    def interpolate(
+        self, image: np.ndarray, other: np.ndarray, columns: int = 8, made: float = 0.5,
+        num: int = 1, **options: Any,
+    ) -> Edited:  # fmt: skip
+        """Goes from one picture to another, in `images` [num * columns, H, W, C], row by row.
+
+        At share a of the way each token is the first picture's, the second's, or made anew: of
+        each a random share, the same tokens in all columns, so that a token changes once.
+
+        Args:
+            image: uint8 [H, W, C].
+            other: Of the same size.
+            columns: Steps from one to the other, the two included.
+            made: Share of the tokens that is made anew in the middle; none at both ends.
+            num: Ways there.
+            options: See the class.
+
+        Raises:
+            InputError: Sizes differ, or a number is out of range.
+        """
+        self._check(image)
+        require(
+            other.shape == image.shape,
+            f"the pictures are {image.shape[1]}x{image.shape[0]} and "
+            f"{other.shape[1]}x{other.shape[0]} pixels; bring them to one size",
+        )
+        require(columns >= 2, f"columns is {columns}; at least 2 are needed")
+        require(0 <= made < 1, f"made is {made}; it is a share of the tokens, at least 0, below 1")
+        scale = self._scale(image)
+        (first, _), (second, _) = self._tokens(image, scale), self._tokens(other, scale)
+        places = np.random.default_rng(options.get("seed", 0)).random((num, 1, *first.shape))
+        way = np.linspace(0.0, 1.0, columns)[None, :, None, None]
+        share = made * 4 * way * (1 - way)
+        low, high = way * (1 - share), way + share * (1 - way)
+        tokens = np.where(places < low, second, first)
+        hidden = (places >= low) & (places < high)
+        shape = (num * columns, *first.shape)
+        filled, frames = self._filled(
+            tokens.reshape(shape), hidden.reshape(shape), num=num * columns, **options
+        )
+        images = resized(self._drawn(filled), image.shape[:2])
+        return Edited(images, np.ones(image.shape[:2], bool), frames)
+
+    def _check(self, image: np.ndarray) -> None:
+        require(
+            image.dtype == np.uint8 and image.ndim == 3 and image.shape[-1] == self.channels,
+            f"a picture is uint8 [H, W, {self.channels}] here, not {image.dtype} "
+            f"{list(image.shape)}",
+        )
+
+    def _scale(self, image: np.ndarray) -> float:
+        return self.image_size / min(image.shape[:2])
+
+    def _tokens(self, image: np.ndarray, scale: float) -> tuple[np.ndarray, Size]:
+        """Returns the token map int32 [h, w] of a picture, and the size that it was scaled to."""
+        size = working_size(image.shape[:2], scale, self.patch, self.image_size)
+        tokens = self._encode(self._images.variables, resized(image[None], size))
+        return np.array(tokens[0]), size
+
+    def _made(
+        self,
+        image: np.ndarray,
+        hidden: np.ndarray,
+        scale: float,
+        tokens_hidden: np.ndarray | None = None,
+        grow: int = 0,
+        num: int = 1,
+        seam: float | None = None,
+        **options: Any,
+    ) -> Edited:
+        known = extended(image, hidden)
+        tokens, size = self._tokens(known, scale)
+        if tokens_hidden is None:
+            pixels = resized_mask(hidden, size)
+            tokens_hidden = np.asarray(hidden_tokens(pixels[None], (tokens.shape,)))[0]
+            tokens_hidden = _grown(tokens_hidden.reshape(tokens.shape), grow)
+        filled, frames = self._filled(
+            np.repeat(tokens[None], num, axis=0), np.repeat(tokens_hidden[None], num, axis=0),
+            num=num, **options,
+        )  # fmt: skip
+        made = resized(self._drawn(filled), image.shape[:2])
+        seam = self.patch / scale / 2 if seam is None else seam
+        require(seam >= 0, f"seam is {seam}; it is a number of pixels, 0 or more")
+        return Edited(blended(image, made, hidden, seam), hidden, frames)
+
+    def _filled(
+        self,
+        tokens: np.ndarray,
+        hidden: np.ndarray,
+        num: int = 1,
+        label: int | None = None,
+        seed: int = 0,
+        frames: bool = False,
+        **settings: Any,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns token maps [N, h, w] without hidden ones, and pictures of the way there."""
+        require(num >= 1, f"num is {num}; it is the number of candidates, at least 1")
+        chosen, label = self._images.settings(**settings), self._label(label)
+        size = sharding.filled_up(num, self.mesh)
+        filled_up = np.arange(size) % num
+        tokens, hidden = tokens[filled_up], hidden[filled_up]
+        labels, root, shown, number = np.full(size, label, np.int32), jax.random.key(seed), [], 0
+        while hidden.any():
+            top, left = next_window(hidden.any(axis=0), self.window)
+            rows, columns = slice(top, top + self.window[0]), slice(left, left + self.window[1])
+            inside = (slice(None), rows, columns)
+            wanted = {
+                "tokens": tokens[inside].reshape(size, -1),
+                "hidden": hidden[inside].reshape(size, -1),
+                "label": labels,
+            }
+            key = jax.random.fold_in(root, number)
+            batch = sharding.put_batch(wanted, self.mesh)
+            made, way = self._fill(self._images.variables, batch, key, chosen)
+            if frames:
+                shown.append(self._shown(tokens, hidden, inside, way, num))
+            tokens[inside] = np.asarray(made).reshape(size, *self.window)
+            hidden[inside] = False
+            number += 1
+        pictures = None
+        if frames:
+            last = self._drawn(tokens[:num])[None]
+            pictures = np.concatenate([*shown, last])
+        return tokens[:num], pictures
+
+    def _label(self, label: int | None) -> int:
+        generator = self.generator
+        known = self.run.config.data.num_classes > 1
+        if label is not None:
+            require(
+                known,
+                "this run knows no classes, so it cannot make one; leave out the label",
+            )
+            check_labels([label], generator.num_classes)
+            return label
+        if generator.null_label is not None:
+            return generator.null_label
+        require(
+            not known,
+            "this run was trained with classes only (config.losses.label_dropout_rate is 0); say "
+            f"which of its {generator.num_classes} classes the image is of by a label",
+        )
+        return 0
+
+    def _drawn(self, tokens: np.ndarray) -> np.ndarray:
+        """Returns pictures uint8 [N, H, W, C] of token maps [N, h, w]."""
+        variables = self._images.variables.frozen["tokenizer"]
+        size = sharding.filled_up(len(tokens), self.mesh)
+        batch = sharding.put_batch(
+            {"tokens": np.resize(tokens, (size, *tokens.shape[1:]))}, self.mesh
+        )
+        return np.asarray(self._draw(variables, batch["tokens"]))[: len(tokens)]
+
+    def _shown(
+        self, tokens: np.ndarray, hidden: np.ndarray, inside: tuple, way: Any, num: int
+    ) -> np.ndarray:
+        """Returns a picture of each step of one window, uint8 [T, N, h, w, C]."""
+        pictures = []
+        for drawn, left in zip(np.asarray(way.tokens), np.asarray(way.hidden), strict=True):
+            now, veiled = tokens.copy(), hidden.copy()
+            now[inside] = drawn.reshape(len(drawn), *self.window)
+            veiled[inside] = left.reshape(len(left), *self.window)
+            picture = self._drawn(now[:num]).astype(np.float32)
+            veil = veiled[:num].repeat(self.patch, axis=1).repeat(self.patch, axis=2)[..., None]
+            picture = np.where(veil, (1 - VEIL) * picture + VEIL * 127.5, picture)
+            pictures.append(picture.round().astype(np.uint8))
+        return np.stack(pictures)
+
+
+def _grown(hidden: np.ndarray, tokens: int) -> np.ndarray:
+    """Returns the mask [h, w] and all places that are at most so many rows and columns away."""
+    padded = np.pad(hidden, tokens)
+    around = (2 * tokens + 1, 2 * tokens + 1)
+    return np.lib.stride_tricks.sliding_window_view(padded, around).any(axis=(2, 3))
+
+
+def load(workdir: str | Path, checkpoint: str = "latest", mesh: Mesh | None = None) -> Editor:
+    """Returns the editor of a finished MaskGIT.
+
+    Args:
+        workdir: Its run directory.
+        checkpoint: A step, or "latest".
+        mesh: Devices; by default all that there are.
+
+    Raises:
+        InputError: There is no such run, or it cannot edit.
+    """
+    mesh = mesh or sharding.make_mesh(base("", "").mesh)
+    return Editor(load_run(workdir, mesh, checkpoint), mesh)
