@@ -17,10 +17,12 @@ from maskgit_jax.configuration import base, require
 from maskgit_jax.interop.feature_weights import load_lpips
 from maskgit_jax.judging import report
 from maskgit_jax.judging.complete_files import default_cache
+from maskgit_jax.judging.decoder_table import NAMES, compare_decoders, compare_inpainting
 from maskgit_jax.judging.features import parse_names
 from maskgit_jax.judging.generation import Limits
 from maskgit_jax.judging.reference_files import write_reference
 from maskgit_jax.judging.runs import Asked, evaluate_images, evaluate_run
+from maskgit_jax.pipelines import load_run
 from maskgit_jax.training.sharding import check_batch_size, make_mesh
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Run to measure.")
@@ -60,7 +62,31 @@ DRAWS = flags.DEFINE_integer("draws", 50, "Of a VAE: draws from each posterior b
                              "the likelihood.", lower_bound=1)  # fmt: skip
 NUM_LIKELIHOOD = flags.DEFINE_integer("num_likelihood", Limits().likelihood, "Of a VAE: images "
                                       "behind that bound, at most.", lower_bound=1)  # fmt: skip
+DECODERS = flags.DEFINE_list("decoders", [], "Of a MaskGIT: only a table of these decoders (all: "
+                             "of all) at equal network passes.")  # fmt: skip
+PASSES = flags.DEFINE_list("passes", ["4", "8", "16", "32"], "Network passes in that table, "
+                           "guidance left out.")  # fmt: skip
+GUIDANCES = flags.DEFINE_list("guidances", ["0", "1"], "Guidance scales in that table.")
+INPAINT = flags.DEFINE_float("inpaint", None, "With --decoders: instead, fill this share of the "
+                             "rows of held-out images, in the first of --passes.")  # fmt: skip
 DECODING = command_line.define_sampling_flags()
+
+
+def decoder_table(asked: Asked) -> str:
+    """Returns the table that --decoders asks for, or that of --inpaint."""
+    run = load_run(WORKDIR.value, asked.mesh, CHECKPOINT.value)
+    names = DECODERS.value
+    if names == ["all"]:
+        critic = run.config.stage == "token_critic"
+        names = [name for name in NAMES if critic or name != "token_critic"]
+    passes = command_line.numbers("passes", len(PASSES.value), int)
+    folder, num = Path(WORKDIR.value) / "evaluation", NUM.value or 1000
+    folder.mkdir(exist_ok=True)
+    if INPAINT.value is not None:
+        share, decoding = INPAINT.value, DECODING()
+        return compare_inpainting(run, asked, names, passes[0], share, num, decoding, folder)
+    guidances = command_line.numbers("guidances", len(GUIDANCES.value), float)
+    return compare_decoders(run, asked, names, passes, guidances, num, DECODING(), folder)
 
 
 def main() -> None:
@@ -92,6 +118,10 @@ def main() -> None:
         bool(WORKDIR.value) != bool(IMAGES.value),
         "give either --workdir=RUN or --images=FILE.npz or FOLDER",
     )
+    if DECODERS.value:
+        require(bool(WORKDIR.value), "--decoders needs a run: --workdir=RUN")
+        print(decoder_table(asked))
+        return
     if WORKDIR.value:
         folder = Path(WORKDIR.value)
         evaluation = evaluate_run(

@@ -65,8 +65,9 @@ def next_window(hidden: np.ndarray, window: tuple[int, int]) -> tuple[int, int]:
     total = np.maximum(count, 1)
     off_row = (views.sum(axis=3) @ middles[0]) / total
     off_column = (views.sum(axis=2) @ middles[1]) / total
-    # Counts are whole numbers; the distance from the middle, below 2, decides between equals.
-    distance = np.hypot(off_row / window[0], off_column / window[1])
-    score = 4 * (np.minimum(count, half) - np.maximum(count - half, 0) / 1000) - distance
+    distance = np.hypot(off_row / window[0], off_column / window[1])  # below 1
+    # In this order: counts are whole numbers, so that each weight outweighs what comes after.
+    most, excess = np.minimum(count, half), np.maximum(count - half, 0)
+    score = 1e3 * window[0] * window[1] * most - 2.0 * excess - distance
     row, column = np.unravel_index(np.argmax(np.where(count > 0, score, -np.inf)), count.shape)
     return int(row), int(column)

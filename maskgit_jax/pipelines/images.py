@@ -68,7 +68,7 @@ class ImageGenerator:
 
         With `start`, a multiple of the batch size, the same images from that one on. `settings`
         are what the method of this name gives; the run's own by default. `given` are the pictures
-        that they are made from.
+        that they are made from. A label may be the generator's `null_label`.
 
         Raises:
             InputError: A label is out of range, or other pictures are needed than are given.
@@ -76,7 +76,8 @@ class ImageGenerator:
         settings = settings or self.generator.settings
         self.check_given(given.names if given else ())
         if self.num_classes:
-            check_labels(labels, self.num_classes)
+            classes = [label for label in labels if label != self.generator.null_label]
+            check_labels(classes, self.num_classes)
         batch_size = sharding.filled_up(min(batch_size, len(labels)), self.mesh)
         labels = np.asarray(labels, np.int32)
         return self._batches(labels, seed, settings, batch_size, start, given)

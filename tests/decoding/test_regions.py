@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskgit_jax.decoding.regions import hidden_tokens
+from maskgit_jax.decoding.regions import box_tokens, hidden_tokens, next_window
 
 
 def below(size: int, first: int, batch: int = 1) -> jax.Array:
@@ -38,3 +38,33 @@ def test_maps_that_do_not_divide_the_image_are_refused():
     for grid in ((3, 4), (4, 3)):
         with pytest.raises(ValueError, match="16 x 16 pixels are no"):
             hidden_tokens(jnp.zeros((1, 16, 16), bool), (grid,))
+
+
+@pytest.mark.parametrize(
+    "box",
+    [(0, 0, 512, 512), (64, 128, 200, 96), (15, 16, 1, 17), (300, 0, 212, 40), (511, 511, 1, 1)],
+)
+def test_edit_masks_are_those_of_the_official_notebook(box):
+    # The published rule: integer division of each number, a token more before and after.
+    top, left, height, width = box
+    expected = np.zeros((32, 32), bool)
+    for row in range(max(0, top // 16 - 1), min(512 // 16, height // 16 + top // 16 + 1)):
+        for column in range(max(0, left // 16 - 1), min(512 // 16, width // 16 + left // 16 + 1)):
+            expected[row, column] = True
+    np.testing.assert_array_equal(box_tokens(box, (32, 32), 16), expected)
+    assert expected.any()
+
+
+def test_windows_grow_from_what_is_known():
+    hidden = np.zeros((4, 12), bool)
+    hidden[:, 4:] = True  # a picture of four columns, continued to the right
+    visited = []
+    while hidden.any():
+        top, left = next_window(hidden, (4, 4))
+        visited.append(left)
+        hidden[top : top + 4, left : left + 4] = False
+    assert visited == [2, 4, 6, 8]
+    hole = np.zeros((9, 9), bool)
+    hole[4, 4] = True
+    assert next_window(hole, (3, 3)) == (3, 3), "a small hole lies in the middle of its window"
+    assert next_window(np.ones((3, 3), bool), (3, 3)) == (0, 0)

@@ -60,3 +60,21 @@ def test_each_label_and_the_null_class_have_their_own_row():
     null = small()._rows(jnp.zeros((1, 4), int), jnp.zeros((1, 4), bool), jnp.asarray([3]))
     assert null[0, 0] == 10
     assert small().num_rows == 11
+
+
+def test_a_condition_has_rows_of_its_own_and_is_read(key):
+    module = small(condition_codebook_size=4, num_condition_tokens=2)
+    assert module.num_rows == 15
+    tokens, label = jnp.zeros((1, 4), int), jnp.zeros(1, int)
+    hidden = jnp.ones((1, 4), bool)
+    params = module.init(key, tokens, hidden, label, False, jnp.zeros((1, 2), int))
+
+    def given(condition):
+        return module.apply(params, tokens, hidden, label, False, jnp.asarray([condition]))
+
+    assert given([0, 0]).shape == (1, 4, 6)
+    assert abs(given([0, 3]) - given([0, 0])).max() > 1e-6
+    rows = jax.grad(
+        lambda p: module.apply(p, tokens, hidden, label, False, jnp.asarray([[0, 3]])).sum()
+    )(params)["params"]["word_embedding"]
+    assert abs(rows[jnp.asarray([11, 14])]).max() > 0 and not rows[jnp.asarray([12, 13])].any()

@@ -1,0 +1,283 @@
+"""One generator, many decoders: which makes the best images of equally many network passes."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from maskgit_jax import pipelines
+from maskgit_jax.configuration import InputError, require
+from maskgit_jax.data.given import Given
+from maskgit_jax.data.image_sets import ImageSet, fingerprint, shuffled
+from maskgit_jax.data.sources import data_of_images
+from maskgit_jax.decoding.parallel import (
+    DECODERS,
+    REMASKINGS,
+    DecodeSettings,
+    network_passes,
+)
+from maskgit_jax.judging.classifier import cached_fit
+from maskgit_jax.judging.complete_files import write_text
+from maskgit_jax.judging.features import Extractor, small_classifier
+from maskgit_jax.judging.generation import check_sets, real_images
+from maskgit_jax.judging.runs import Asked
+from maskgit_jax.judging.summaries import Summary, summarize
+from maskgit_jax.metrics.frechet import frechet_distance
+from maskgit_jax.metrics.neighbours import manifold_figures
+from maskgit_jax.training.writers import write_pictures
+
+SHOWN = 12  # images in a picture
+
+NAMES = (
+    *(name for name in DECODERS if name != "remask"),
+    *(f"remask:{kind}" for kind in REMASKINGS),
+)
+
+
+class Row(NamedTuple):
+    """What one decoder made.
+
+    Attributes:
+        decoder: A key of `DECODERS`, with remask's kind after a colon; or what it is beside them.
+        passes: Network passes an image, guidance left out; the table is about equal ones.
+        all_passes: With guidance.
+        steps: Decoding steps.
+        guidance: Its scale.
+        recognised: Share that the classifier of real images takes for the class asked for.
+        frechet_distance: In that classifier's features, from the training images.
+        precision: Share within reach of as many real images.
+        recall: Share of as many real images within their reach: diversity.
+        seconds: For an image, compiled program, all devices.
+    """
+
+    decoder: str
+    passes: int
+    all_passes: int
+    steps: int
+    guidance: float
+    recognised: float
+    frechet_distance: float
+    precision: float
+    recall: float
+    seconds: float
+
+
+class Bench:
+    """A classifier of real images and what it says of them.
+
+    Args:
+        run: Of a generator that fills in tokens.
+        asked: How to measure.
+        num: Images of each row.
+
+    Raises:
+        InputError: The run has no classes, or there are too few images.
+    """
+
+    def __init__(self, run: pipelines.Run, asked: Asked, num: int):
+        self.real, self.sources = real_images(data_of_images(run.config.data))
+        require(self.real.num_classes > 1, "a table of decoders needs images with classes")
+        check_sets(self.real.training.shape, num, self.real, ["classifier"], asked.limits)
+        self.generator = pipelines.ImageGenerator(run, asked.mesh)
+        require(
+            self.generator.generator.fill is not None and not self.generator.generator.needs,
+            f"this run holds stage '{run.config.stage}'; a MaskGIT of classes is needed",
+        )
+        self.run, self.asked, self.num = run, asked, num
+        classifier = cached_fit(
+            self.real.training, self.real.num_classes, asked.mesh, asked.cache,
+            "classifier of real images",
+        )  # fmt: skip
+        self.extractor = Extractor(small_classifier(classifier), asked.mesh, asked.batch_size)
+        self.training = self._cached(shuffled(self.real.training, asked.limits.reference))
+        self.held_out = shuffled(self.real.held_out, num)
+
+    def _cached(self, source: Any) -> Summary:
+        name, kept = self.extractor.network.identity, self.num
+        path = self.asked.cache / f"features-{fingerprint(source)}-{len(source)}-{kept}-{name}.npz"
+        return summarize(self.extractor, source, path, kept, f"{name}: training images")
+
+    def figures(self, source: Any) -> dict[str, float]:
+        """Returns recognition, Frechet distance, precision and recall of a labelled source."""
+        summary = Summary(self.extractor.network, len(source), self.num)
+        for batch, outputs in self.extractor(source):
+            summary.add(batch, outputs)
+        manifold = manifold_figures(self.training.kept[: self.num], summary.kept)
+        return {
+            "recognised": summary.num_right / summary.count,
+            "frechet_distance": frechet_distance(
+                summary.moments.gaussian(), self.training.moments.gaussian()
+            ),
+            "precision": manifold.precision,
+            "recall": manifold.recall,
+        }
+
+    def made(
+        self, labels: np.ndarray, settings: DecodeSettings, given: Given | None = None
+    ) -> tuple[np.ndarray, float]:
+        """Returns images uint8 [N, H, W, C], and the seconds for one after the first batch."""
+        size, images, begun = self.asked.batch_size, [], 0.0
+        for batch in self.generator(labels, 0, settings, size, given=given):
+            images.append(batch)
+            begun = begun or time.monotonic()
+        seconds = (time.monotonic() - begun) / max(1, len(labels) - len(images[0]))
+        return np.concatenate(images), seconds if len(images) > 1 else float("nan")
+
+
+def settings_of(name: str, passes: int, guidance: float, own: DecodeSettings) -> DecodeSettings:
+    """Returns the settings with which a decoder takes at most so many passes, guidance left out.
+
+    Raises:
+        InputError: There is no such decoder.
+    """
+    decoder, _, kind = name.partition(":")
+    if decoder not in DECODERS or (kind and kind not in REMASKINGS):
+        raise InputError(f"no decoder '{name}'; there are: {', '.join(NAMES)}")
+    found = own._replace(decoder=decoder, guidance=0.0, steps=passes, remask=kind or own.remask)
+    while network_passes(found) > passes and found.steps > 1:
+        found = found._replace(steps=found.steps - 1)
+    return found._replace(guidance=guidance)
+
+
+def compare_decoders(
+    run: pipelines.Run,
+    asked: Asked,
+    names: Sequence[str],
+    all_passes: Sequence[int],
+    guidances: Sequence[float],
+    num: int,
+    decoding: dict[str, Any],
+    folder: Path,
+) -> str:
+    """Returns the table in Markdown; also written, row by row, as `decoders.md` and `.json`.
+
+    Args:
+        run: Of MaskGIT or of its critic.
+        asked: How to measure.
+        names: Of `NAMES`.
+        all_passes: Network passes an image.
+        guidances: Scales.
+        num: Images a row, of all classes in turn, by the same seed.
+        decoding: Settings that all decoders have.
+        folder: Of the run's evaluations.
+
+    Raises:
+        InputError: A decoder does not exist or cannot work here.
+    """
+    bench = Bench(run, asked, num)
+    own = bench.generator.settings(**decoding)
+    asked_for = [
+        (name, passes, settings_of(name, passes, guidance, own))
+        for guidance in guidances
+        for name in names
+        for passes in all_passes
+    ]
+    for _, _, settings in asked_for:
+        bench.generator.generator.check_settings(settings)
+    path = folder / "decoders.json"
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    labels = np.arange(num, dtype=np.int32) % bench.real.num_classes
+    rows = [Row("real images", 0, 0, 0, 0.0, **bench.figures(bench.held_out), seconds=0.0)]
+    for name, passes, settings in tqdm(asked_for, desc="decoders", unit="row", disable=None):
+        key = f"{run.step} {num} {asked.batch_size} {settings}"
+        if key not in stored:
+            images, seconds = bench.made(labels, settings)
+            stored[key] = _row(bench, name, images, labels)._replace(
+                passes=passes, all_passes=network_passes(settings), steps=settings.steps,
+                guidance=settings.guidance, seconds=seconds,
+            )  # fmt: skip
+            write_text(path, json.dumps(stored, indent=1) + "\n")
+        rows.append(Row(*stored[key]))
+    text = table(rows)
+    write_text(path.with_suffix(".md"), text)
+    return text
+
+
+def compare_inpainting(
+    run: pipelines.Run,
+    asked: Asked,
+    names: Sequence[str],
+    passes: int,
+    hidden: float,
+    num: int,
+    decoding: dict[str, Any],
+    folder: Path,
+) -> str:
+    """Returns a table of held-out images of which a part was hidden and filled again.
+
+    The class is not told, where the generator can do without. Writes `inpainting.md` and, of the
+    first images, `inpainting.png`: the original, what was given, and what each decoder made.
+
+    Args:
+        run: Of MaskGIT or of its critic.
+        asked: How to measure.
+        names: Of `NAMES`.
+        passes: Network passes an image.
+        hidden: Share of the rows, from below, that is hidden.
+        num: Held-out images, a random choice.
+        decoding: Settings that all decoders have.
+        folder: Of the run's evaluations.
+
+    Raises:
+        InputError: A decoder does not exist or cannot work here.
+    """
+    require(0 < hidden < 1, f"--inpaint is {hidden}; it is a share of the rows, between 0 and 1")
+    bench = Bench(run, asked, num)
+    generator, data = bench.generator.generator, data_of_images(run.config.data)
+    own = bench.generator.settings(**decoding)
+    chosen = [(name, settings_of(name, passes, own.guidance, own)) for name in names]
+    for _, settings in chosen:
+        generator.check_settings(settings)
+    size = (data.image_size, data.image_size)
+    given = Given(bench.held_out, data, size, kept=1.0 - hidden)
+    parts = given.rows(np.arange(num))
+    known = np.stack([bench.held_out[index]["image"] for index in range(num)])
+    true = np.asarray([bench.held_out[index]["label"] for index in range(num)], np.int32)
+    labels = true if generator.null_label is None else np.full_like(true, generator.null_label)
+    sums = np.zeros(bench.real.training.shape)
+    some = shuffled(bench.real.training, asked.limits.neighbours)
+    for index in range(len(some)):
+        sums += some[index]["image"]
+    mean = np.round(sums / len(some)).astype(np.uint8)
+    filled = {"original": known, "mean of training images": np.where(
+        parts["hidden"][..., None], mean, known)}  # fmt: skip
+    rows = [_row(bench, name, images, true) for name, images in filled.items()]
+    for name, settings in tqdm(chosen, desc="inpainting", unit="decoder", disable=None):
+        images, seconds = bench.made(labels, settings, given)
+        filled[name] = images
+        row = _row(bench, name, images, true)
+        rows.append(row._replace(
+            passes=passes, steps=settings.steps, guidance=settings.guidance, seconds=seconds
+        ))  # fmt: skip
+    veiled = np.where(parts["hidden"][..., None], np.uint8(127), known)
+    shown = [known, veiled, *list(filled.values())[1:]]
+    write_pictures(folder / "inpainting.png", np.stack([part[:SHOWN] for part in shown]))
+    said = "not told" if generator.null_label is not None else "told"
+    text = f"{hidden:.0%} of the rows hidden, the class {said}.\n\n{table(rows)}"
+    write_text(folder / "inpainting.md", text)
+    return text
+
+
+def _row(bench: Bench, name: str, images: np.ndarray, labels: np.ndarray) -> Row:
+    source = ImageSet(name, images, images.shape[1:], labels)
+    return Row(name, 0, 0, 0, 0.0, **bench.figures(source), seconds=0.0)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Returns rows as a Markdown table."""
+    head = ("decoder", "passes", "steps", "guidance", "recognised", "Frechet distance",
+            "precision", "recall", "ms/image")  # fmt: skip
+    lines = [head, ("---",) * len(head)]
+    for row in rows:
+        made = row.passes > 0
+        lines.append((
+            row.decoder, f"{row.passes}" if made else "", f"{row.steps}" if made else "",
+            f"{row.guidance:g}" if made else "", f"{row.recognised:.3f}",
+            f"{row.frechet_distance:.2f}", f"{row.precision:.3f}", f"{row.recall:.3f}",
+            f"{1000 * row.seconds:.1f}" if made else "",
+        ))  # fmt: skip
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

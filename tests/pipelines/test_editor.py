@@ -1,0 +1,155 @@
+"""Editing with an untrained MaskGIT: what must hold whatever it draws."""
+
+import jax
+import numpy as np
+import pytest
+
+from maskgit_jax.configuration import InputError
+from maskgit_jax.pipelines import Editor, Run
+from maskgit_jax.training.sharding import make_mesh
+from tests.example import digits_batch, tiny_stage, tiny_tokenizer
+
+
+def editor_of(devices: int = 1, **changes) -> Editor:
+    stage, config, frozen = tiny_stage("maskgit", **changes)
+    variables = jax.jit(stage.init)(jax.random.key(0), digits_batch(), frozen)
+    run = Run(config, stage, variables, 1, {"tokenizer": tiny_tokenizer()[0]})
+    return Editor(run, make_mesh(config.mesh, jax.devices()[:devices]))
+
+
+@pytest.fixture(scope="module")
+def editor() -> Editor:
+    return editor_of()
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return digits_batch()["image"][3]
+
+
+def lower_half(size: tuple[int, int] = (16, 16)) -> np.ndarray:
+    return np.repeat(np.arange(size[0])[:, None] >= size[0] // 2, size[1], axis=1)
+
+
+def test_what_is_not_masked_stays_and_candidates_differ(editor, image):
+    mask = lower_half()
+    made = editor.inpaint(image, mask, num=3, seam=0.0)
+    assert made.images.shape == (3, 16, 16, 1) and made.frames is None
+    np.testing.assert_array_equal(made.images[:, :8], np.stack([image[:8]] * 3))
+    assert (made.images[0] != made.images[1]).any()
+    again = editor.inpaint(image, mask, num=3, seam=0.0)
+    np.testing.assert_array_equal(again.images, made.images)
+    other = editor.inpaint(image, mask, num=3, seam=0.0, seed=1)
+    assert (other.images != made.images).any()
+
+
+def test_nothing_of_what_is_hidden_reaches_the_generator(editor, image):
+    mask, changed = lower_half(), image.copy()
+    changed[8:] = 255 - changed[8:]
+    one, other = (editor.inpaint(picture, mask, num=2).images for picture in (image, changed))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_one_program_for_all_labels_masks_and_candidates_as_many(image):
+    editor = editor_of()
+    for label, mask in ((None, lower_half()), (3, lower_half().T), (9, ~lower_half())):
+        editor.inpaint(image, mask, label=label, num=2)
+    editor.replace(image, (4, 4, 4, 4), 5, num=2)
+    editor.outpaint(image, right=40, num=2)
+    assert editor._fill.cache_size() == 1
+
+
+@pytest.mark.parametrize("shape", [(16, 40), (50, 33), (10, 13)])
+def test_pictures_of_other_sizes(editor, shape):
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (*shape, 1), np.uint8)
+    mask = lower_half(shape)
+    made = editor.inpaint(picture, mask, num=2)
+    assert made.images.shape == (2, *shape, 1)
+    np.testing.assert_array_equal(made.images[:, ~mask], np.stack([picture[~mask]] * 2))
+    varied = editor.variations(picture, keep=0.5, num=2)
+    assert varied.images.shape == (2, *shape, 1) and (varied.images[0] != varied.images[1]).any()
+
+
+def test_panoramas_and_their_way(editor, image):
+    made = editor.outpaint(image, left=3, right=37, top=8, num=2, frames=True, steps=2)
+    assert made.images.shape == (2, 24, 56, 1) and made.hidden.sum() == 24 * 56 - 256
+    np.testing.assert_array_equal(made.images[:, 8:, 3:19], np.stack([image] * 2))
+    steps, rest = made.frames.shape[0], made.frames.shape[1:]
+    assert rest == (2, 24, 56, 1) and steps % 2 == 1 and steps > 2 * 4  # windows of 2 steps each
+    # At first all that is new is veiled, in the end nothing is.
+    assert (made.frames[0] != made.frames[-1]).mean() > 0.3
+
+
+def test_a_box_is_replaced_with_a_token_around(editor, image):
+    made = editor.replace(image, (8, 8, 4, 4), 7, num=2, seam=0.0)
+    rows, columns = np.nonzero(made.hidden)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4, 15, 4, 15)
+    np.testing.assert_array_equal(made.images[:, ~made.hidden], np.stack([image[~made.hidden]] * 2))
+
+
+def test_interpolations_begin_and_end_with_the_pictures_as_tokens_say_them(editor, image):
+    other = digits_batch()["image"][5]
+    made = editor.interpolate(image, other, columns=4, num=2)
+    assert made.images.shape == (8, 16, 16, 1)
+    for column, picture in ((0, image), (3, other)):
+        tokens = editor._tokens(picture, 1.0)[0]
+        drawn = editor._drawn(tokens[None])[0]
+        np.testing.assert_array_equal(made.images[column], drawn)
+        np.testing.assert_array_equal(made.images[4 + column], drawn)
+
+
+def test_eight_devices_make_the_same(editor, image):
+    many = editor_of(8)
+    settings = dict(num=8, steps=1, temperature=1e-4)  # no draw decides
+    one, eight = (which.inpaint(image, lower_half(), **settings) for which in (editor, many))
+    np.testing.assert_allclose(
+        eight.images.astype(int), one.images.astype(int), atol=1, err_msg="rounding only"
+    )
+
+
+def test_without_a_null_class_the_label_must_be_said(image):
+    editor = editor_of(losses__label_dropout_rate=0.0)
+    with pytest.raises(InputError, match="say which of its 10 classes"):
+        editor.inpaint(image, lower_half())
+    assert editor.inpaint(image, lower_half(), label=2).images.shape == (1, 16, 16, 1)
+
+
+def test_a_run_without_classes_takes_no_label(image):
+    editor = editor_of(data__num_classes=0, data__class_names=())
+    with pytest.raises(InputError, match="knows no classes.*leave out the label"):
+        editor.inpaint(image, lower_half(), label=0)
+    assert editor.inpaint(image, lower_half()).images.shape == (1, 16, 16, 1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda e, i: e.inpaint(i, np.zeros((16, 16), bool)), "black everywhere"),
+        (lambda e, i: e.inpaint(i, np.ones((16, 16), bool)), "white everywhere"),
+        (lambda e, i: e.inpaint(i, lower_half((8, 16))), "the mask is 16x8 pixels"),
+        (lambda e, i: e.inpaint(i, lower_half(), label=10), "label 10 is out of range"),
+        (lambda e, i: e.inpaint(i, lower_half(), num=0), "num is 0"),
+        (lambda e, i: e.inpaint(i, lower_half(), grow=-1), "grow is -1"),
+        (lambda e, i: e.inpaint(i, lower_half(), seam=-1.0), "seam is -1"),
+        (lambda e, i: e.inpaint(i, lower_half(), speed=3), "has no setting 'speed'"),
+        (lambda e, i: e.inpaint(i, lower_half(), decoder="token_critic"), "trained critic"),
+        (lambda e, i: e.inpaint(i.repeat(3, axis=2), lower_half()), r"uint8 \[H, W, 1\]"),
+        (lambda e, i: e.replace(i, (10, 0, 8, 8), 1), "reaches outside of the image"),
+        (lambda e, i: e.outpaint(i), "nothing is to be added"),
+        (lambda e, i: e.variations(i, keep=1.0), "keep is 1.0"),
+        (lambda e, i: e.interpolate(i, i[:8]), "bring them to one size"),
+        (lambda e, i: e.interpolate(i, i, columns=1), "columns is 1"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(editor, image, call, message):
+    with pytest.raises(InputError, match=message):
+        call(editor, image)
+
+
+def test_a_run_that_fills_in_nothing_is_refused():
+    stage, config, frozen = tiny_stage("gpt")
+    variables = jax.jit(stage.init)(jax.random.key(0), digits_batch(), frozen)
+    run = Run(config, stage, variables, 1, {"tokenizer": tiny_tokenizer()[0]})
+    with pytest.raises(InputError, match="stage 'gpt'; editing needs a MaskGIT"):
+        Editor(run, make_mesh(config.mesh, jax.devices()[:1]))
