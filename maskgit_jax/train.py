@@ -28,6 +28,7 @@ from maskgit_jax.stage import Variables
 from maskgit_jax.stages import STAGES, stage_module
 from maskgit_jax.stages.token_priors import token_grids
 from maskgit_jax.training import sharding
+from maskgit_jax.training.checkpoint import saved_steps
 from maskgit_jax.training.loop import Trainer, TrainingData
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/vqgan.py", "Stage and preset.")
@@ -75,7 +76,7 @@ def check_resumable(config: ConfigDict, workdir: Path) -> None:
         for key in keys
         if key not in before[group] or before[group][key] != config[group][key]
     ]
-    if changed and pipelines.saved_steps(workdir):
+    if changed and saved_steps(workdir):
         raise InputError(
             f"{workdir} holds another model: {changed[0]}; change it back or choose another "
             "--workdir"
@@ -89,7 +90,7 @@ def provide_frozen(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh) -
         InputError: One is missing, or made for other images; the message says what to do.
     """
     # What an attempt before left may be of another run. (Hosts of one run must not race in this.)
-    if jax.process_count() == 1 and not pipelines.saved_steps(workdir):
+    if jax.process_count() == 1 and not saved_steps(workdir):
         shutil.rmtree(workdir / "frozen", ignore_errors=True)
     for name, source in stage_module(config.stage).needs(config).items():
         folder, wanted = workdir / "frozen" / name, _seen_by(name, config)

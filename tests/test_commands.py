@@ -41,6 +41,9 @@ TINY_MASKGIT = [
 ]
 
 
+TINY_CRITIC = ["--config=configs/token_critic.py", *TINY_MASKGIT[1:]]
+
+
 def start(module: str, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", f"maskgit_jax.{module}", *map(str, arguments)],
@@ -112,6 +115,48 @@ def test_sampling_writes_pictures_and_arrays(runs, tmp_path):
     assert code == 0, err[-3000:]
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.width > 64
+
+
+def test_pictures_are_edited_and_a_critic_revises(runs, tmp_path):
+    code, _, err = run(
+        "train", *TINY_CRITIC, f"--config.generator={runs / 'maskgit'}",
+        f"--workdir={tmp_path / 'critic'}",
+    )  # fmt: skip
+    assert code == 0, err[-3000:]
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (30, 44, 4), np.uint8)
+    picture[..., 3] = 255
+    Image.fromarray(picture).save(tmp_path / "mine.png")  # RGBA; the mask has 16 bits
+    mask = np.zeros((30, 44), np.uint16)
+    mask[:, 20:] = 65535
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    edit = ("edit", "inpaint", f"--workdir={tmp_path / 'critic'}", f"--image={tmp_path}/mine.png",
+            f"--mask={tmp_path}/mask.png", "--steps=3")  # fmt: skip
+    out = tmp_path / "out.png"
+    code, _, err = run(*edit, "--num=1", "--label=7", f"--out={out}")
+    assert code == 0, err[-3000:]
+    with Image.open(out) as made, Image.open(tmp_path / "mine.png") as original:
+        assert made.size == (44, 30)
+        grey = np.asarray(original.convert("L"))
+        np.testing.assert_array_equal(np.asarray(made)[:, :20], grey[:, :20])
+        assert (np.asarray(made)[:, 30:] != grey[:, 30:]).any()
+    way = tmp_path / "way.gif"
+    code, _, err = run(
+        "edit", "outpaint", f"--workdir={runs / 'maskgit'}", "--image=held_out:5", "--left=20",
+        "--num=2", f"--trajectory={way}", "--decoder=self_critic", f"--out={out}",
+    )  # fmt: skip
+    assert code == 0, err[-3000:]
+    with Image.open(way) as animation, Image.open(out) as made:
+        assert animation.n_frames > 8 and made.width > 3 * 36
+    assert "says nothing to 'inpaint'; leave it out" in refused(*edit, "--keep=0.5")
+    assert "'replace' needs the class" in refused(
+        "edit", "replace", f"--workdir={runs / 'maskgit'}", "--image=held_out:0", "--box=0,0,4,4"
+    )
+    message = refused(
+        "train", *TINY_CRITIC, f"--config.generator={runs / 'vqgan'}",
+        f"--workdir={tmp_path / 'other'}",
+    )  # fmt: skip
+    assert "holds no tokenizer; give a run of configs/maskgit.py" in message
 
 
 def test_encoded_tokens_can_be_trained_on(runs, tmp_path):
@@ -288,6 +333,15 @@ def test_runs_are_evaluated_and_an_evaluation_goes_on(runs, tmp_path):
                    "density", "coverage", "duplicates", "copies", "closer_than_real", "recognised",
                    "classification_accuracy_score", "bits_per_token_bound"):  # fmt: skip
         assert figure in out
+    table = ("evaluate", f"--workdir={runs / 'maskgit'}", "--num=70", cache)
+    code, out, err = run(*table, "--decoders=confidence,corrector", "--passes=4", "--guidances=1")
+    assert code == 0, err[-3000:]
+    rows = [line.split("|")[1:5] for line in out.splitlines() if line.startswith("| co")]
+    assert rows == [[" confidence ", " 4 ", " 4 ", " 1 "], [" corrector ", " 4 ", " 2 ", " 1 "]]
+    assert "| real images |" in out
+    code, out, err = run(*table, "--decoders=halton", "--passes=4", "--inpaint=0.5")
+    assert code == 0 and "the class not told" in out and "mean of training images" in out, err
+    assert (runs / "maskgit/evaluation/inpainting.png").exists()
     first = (runs / "maskgit/evaluation.json").read_text()
     code, _, err = run(*generate)
     assert code == 0, err[-3000:]

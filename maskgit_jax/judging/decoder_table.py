@@ -135,7 +135,7 @@ def settings_of(name: str, passes: int, guidance: float, own: DecodeSettings) ->
         InputError: There is no such decoder.
     """
     decoder, _, kind = name.partition(":")
-    if decoder not in DECODERS or (kind and kind not in REMASKINGS):
+    if name not in NAMES and name != "remask":
         raise InputError(f"no decoder '{name}'; there are: {', '.join(NAMES)}")
     found = own._replace(decoder=decoder, guidance=0.0, steps=passes, remask=kind or own.remask)
     while network_passes(found) > passes and found.steps > 1:
