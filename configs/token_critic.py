@@ -31,7 +31,7 @@ IMAGENET = {
 FOLDER = {
     **FOLDER_DATA,
     "model.width": 384,
-    "model.num_layers": 6,
+    "model.num_layers": 8,
     "model.num_heads": 6,
     "model.mlp_width": 1536,
     "training.num_steps": 100_000,
@@ -42,9 +42,10 @@ FOLDER = {
 SMALL = {
     "data.channels": 1,
     "model.width": 128,
-    "model.num_layers": 3,
+    "model.num_layers": 4,
     "model.num_heads": 4,
     "model.mlp_width": 512,
+    "model.norm": "pre",
     "model.remat": False,
     "model.dropout_rate": 0.0,
     "training.batch_size": 64,
@@ -72,6 +73,7 @@ PRESETS = {
         "data.image_size": 28,
         "model.codebook_size": 256,
         "model.grid": (7, 7),
+        "model.num_layers": 6,
         "training.num_steps": 1_600,
         "training.log_every": 50,
         "training.eval_every": 800,
@@ -99,7 +101,7 @@ PRESETS = {
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Returns the configuration of a preset; the defaults are of the paper's size."""
+    """Returns the configuration of a preset; the defaults are of its generator's size."""
     name, changes = choose_preset(preset, PRESETS)
     config = base("token_critic", name)
     config.generator = default_workdir("maskgit", name)
@@ -107,10 +109,12 @@ def get_config(preset: str = "") -> ConfigDict:
         dict(
             codebook_size=1024,  # must be the tokenizer's
             grid=(16, 16),  # must be the tokenizer's
+            start="generator",  # generator: as it ended, if it is as large | random
             width=768,
-            num_layers=20,
-            num_heads=12,
+            num_layers=24,
+            num_heads=16,
             mlp_width=3072,
+            norm="post",  # post | pre
             dropout_rate=0.1,
             remat=True,
         )

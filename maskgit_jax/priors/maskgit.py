@@ -63,6 +63,10 @@ class MaskGIT(nn.Module):
     def _first_condition_row(self) -> int:
         return self.codebook_size + self.num_classes + 1 + self.null_class
 
+    @property
+    def _epsilon(self) -> float:
+        return 1e-12 if self.norm == "post" else 1e-6
+
     @nn.compact
     def __call__(
         self,
@@ -81,6 +85,13 @@ class MaskGIT(nn.Module):
             train: Whether dropout acts.
             condition: int32 [B, Lc], where there is one.
         """
+        x, table = self._features(tokens, hidden, label, train, condition)
+        return self._head(x, table)
+
+    def _features(
+        self, tokens: Array, hidden: Array, label: Array, train: bool, condition: Array | None
+    ) -> tuple[Array, Array]:
+        """Returns what the layers make of each image token, [B, L, D], and the embedding table."""
         chex.assert_shape(tokens, (len(label), self.num_tokens))
         rows = -(-self.num_rows // self.row_multiple) * self.row_multiple
         table = self.param("word_embedding", initialize, (rows, self.width))
@@ -91,9 +102,8 @@ class MaskGIT(nn.Module):
         x = jnp.take(table, read, axis=0)  # [B, 1 + L + Lc, D]
         positions = self.param("position_embedding", initialize, x.shape[1:])
         x = nn.with_logical_constraint(x + positions[None], ("batch", "length", "embed"))
-        epsilon = 1e-12 if self.norm == "post" else 1e-6
         if self.norm == "post":
-            x = layer_norm(epsilon, self.dtype, "embedding_norm")(x)
+            x = layer_norm(self._epsilon, self.dtype, "embedding_norm")(x)
         x = nn.Dropout(self.dropout_rate)(x.astype(self.dtype), deterministic=not train)
         x, _ = stacked_layers(
             self.num_layers,
@@ -102,12 +112,12 @@ class MaskGIT(nn.Module):
             mlp_width=self.mlp_width,
             norm=self.norm,
             dropout_rate=self.dropout_rate,
-            epsilon=epsilon,
+            epsilon=self._epsilon,
             dtype=self.dtype,
         )(x, train, None, None)
         if self.norm == "pre":
-            x = layer_norm(epsilon, self.dtype, "final_norm")(x)
-        return self._head(x[:, 1 : 1 + self.num_tokens], table, epsilon)
+            x = layer_norm(self._epsilon, self.dtype, "final_norm")(x)
+        return x[:, 1 : 1 + self.num_tokens], table
 
     def _rows(self, tokens: Array, hidden: Array, label: Array) -> Array:
         mask_row = self.codebook_size + self.num_classes
@@ -116,9 +126,9 @@ class MaskGIT(nn.Module):
         image_rows = jnp.where(hidden, mask_row, tokens)
         return jnp.concatenate([class_row[:, None], image_rows], axis=1)  # [B, L+1]
 
-    def _head(self, x: Array, table: Array, epsilon: float) -> Array:
+    def _head(self, x: Array, table: Array) -> Array:
         x = nn.Dense(self.width, kernel_init=initialize, dtype=self.dtype, name="head_dense")(x)
-        x = layer_norm(epsilon, self.dtype, "head_norm")(nn.gelu(x))
+        x = layer_norm(self._epsilon, self.dtype, "head_norm")(nn.gelu(x))
         bias = self.param("head_bias", nn.initializers.zeros, (len(table),))
         codes = table[: self.codebook_size].astype(self.dtype)
         logits = jnp.einsum("bld,kd->blk", x, codes, preferred_element_type=jnp.float32)

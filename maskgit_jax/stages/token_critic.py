@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from maskgit_jax.arrays import Array, Batch, Key
-from maskgit_jax.configuration import InputError, require
+from maskgit_jax.arrays import Array, Batch, Key, PyTree
+from maskgit_jax.configuration import InputError, require, require_one_of
 from maskgit_jax.decoding.parallel import DecodeSettings, check_decode_settings
 from maskgit_jax.decoding.sampling import draw_tokens
 from maskgit_jax.decoding.schedules import describe_schedules, is_schedule, random_mask
@@ -21,6 +21,8 @@ from maskgit_jax.stages.token_priors import check_tokenizer, tokens_of
 def validate(config: ConfigDict) -> None:
     """Raises `InputError` for a configuration that cannot work."""
     model = config.model
+    require_one_of(config, "model.norm", ("post", "pre"))
+    require_one_of(config, "model.start", ("generator", "random"))
     require(
         is_schedule(config.masking.schedule),
         f"config.masking.schedule is '{config.masking.schedule}'; allowed: {describe_schedules()}",
@@ -71,10 +73,12 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         codebook_size=tokenizer.codebook_size,
         num_classes=num_classes,
         num_tokens=num_tokens,
+        null_class=True,
         width=model.width,
         num_layers=model.num_layers,
         num_heads=model.num_heads,
         mlp_width=model.mlp_width,
+        norm=model.norm,
         dropout_rate=model.dropout_rate,
         remat=model.remat,
         dtype=config.dtype,
@@ -83,6 +87,8 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
     def init(key: Key, batch: Batch, frozen: Mapping[str, Variables]) -> Variables:
         tokens = jnp.zeros((len(batch["label"]), num_tokens), jnp.int32)
         params = network.init(key, tokens, batch["label"], train=False)["params"]
+        if model.start == "generator" and frozen:
+            params = begun(params, frozen["generator"].params["prior"])
         return Variables({"critic": params}, {}, frozen)
 
     def odds_of(variables: Variables, tokens: Array, label: Array, key: Key | None = None) -> Array:
@@ -138,6 +144,23 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         return {"samples": exports.sample(variables, {"label": label}, key, settings)}
 
     return Stage(init, losses, evaluate, summarize, preview, exports)
+
+
+def begun(params: PyTree, generator: PyTree) -> PyTree:
+    """Returns a critic's parameters, those of the generator where both have them.
+
+    Raises:
+        InputError: The two are of different sizes.
+    """
+    shared = {name: generator[name] for name in params if name in generator}
+    own = {name: params[name] for name in shared}
+    shapes = [jax.tree.map(jnp.shape, tree) for tree in (own, shared)]
+    require(
+        jax.tree.structure(own) == jax.tree.structure(shared) and shapes[0] == shapes[1],
+        "config.model describes a critic of another size than its generator; make them equal, or "
+        "begin at random: --config.model.start=random",
+    )
+    return {**params, **shared}
 
 
 def judgement(odds: Array, made: Array) -> tuple[Array, Array]:
