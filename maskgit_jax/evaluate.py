@@ -69,6 +69,7 @@ PASSES = flags.DEFINE_list("passes", ["4", "8", "16", "32"], "Network passes in 
 GUIDANCES = flags.DEFINE_list("guidances", ["0", "1"], "Guidance scales in that table.")
 INPAINT = flags.DEFINE_float("inpaint", None, "With --decoders: instead, fill this share of the "
                              "rows of held-out images, in the first of --passes.")  # fmt: skip
+TELL_CLASS = flags.DEFINE_bool("tell_class", False, "With --inpaint: tell the generator the class.")
 DECODING = command_line.define_sampling_flags()
 
 
@@ -83,8 +84,9 @@ def decoder_table(asked: Asked) -> str:
     folder, num = Path(WORKDIR.value) / "evaluation", NUM.value or 1000
     folder.mkdir(exist_ok=True)
     if INPAINT.value is not None:
-        share, decoding = INPAINT.value, DECODING()
-        return compare_inpainting(run, asked, names, passes[0], share, num, decoding, folder)
+        return compare_inpainting(
+            run, asked, names, passes[0], INPAINT.value, num, TELL_CLASS.value, DECODING(), folder
+        )
     guidances = command_line.numbers("guidances", len(GUIDANCES.value), float)
     return compare_decoders(run, asked, names, passes, guidances, num, DECODING(), folder)
 

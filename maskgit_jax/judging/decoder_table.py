@@ -204,12 +204,13 @@ def compare_inpainting(
     passes: int,
     hidden: float,
     num: int,
+    told: bool,
     decoding: dict[str, Any],
     folder: Path,
 ) -> str:
     """Returns a table of held-out images of which a part was hidden and filled again.
 
-    The class is not told, where the generator can do without. Writes `inpainting.md` and, of the
+    Writes `inpainting.md` and, of the
     first images, `inpainting.png`: the original, what was given, and what each decoder made.
 
     Args:
@@ -219,6 +220,7 @@ def compare_inpainting(
         passes: Network passes an image.
         hidden: Share of the rows, from below, that is hidden.
         num: Held-out images, a random choice.
+        told: Whether the generator is told the class.
         decoding: Settings that all decoders have.
         folder: Of the run's evaluations.
 
@@ -237,7 +239,11 @@ def compare_inpainting(
     parts = given.rows(np.arange(num))
     known = np.stack([bench.held_out[index]["image"] for index in range(num)])
     true = np.asarray([bench.held_out[index]["label"] for index in range(num)], np.int32)
-    labels = true if generator.null_label is None else np.full_like(true, generator.null_label)
+    require(
+        told or generator.null_label is not None,
+        "this run was trained with classes only, so they must be told: --tell_class",
+    )
+    labels = true if told else np.full_like(true, generator.null_label)
     sums = np.zeros(bench.real.training.shape)
     some = shuffled(bench.real.training, asked.limits.neighbours)
     for index in range(len(some)):
@@ -256,7 +262,7 @@ def compare_inpainting(
     veiled = np.where(parts["hidden"][..., None], np.uint8(127), known)
     shown = [known, veiled, *list(filled.values())[1:]]
     write_pictures(folder / "inpainting.png", np.stack([part[:SHOWN] for part in shown]))
-    said = "not told" if generator.null_label is not None else "told"
+    said = "told" if told else "not told"
     text = f"{hidden:.0%} of the rows hidden, the class {said}.\n\n{table(rows)}"
     write_text(folder / "inpainting.md", text)
     return text

@@ -64,11 +64,11 @@ def validate(config: ConfigDict) -> None:
 
 
 def require_no_condition(config: ConfigDict) -> None:
-    """Raises `InputError` where images are to be made from others, which only GPT does."""
+    """Raises `InputError` where images are to be made from others; GPT and MaskGIT do that."""
     require(
         not config.data.condition,
         f"config.data.condition is '{config.data.condition}', but stage '{config.stage}' makes "
-        "images of a class only; train configs/gpt.py on conditions",
+        "images of a class only; train configs/maskgit.py or configs/gpt.py on conditions",
     )
 
 
