@@ -79,6 +79,7 @@ PRESETS = {
         "model.dropout_rate": 0.0,
         "losses.label_smoothing": 0.0,
         "losses.label_dropout_rate": 0.1,
+        "sampling.choice_temperature": 10.0,
         "training.num_steps": 1_600,
         "training.batch_size": 64,
         "training.log_every": 50,

@@ -74,6 +74,7 @@ PRESETS = {
         "model.codebook_size": 256,
         "model.grid": (7, 7),
         "model.num_layers": 6,
+        "sampling.choice_temperature": 1.0,  # log odds of a critic span a few units
         "training.num_steps": 1_600,
         "training.log_every": 50,
         "training.eval_every": 800,
