@@ -294,6 +294,9 @@ def main() -> None:
         write_pictures(out, beside_given(images, given))
     else:
         rows = given.rows(np.arange(num)) if given else {}
+        if given and "image" in rows:  # what was hidden too
+            pictures = [given.picture(number // given.times) for number in range(num)]
+            rows["image"] = np.stack([picture["image"] for picture in pictures])
         write_images(out, images, labels, rows)
     print(f"wrote {num} images to {out}")
 

@@ -74,6 +74,7 @@ def test_a_prior_completes_images(runs, tmp_path):
         images, originals, labels = file["images"], file["image"], file["labels"]
     np.testing.assert_array_equal(images[:, :8], originals[:, :8])
     np.testing.assert_array_equal(originals[0], originals[2])
+    assert originals[:, 8:].std(axis=1).max() > 0, "the whole picture, also what was hidden"
     assert (originals[2] != originals[3]).any() and labels[0] == labels[2]
     assert (images[0, 8:] != images[1, 8:]).any(), "variants differ"
     succeed(*sample, "--keep_upper=0.5", f"--out={tmp_path / 'a.png'}")

@@ -117,7 +117,7 @@ class Bench:
         }
 
     def made(
-        self, labels: np.ndarray, settings: DecodeSettings, given: Given | None = None
+        self, labels: Sequence[int | None], settings: DecodeSettings, given: Given | None = None
     ) -> tuple[np.ndarray, float]:
         """Returns images uint8 [N, H, W, C], and the seconds for one after the first batch."""
         size, images, begun = self.asked.batch_size, [], 0.0
@@ -185,7 +185,7 @@ def compare_decoders(
     for name, passes, settings in tqdm(asked_for, desc="decoders", unit="row", disable=None):
         key = f"{run.step} {num} {asked.batch_size} {settings}"
         if key not in stored:
-            images, seconds = bench.made(labels, settings)
+            images, seconds = bench.made(list(labels), settings)
             stored[key] = _row(bench, name, images, labels)._replace(
                 passes=passes, all_passes=network_passes(settings), steps=settings.steps,
                 guidance=settings.guidance, seconds=seconds,
@@ -243,7 +243,7 @@ def compare_inpainting(
         told or generator.null_label is not None,
         "this run was trained with classes only, so they must be told: --tell_class",
     )
-    labels = true if told else np.full_like(true, generator.null_label)
+    labels = list(true) if told else [None] * num
     sums = np.zeros(bench.real.training.shape)
     some = shuffled(bench.real.training, asked.limits.neighbours)
     for index in range(len(some)):

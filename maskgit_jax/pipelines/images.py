@@ -57,7 +57,7 @@ class ImageGenerator:
 
     def __call__(
         self,
-        labels: Sequence[int],
+        labels: Sequence[int | None],
         seed: int = 0,
         settings: Any | None = None,
         batch_size: int = 64,
@@ -68,7 +68,7 @@ class ImageGenerator:
 
         With `start`, a multiple of the batch size, the same images from that one on. `settings`
         are what the method of this name gives; the run's own by default. `given` are the pictures
-        that they are made from. A label may be the generator's `null_label`.
+        that they are made from. None is "no class", where the generator knows that.
 
         Raises:
             InputError: A label is out of range, or other pictures are needed than are given.
@@ -76,10 +76,14 @@ class ImageGenerator:
         settings = settings or self.generator.settings
         self.check_given(given.names if given else ())
         if self.num_classes:
-            classes = [label for label in labels if label != self.generator.null_label]
-            check_labels(classes, self.num_classes)
+            check_labels([label for label in labels if label is not None], self.num_classes)
+        null = self.generator.null_label
+        require(
+            null is not None or None not in labels,
+            "this run was trained with classes only; say which class each image is of",
+        )
         batch_size = sharding.filled_up(min(batch_size, len(labels)), self.mesh)
-        labels = np.asarray(labels, np.int32)
+        labels = np.asarray([null if label is None else label for label in labels], np.int32)
         return self._batches(labels, seed, settings, batch_size, start, given)
 
     def check_given(self, names: Sequence[str]) -> None:

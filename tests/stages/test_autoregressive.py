@@ -486,7 +486,7 @@ def test_values_that_cannot_work_are_refused(name, changes, message):
         ("gpt", dict(condition_tokenizer="x"), "need both"),
         ("pixelcnn", dict(model__reach=0), "reach is 0; it must be at least 1"),
         ("pixelcnn", dict(model__num_layers=0), "num_layers is 0"),
-        ("pixelcnn", dict(data__condition="edges"), "of a class only; train configs/gpt.py"),
+        ("pixelcnn", dict(data__condition="edges"), "of a class only; train configs/maskgit.py or"),
         ("pixelsnail", dict(data__condition="edges"), "of a class only"),
         ("pixelsnail", dict(model__reach=0), "reach is 0"),
         ("pixelsnail", dict(model__num_heads=(2,)), "a number for each of the 2 maps"),

@@ -104,7 +104,7 @@ def test_accumulation_averages_the_parts(name):
     np.testing.assert_allclose(parts[f"{player}/loss"], whole[f"{player}/loss"], rtol=tolerance)
 
 
-@pytest.mark.parametrize("name", STAGE_NAMES)
+@pytest.mark.parametrize("name", OWN_KINDS)
 def test_one_device_equals_eight(name, tmp_path):
     results = []
     for devices, mesh in ((1, {}), (8, {"mesh__fsdp": 2, "mesh__tensor": 2})):
