@@ -19,9 +19,8 @@ from absl import flags
 from maskgit_jax import command_line, pipelines
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.canvas import read_mask
-from maskgit_jax.data.given import read_picture
 from maskgit_jax.data.sources import data_of_images, open_sources
-from maskgit_jax.data.transforms import as_picture, square_array
+from maskgit_jax.data.transforms import as_picture, read_picture, square_array
 from maskgit_jax.training.writers import write_animation, write_pictures
 
 COMMANDS = ("inpaint", "outpaint", "replace", "variations", "interpolate")

@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from maskgit_jax.configuration import InputError, require
-from maskgit_jax.data.transforms import BICUBIC, as_array, as_picture, to_channels
+from maskgit_jax.configuration import require
+from maskgit_jax.data.transforms import BICUBIC, as_array, as_picture, read_picture
 
 Box = tuple[int, int, int, int]
 """Top, left, height and width in pixels."""
@@ -25,12 +25,7 @@ def read_mask(path: str | Path, size: Size) -> np.ndarray:
     Raises:
         InputError: It cannot be read, or is of another size.
     """
-    require(Path(path).exists(), f"{path}: there is no such file or folder")
-    try:
-        with Image.open(path) as picture:
-            mask = as_array(to_channels(picture, 1))[..., 0]
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{path} cannot be read as an image ({error})") from error
+    mask = read_picture(path, 1)[..., 0]
     require(
         mask.shape == tuple(size),
         f"the mask is {mask.shape[1]}x{mask.shape[0]} pixels and the image {size[1]}x{size[0]}; "

@@ -7,26 +7,19 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image, ImageOps
 
-from maskgit_jax.configuration import InputError, condition_channels, require
+from maskgit_jax.configuration import condition_channels, require
 from maskgit_jax.data.canvas import extended
 from maskgit_jax.data.conditions import derived
 from maskgit_jax.data.folder import ENDINGS
 from maskgit_jax.data.sources import Source
-from maskgit_jax.data.transforms import BICUBIC, NEAREST, as_array, as_picture, to_channels
-
-
-def read_picture(path: str | Path, channels: int) -> np.ndarray:
-    """Returns a picture of any mode as uint8 [H, W, channels], see `transforms.to_channels`.
-
-    Raises:
-        InputError: There is no such file, or it is no image.
-    """
-    require(Path(path).exists(), f"{path}: there is no such file or folder")
-    try:
-        with Image.open(path) as image:
-            return as_array(to_channels(image, channels))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{path} cannot be read as an image ({error})") from error
+from maskgit_jax.data.transforms import (
+    BICUBIC,
+    NEAREST,
+    as_array,
+    as_picture,
+    read_picture,
+    to_channels,
+)
 
 
 class PictureFiles:

@@ -1,9 +1,12 @@
 """Pictures of any size and mode to uint8 squares [size, size, channels]."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from maskgit_jax.configuration import InputError, require
 
 BICUBIC, NEAREST = Image.Resampling.BICUBIC, Image.Resampling.NEAREST
 
@@ -46,6 +49,20 @@ def as_picture(array: np.ndarray) -> Image.Image:
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     return Image.fromarray(np.ascontiguousarray(array))
+
+
+def read_picture(path: str | Path, channels: int) -> np.ndarray:
+    """Returns a picture of any mode as uint8 [H, W, channels], see `to_channels`.
+
+    Raises:
+        InputError: There is no such file, or it is no image.
+    """
+    require(Path(path).exists(), f"{path}: there is no such file or folder")
+    try:
+        with Image.open(path) as image:
+            return as_array(to_channels(image, channels))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"{path} cannot be read as an image ({error})") from error
 
 
 class Square(NamedTuple):
