@@ -233,9 +233,9 @@ def plan(num_hidden: Array, settings: DecodeSettings) -> tuple[Array, Array]:
         num_hidden: Tokens hidden at the start, int32 [B].
         settings: See `DecodeSettings`.
 
-    Source: ReMDM (see `rules.remasked`), section 4: sigma is min(eta, sigma_max) for "cap" and
-    eta sigma_max for "rescale" and "confidence", where sigma_max takes back as many as are to be
-    hidden next; for "loop" section 4.2.
+    Source: ReMDM (see `rules.remasked`): sigma is min(eta, sigma_max) for "cap" and eta sigma_max
+    for "rescale", where sigma_max = (1 - alpha_s) / alpha_t takes back as many as are to be hidden
+    next; "loop" stays at alpha = 0.9 from t = 0.55 to 0.05, as in the published scripts.
     """
     steps = settings.steps
     counts = hidden_counts(num_hidden, steps, settings.schedule)

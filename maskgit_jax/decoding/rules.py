@@ -99,7 +99,7 @@ def halton_turns(grid: Grid) -> np.ndarray:
 def by_critic(moment: Moment) -> Array:
     """Those of all tokens that a trained critic takes for generated: accepted ones come back too.
 
-    Source: Lezama et al. 2022, Improved Masked Image Generation with Token-Critic, algorithm 2.
+    Source: Lezama et al. 2022, Improved Masked Image Generation with Token-Critic.
     Differs: Gumbel noise as in MaskGIT instead of uniform noise.
     """
     if moment.critic is None:
@@ -128,7 +128,7 @@ def remasked(moment: Moment) -> Array:
     """The least sure of the tokens just drawn, and accepted tokens at random.
 
     Source: Wang et al. 2025, Remasking Discrete Diffusion Models with Inference-Time Scaling
-    (ReMDM). Differs: expected numbers instead of a coin for each token, and the drawn tokens are
+    (ReMDM), arXiv 2503.00307. Differs: expected numbers instead of a coin for each token, and the drawn tokens are
     chosen as by `confidence`; with a large choice temperature they are as in the paper.
     """
     return _remasked(moment, jnp.zeros_like(moment.surety))
@@ -137,7 +137,8 @@ def remasked(moment: Moment) -> Array:
 def remasked_by_confidence(moment: Moment) -> Array:
     """`remasked`, where accepted tokens come back with odds exp(-p), p their probability once.
 
-    Source: ReMDM, "confidence". Differs: as `remasked`; the number is that of "rescale".
+    Source: ReMDM, "confidence". Differs: as `remasked`, and as many come back as by "rescale"; in
+    the paper the odds are made to sum to 1 and multiply sigma, so that hardly one token a step does.
     """
     return _remasked(moment, -jnp.exp(moment.surety))
 

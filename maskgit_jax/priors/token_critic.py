@@ -14,7 +14,7 @@ class TokenCritic(MaskGIT):
     Its parameters are named as the generator's but for the head, so that it can begin with what
     that has learnt.
 
-    Source: Lezama et al. 2022, Improved Masked Image Generation with Token-Critic, section 3.
+    Source: Lezama et al. 2022, Improved Masked Image Generation with Token-Critic.
     """
 
     @nn.compact

@@ -170,7 +170,7 @@ def judgement(odds: Array, made: Array) -> tuple[Array, Array]:
         odds: Log odds that each token is real, [B, L].
         made: Which tokens the generator drew; also those that it drew as they were.
 
-    Source: Token-Critic, eq. 4.
+    Source: Lezama et al. 2022, Token-Critic: the critic's target is the mask itself.
     """
     error = optax.sigmoid_binary_cross_entropy(odds, 1.0 - made)
     return error, ((odds < 0) == made).astype(jnp.float32)
