@@ -128,8 +128,8 @@ def remasked(moment: Moment) -> Array:
     """The least sure of the tokens just drawn, and accepted tokens at random.
 
     Source: Wang et al. 2025, Remasking Discrete Diffusion Models with Inference-Time Scaling
-    (ReMDM), arXiv 2503.00307. Differs: expected numbers instead of a coin for each token, and the drawn tokens are
-    chosen as by `confidence`; with a large choice temperature they are as in the paper.
+    (ReMDM), arXiv 2503.00307. Differs: expected numbers instead of a coin for each token, and the
+    drawn tokens are chosen as by `confidence`; with a large choice temperature as in the paper.
     """
     return _remasked(moment, jnp.zeros_like(moment.surety))
 
@@ -138,7 +138,7 @@ def remasked_by_confidence(moment: Moment) -> Array:
     """`remasked`, where accepted tokens come back with odds exp(-p), p their probability once.
 
     Source: ReMDM, "confidence". Differs: as `remasked`, and as many come back as by "rescale"; in
-    the paper the odds are made to sum to 1 and multiply sigma, so that hardly one token a step does.
+    the paper the odds sum to 1 and multiply sigma, so that hardly one token a step comes back.
     """
     return _remasked(moment, -jnp.exp(moment.surety))
 
