@@ -18,37 +18,57 @@ def define_sampling_flags() -> Callable[[], dict[str, Any]]:
     Returns:
         A function for after parsing: name of the setting -> value, of the flags that were given.
     """
-    flags.DEFINE_integer("steps", None, "Decoding steps; default: the run's config.")
-    flags.DEFINE_float("guidance", None, "Classifier-free guidance; 0 for none.")
-    flags.DEFINE_float("choice_temperature", None, "Randomness of the places chosen.")
-    flags.DEFINE_float("temperature", None, "Divides the logits; of a VAE, multiplies the prior's "
-                       "standard deviation.")  # fmt: skip
-    flags.DEFINE_float("last_temperature", None, "Temperature of the last step; 0: as the first.")
-    flags.DEFINE_string("decoder", None, "confidence, random, halton, token_critic, self_critic, "
-                        "remask or corrector.")  # fmt: skip
-    flags.DEFINE_string("schedule", None, "How many tokens are hidden after each step: "
-                        "cosine, linear, square, cubic, sqrt, pow2.5, exponential, logarithmic, "
-                        "arccos.")  # fmt: skip
-    flags.DEFINE_string("guidance_schedule", None, "constant, linear, cosine or interval.")
-    flags.DEFINE_list("guidance_interval", None, "low,high: shares of the steps in which guidance "
-                      "acts.")  # fmt: skip
-    flags.DEFINE_float("revised", None, "Share of accepted tokens that a revising decoder looks "
-                       "at.")  # fmt: skip
-    flags.DEFINE_string("remask", None, "cap, rescale, confidence or loop, of --decoder=remask.")
-    flags.DEFINE_integer("top_k", None, "Draw only the k most likely codes; 0 for all.")
-    flags.DEFINE_float("top_p", None, "Draw only the most likely codes that make up this "
-                       "probability.")  # fmt: skip
-    flags.DEFINE_bool("cached", None, "Remember what was computed for the tokens before "
-                      "(--nocached: the same images, slowly).")  # fmt: skip
-    flags.DEFINE_string("size", None, "HEIGHTxWIDTH of the images in pixels, for GPT.")
-    flags.DEFINE_enum("pixels", None, ["mean", "draw"], "Of a VAE: the mean of p(x | z), or a "
-                      "draw from it.")  # fmt: skip
+    defined = (
+        flags.DEFINE_integer("steps", None, "Decoding steps; default: the run's config."),
+        flags.DEFINE_float("guidance", None, "Classifier-free guidance; 0 for none."),
+        flags.DEFINE_float("choice_temperature", None, "Randomness of the places chosen."),
+        flags.DEFINE_float(
+            "temperature",
+            None,
+            "Divides the logits; of a VAE, multiplies the prior's standard deviation.",
+        ),
+        flags.DEFINE_float(
+            "last_temperature", None, "Temperature of the last step; 0: as the first."
+        ),
+        flags.DEFINE_string(
+            "decoder",
+            None,
+            "confidence, random, halton, token_critic, self_critic, remask or corrector.",
+        ),
+        flags.DEFINE_string(
+            "schedule",
+            None,
+            "How many tokens are hidden after each step: cosine, linear, square, cubic, sqrt, "
+            "pow2.5, exponential, logarithmic, arccos.",
+        ),
+        flags.DEFINE_string("guidance_schedule", None, "constant, linear, cosine or interval."),
+        flags.DEFINE_list(
+            "guidance_interval", None, "low,high: shares of the steps in which guidance acts."
+        ),
+        flags.DEFINE_float(
+            "revised", None, "Share of accepted tokens that a revising decoder looks at."
+        ),
+        flags.DEFINE_string(
+            "remask", None, "cap, rescale, confidence or loop, of --decoder=remask."
+        ),
+        flags.DEFINE_integer("top_k", None, "Draw only the k most likely codes; 0 for all."),
+        flags.DEFINE_float(
+            "top_p", None, "Draw only the most likely codes that make up this probability."
+        ),
+        flags.DEFINE_bool(
+            "cached",
+            None,
+            "Remember what was computed for the tokens before (--nocached: the same images, "
+            "slowly).",
+        ),
+        flags.DEFINE_string("size", None, "HEIGHTxWIDTH of the images in pixels, for GPT."),
+        flags.DEFINE_enum(
+            "pixels", None, ["mean", "draw"], "Of a VAE: the mean of p(x | z), or a draw from it."
+        ),
+    )
 
     def given() -> dict[str, Any]:
-        names = ("steps", "guidance", "choice_temperature", "temperature", "pixels", "top_k",
-                 "top_p", "cached", "size", "last_temperature", "decoder", "schedule", "revised",
-                 "remask", "guidance_schedule", "guidance_interval")  # fmt: skip
-        values = {name: flags.FLAGS[name].value for name in names}
+        values = {flag.name: flag.value for flag in defined}
         values["size"] = values["size"] and _size(values["size"])
         if values["guidance_interval"] is not None:
             values["guidance_interval"] = numbers("guidance_interval", 2, float)

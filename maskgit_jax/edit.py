@@ -82,7 +82,8 @@ def own_flags(command: str) -> dict[str, Any]:
     values = {name: flags.FLAGS[name].value for names in OWN_FLAGS.values() for name in names}
     given = {name: value for name, value in values.items() if value is not None}
     useless = [name for name in given if name not in OWN_FLAGS[command]]
-    require(not useless, f"--{''.join(useless[:1])} says nothing to '{command}'; leave it out")
+    if useless:
+        raise InputError(f"--{useless[0]} says nothing to '{command}'; leave it out")
     if "box" in given:
         given["box"] = command_line.numbers("box", 4, int)
     return given
@@ -148,7 +149,7 @@ def main(command: str) -> None:
         names = editor.run.config.data.class_names
         options["label"] = pipelines.label_number(LABEL.value, names)
     made = edited(editor, command, image, given, **options, **DECODING())
-    columns = (COLUMNS.value or 8) if command == "interpolate" else None
+    columns = len(made.images) // NUM.value if command == "interpolate" else None
     write(out, image, made, columns)
     print(f"wrote {NUM.value} to {out}")
     if made.frames is not None:

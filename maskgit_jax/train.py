@@ -98,7 +98,8 @@ def provide_frozen(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh) -
             if not (Path(source) / "config.json").exists():
                 require(
                     name in config,
-                    f"{config.get('generator')} holds no {name}; give a run of configs/maskgit.py",
+                    f"{Path(source).parent.parent} holds no {name}; give a run of "
+                    "configs/maskgit.py",
                 )
                 raise InputError(
                     f"the {name} is missing: {source} holds no run; make it with "

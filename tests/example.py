@@ -17,6 +17,13 @@ from maskgit_jax.training.sharding import make_mesh
 
 ROOT = Path(__file__).parent.parent
 
+TINY_TRANSFORMER = {
+    "model.codebook_size": 16,
+    "model.width": 16,
+    "model.num_layers": 2,
+    "model.num_heads": 2,
+    "model.mlp_width": 32,
+}
 TINY = {
     "vae": {
         "model.filters": 8,
@@ -53,19 +60,11 @@ TINY = {
         "players.discriminator.start_step": 2,
     },
     "maskgit": {
-        "model.codebook_size": 16,
-        "model.width": 16,
-        "model.num_layers": 2,
-        "model.num_heads": 2,
-        "model.mlp_width": 32,
+        **TINY_TRANSFORMER,
         "sampling.steps": 3,
     },
     "token_critic": {
-        "model.codebook_size": 16,
-        "model.width": 16,
-        "model.num_layers": 2,
-        "model.num_heads": 2,
-        "model.mlp_width": 32,
+        **TINY_TRANSFORMER,
         "sampling.steps": 3,
         "players.critic.warmup_steps": 0,
         "players.critic.learning_rate": 1e-2,
@@ -92,11 +91,7 @@ TINY = {
         **{f"players.{level}.learning_rate": 1e-2 for level in ("top", "bottom")},
     },
     "gpt": {
-        "model.codebook_size": 16,
-        "model.width": 16,
-        "model.num_layers": 2,
-        "model.num_heads": 2,
-        "model.mlp_width": 32,
+        **TINY_TRANSFORMER,
         "model.dropout_rate": 0.0,
         "players.prior.warmup_steps": 0,
         "players.prior.learning_rate": 1e-2,

@@ -113,17 +113,16 @@ def seam_weights(hidden: np.ndarray, seam: float) -> np.ndarray:
 def blended(image: np.ndarray, made: np.ndarray, hidden: np.ndarray, seam: float) -> np.ndarray:
     """Returns pictures uint8 [N, H, W, C]: outside of the mask exactly the image's pixels.
 
-    At the seam, inside of the mask, what was made fades into the nearest known pixels.
+    At the seam, inside of the mask, what was made fades into the image.
 
     Args:
-        image: uint8 [H, W, C].
+        image: uint8 [H, W, C], where it is hidden as `extended` has it.
         made: uint8 [N, H, W, C].
         hidden: bool [H, W].
         seam: Its width in pixels; 0 for none.
     """
     weight = seam_weights(hidden, seam)[..., None]
-    known = extended(image, hidden).astype(np.float32)
-    return np.round(made * weight + known * (1.0 - weight)).astype(np.uint8)
+    return np.round(made * weight + image * (1.0 - weight)).astype(np.uint8)
 
 
 def working_size(size: Size, scale: float, patch: int, least: int) -> Size:

@@ -12,13 +12,7 @@ from maskgit_jax.configuration import require
 from maskgit_jax.decoding import rules
 from maskgit_jax.decoding.rules import Critic, Grid, Moment
 from maskgit_jax.decoding.sampling import check_likely, draw_tokens, likely_logits
-from maskgit_jax.decoding.schedules import (
-    describe_schedules,
-    hidden_counts,
-    is_schedule,
-    ramp,
-    rise,
-)
+from maskgit_jax.decoding.schedules import check_schedule, hidden_counts, ramp, rise
 
 Predict = Callable[[Array, Array, Array], Array]
 """(tokens int32 [B, L], hidden bool [B, L], progress []) -> logits float32 [B, L, K]."""
@@ -143,10 +137,7 @@ def check_decode_settings(
     ):
         value = getattr(settings, name)
         require(value in allowed, f"{name} is '{value}'; allowed: {', '.join(allowed)}")
-    require(
-        is_schedule(settings.schedule),
-        f"schedule is '{settings.schedule}'; allowed: {describe_schedules()}",
-    )
+    check_schedule(settings.schedule)
     require(settings.temperature > 0, f"temperature is {settings.temperature}; it must be > 0")
     require(settings.last_temperature >= 0, "last_temperature must not be negative")
     require(settings.choice_temperature >= 0, "choice_temperature must not be negative")

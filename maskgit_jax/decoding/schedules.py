@@ -6,7 +6,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from maskgit_jax.arrays import Array
+from maskgit_jax.arrays import Array, Key
+from maskgit_jax.configuration import require
 
 SCHEDULES: dict[str, Callable[[Array, Array], Array]] = {
     "linear": lambda ratio, _: 1.0 - ratio,
@@ -21,14 +22,12 @@ SCHEDULES: dict[str, Callable[[Array, Array], Array]] = {
 """Name -> (ratio, number of tokens) -> share, before clipping; also `pow<exponent>`: 1 - r^x."""
 
 
-def is_schedule(name: str) -> bool:
-    """Returns whether there is a schedule of this name."""
-    return name in SCHEDULES or _exponent(name) is not None
-
-
-def describe_schedules() -> str:
-    """Returns the names that a user can choose, in words."""
-    return ", ".join((*SCHEDULES, "pow<exponent> such as pow2.5"))
+def check_schedule(schedule: str, key: str = "schedule") -> None:
+    """Raises `InputError` unless there is such a schedule; `key` is what the user set."""
+    require(
+        schedule in SCHEDULES or _exponent(schedule) is not None,
+        f"{key} is '{schedule}'; allowed: {', '.join(SCHEDULES)}, pow<exponent> such as pow2.5",
+    )
 
 
 def _exponent(name: str) -> float | None:
@@ -49,11 +48,10 @@ def mask_ratio(ratio: Array, num_tokens: Array, schedule: str) -> Array:
     of Besnier and Chen 2023, arXiv 2310.14400.
 
     Raises:
-        ValueError: There is no such schedule.
+        InputError: There is no such schedule.
     """
+    check_schedule(schedule)
     exponent = _exponent(schedule)
-    if not is_schedule(schedule):
-        raise ValueError(f"no mask schedule '{schedule}'; there are: {describe_schedules()}")
     ratio, num_tokens = jnp.float32(ratio), jnp.float32(num_tokens)
     share = 1.0 - ratio**exponent if exponent else SCHEDULES[schedule](ratio, num_tokens)
     return jnp.clip(share, 1e-6, 1.0)
@@ -97,6 +95,13 @@ def random_mask(ratio: Array, scores: Array, schedule: str) -> Array:
     share = mask_ratio(ratio, length, schedule)
     count = jnp.maximum(jnp.floor(share * length), 1.0)  # [B]
     return rank(scores) < count[:, None]
+
+
+def scheduled_mask(key: Key, shape: tuple[int, int], schedule: str) -> Array:
+    """Returns `random_mask`, bool [B, L], with a ratio of its own for each example."""
+    rate_key, place_key = jax.random.split(key)
+    ratio = jax.random.uniform(rate_key, shape[:1])
+    return random_mask(ratio, jax.random.uniform(place_key, shape), schedule)
 
 
 def any_order_mask(ratio: Array, scores: Array) -> Array:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from tqdm import tqdm
 from maskgit_jax import pipelines
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.given import Given
-from maskgit_jax.data.image_sets import ImageSet, fingerprint, shuffled
+from maskgit_jax.data.image_sets import ImageSet, shuffled
 from maskgit_jax.data.sources import data_of_images
 from maskgit_jax.decoding.parallel import (
     DECODERS,
@@ -20,11 +21,10 @@ from maskgit_jax.decoding.parallel import (
     DecodeSettings,
     network_passes,
 )
-from maskgit_jax.judging.classifier import cached_fit
 from maskgit_jax.judging.complete_files import write_text
-from maskgit_jax.judging.features import Extractor, small_classifier
+from maskgit_jax.judging.features import Extractor
 from maskgit_jax.judging.generation import check_sets, real_images
-from maskgit_jax.judging.runs import Asked
+from maskgit_jax.judging.runs import Asked, open_networks
 from maskgit_jax.judging.summaries import Summary, summarize
 from maskgit_jax.metrics.frechet import frechet_distance
 from maskgit_jax.metrics.neighbours import manifold_figures
@@ -44,7 +44,6 @@ class Row(NamedTuple):
     Attributes:
         decoder: A key of `DECODERS`, with remask's kind after a colon; or what it is beside them.
         passes: Network passes an image, guidance left out; the table is about equal ones.
-        all_passes: With guidance.
         steps: Decoding steps.
         guidance: Its scale.
         recognised: Share that the classifier of real images takes for the class asked for.
@@ -56,7 +55,6 @@ class Row(NamedTuple):
 
     decoder: str
     passes: int
-    all_passes: int
     steps: int
     guidance: float
     recognised: float
@@ -67,7 +65,7 @@ class Row(NamedTuple):
 
 
 class Bench:
-    """A classifier of real images and what it says of them.
+    """A generator, and a classifier of real images, trained when it is needed first.
 
     Args:
         run: Of a generator that fills in tokens.
@@ -79,7 +77,7 @@ class Bench:
     """
 
     def __init__(self, run: pipelines.Run, asked: Asked, num: int):
-        self.real, self.sources = real_images(data_of_images(run.config.data))
+        self.real, _ = real_images(run.config.data)
         require(self.real.num_classes > 1, "a table of decoders needs images with classes")
         check_sets(self.real.training.shape, num, self.real, ["classifier"], asked.limits)
         self.generator = pipelines.ImageGenerator(run, asked.mesh)
@@ -87,26 +85,29 @@ class Bench:
             self.generator.generator.fill is not None and not self.generator.generator.needs,
             f"this run holds stage '{run.config.stage}'; a MaskGIT of classes is needed",
         )
-        self.run, self.asked, self.num = run, asked, num
-        classifier = cached_fit(
-            self.real.training, self.real.num_classes, asked.mesh, asked.cache,
-            "classifier of real images",
-        )  # fmt: skip
-        self.extractor = Extractor(small_classifier(classifier), asked.mesh, asked.batch_size)
-        self.training = self._cached(shuffled(self.real.training, asked.limits.reference))
+        self.asked, self.num = asked, num
         self.held_out = shuffled(self.real.held_out, num)
 
-    def _cached(self, source: Any) -> Summary:
-        name, kept = self.extractor.network.identity, self.num
-        path = self.asked.cache / f"features-{fingerprint(source)}-{len(source)}-{kept}-{name}.npz"
-        return summarize(self.extractor, source, path, kept, f"{name}: training images")
+    @cached_property
+    def extractor(self) -> Extractor:
+        """The classifier."""
+        asked = self.asked._replace(networks={"classifier": None})
+        (network,) = open_networks(asked, self.real.training, self.real.num_classes)
+        return Extractor(network, asked.mesh, asked.batch_size)
+
+    @cached_property
+    def training(self) -> Summary:
+        """What it says of training images."""
+        chosen = shuffled(self.real.training, self.asked.limits.reference)
+        cache = self.asked.cache
+        return summarize(self.extractor, chosen, cache, self.num, "training images")
 
     def figures(self, source: Any) -> dict[str, float]:
         """Returns recognition, Frechet distance, precision and recall of a labelled source."""
         summary = Summary(self.extractor.network, len(source), self.num)
         for batch, outputs in self.extractor(source):
             summary.add(batch, outputs)
-        manifold = manifold_figures(self.training.kept[: self.num], summary.kept)
+        manifold = manifold_figures(self.training.kept, summary.kept)
         return {
             "recognised": summary.num_right / summary.count,
             "frechet_distance": frechet_distance(
@@ -181,17 +182,16 @@ def compare_decoders(
     path = folder / "decoders.json"
     stored = json.loads(path.read_text()) if path.exists() else {}
     labels = np.arange(num, dtype=np.int32) % bench.real.num_classes
-    rows = [Row("real images", 0, 0, 0, 0.0, **bench.figures(bench.held_out), seconds=0.0)]
+    rows = [Row("real images", 0, 0, 0.0, **bench.figures(bench.held_out), seconds=0.0)]
     for name, passes, settings in tqdm(asked_for, desc="decoders", unit="row", disable=None):
         key = f"{run.step} {num} {asked.batch_size} {settings}"
         if key not in stored:
             images, seconds = bench.made(list(labels), settings)
             stored[key] = _row(bench, name, images, labels)._replace(
-                passes=passes, all_passes=network_passes(settings), steps=settings.steps,
-                guidance=settings.guidance, seconds=seconds,
-            )  # fmt: skip
+                passes=passes, steps=settings.steps, guidance=settings.guidance, seconds=seconds
+            )._asdict()  # fmt: skip
             write_text(path, json.dumps(stored, indent=1) + "\n")
-        rows.append(Row(*stored[key]))
+        rows.append(Row(**stored[key]))
     text = table(rows)
     write_text(path.with_suffix(".md"), text)
     return text
@@ -210,8 +210,8 @@ def compare_inpainting(
 ) -> str:
     """Returns a table of held-out images of which a part was hidden and filled again.
 
-    Writes `inpainting.md` and, of the
-    first images, `inpainting.png`: the original, what was given, and what each decoder made.
+    Writes `inpainting.md` and, of the first images, `inpainting.png`: the original, what was
+    given, and what each decoder made.
 
     Args:
         run: Of MaskGIT or of its critic.
@@ -234,15 +234,15 @@ def compare_inpainting(
     chosen = [(name, settings_of(name, passes, own.guidance, own)) for name in names]
     for _, settings in chosen:
         generator.check_settings(settings)
+    require(
+        told or generator.null_label is not None,
+        "this run was trained with classes only, so they must be told: --tell_class",
+    )
     size = (data.image_size, data.image_size)
     given = Given(bench.held_out, data, size, kept=1.0 - hidden)
     parts = given.rows(np.arange(num))
     known = np.stack([bench.held_out[index]["image"] for index in range(num)])
     true = np.asarray([bench.held_out[index]["label"] for index in range(num)], np.int32)
-    require(
-        told or generator.null_label is not None,
-        "this run was trained with classes only, so they must be told: --tell_class",
-    )
     labels = list(true) if told else [None] * num
     sums = np.zeros(bench.real.training.shape)
     some = shuffled(bench.real.training, asked.limits.neighbours)
@@ -270,7 +270,7 @@ def compare_inpainting(
 
 def _row(bench: Bench, name: str, images: np.ndarray, labels: np.ndarray) -> Row:
     source = ImageSet(name, images, images.shape[1:], labels)
-    return Row(name, 0, 0, 0, 0.0, **bench.figures(source), seconds=0.0)
+    return Row(name, 0, 0, 0.0, **bench.figures(source), seconds=0.0)
 
 
 def table(rows: Sequence[Row]) -> str:

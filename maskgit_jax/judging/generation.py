@@ -118,10 +118,7 @@ class Judge:
         self._accuracy_score()
 
     def _summary(self, extractor: Extractor, source: Any, folder: Path, title: str) -> Summary:
-        name = extractor.network.identity
-        kept = self.limits.neighbours
-        path = folder / f"features-{fingerprint(source)}-{len(source)}-{kept}-{name}.npz"
-        return summarize(extractor, source, path, kept, f"{name}: {title}")
+        return summarize(extractor, source, folder, self.limits.neighbours, title)
 
     def distributions(self, extractor: Extractor) -> None:
         """Adds the figures of one network that compare sets of images."""

@@ -9,7 +9,6 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from maskgit_jax.arrays import Array, PyTree, normalize
-from maskgit_jax.data.image_sets import fingerprint
 from maskgit_jax.data.reading import read_batches
 from maskgit_jax.judging.features import Extractor, FeatureNetwork
 from maskgit_jax.judging.report import Figure
@@ -99,8 +98,7 @@ def frechet_figure(
     extractor = Extractor(network, mesh, batch_size)
 
     def summary(source: Any, place: Path, title: str) -> Any:
-        path = place / f"features-{fingerprint(source)}-{len(source)}-0-{network.identity}.npz"
-        return summarize(extractor, source, path, 0, f"{network.identity}: {title}")
+        return summarize(extractor, source, place, 0, title)
 
     before = summary(original, cache, "originals")
     after = summary(restored, folder, "reconstructions")

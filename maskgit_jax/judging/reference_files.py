@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from maskgit_jax.configuration import base, require
-from maskgit_jax.data.image_sets import fingerprint, shuffled
+from maskgit_jax.data.image_sets import shuffled
 from maskgit_jax.data.reading import read_batches
 from maskgit_jax.judging.complete_files import completed
 from maskgit_jax.judging.features import Extractor
@@ -41,8 +41,7 @@ def write_reference(path: Path, data: str, image_size: int, channels: int, asked
             f"{data} has {len(images)} images, fewer than the {needed} features of inception",
         )
         extractor = Extractor(network, asked.mesh, asked.batch_size)
-        name = f"features-{fingerprint(images)}-{len(images)}-0-{network.identity}.npz"
-        summary = summarize(extractor, images, asked.cache / name, 0, "training images")
+        summary = summarize(extractor, images, asked.cache, 0, "training images")
         for part, keys in (("moments", ("mu", "sigma")), ("spatial", ("mu_s", "sigma_s"))):
             gaussian = getattr(summary, part).gaussian()
             statistics |= dict(zip(keys, (gaussian.mean, gaussian.covariance), strict=True))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from maskgit_jax.data.image_sets import fingerprint
 from maskgit_jax.data.reading import ReadBatch
 from maskgit_jax.judging.complete_files import write_arrays
 from maskgit_jax.judging.features import Extractor, FeatureNetwork, Outputs
@@ -85,10 +86,12 @@ class Summary:
         self._right, self._labelled = right, bool(labelled)
 
 
-def summarize(extractor: Extractor, source: Any, path: Path, kept: int, title: str) -> Summary:
-    """Returns the summary of a source; what `path` holds of it already is not done again."""
+def summarize(extractor: Extractor, source: Any, folder: Path, kept: int, title: str) -> Summary:
+    """Returns the summary of a source; what a file in `folder` holds of it is not done again."""
+    name = extractor.network.identity
+    path = folder / f"features-{fingerprint(source)}-{len(source)}-{kept}-{name}.npz"
     summary = Summary(extractor.network, len(source), kept)
-    resumable_pass(extractor, source, path, summary, title)
+    resumable_pass(extractor, source, path, summary, f"{name}: {title}")
     return summary
 
 

@@ -22,7 +22,7 @@ from maskgit_jax.data.canvas import (
     working_size,
 )
 from maskgit_jax.decoding.regions import box_tokens, hidden_tokens, next_window
-from maskgit_jax.pipelines.images import ImageGenerator, check_labels
+from maskgit_jax.pipelines.images import ImageGenerator, check_labels, run_padded
 from maskgit_jax.pipelines.runs import Run, load_run
 from maskgit_jax.stage import Tokenizer, Variables
 from maskgit_jax.training import sharding
@@ -156,13 +156,9 @@ class Editor:
         self._check(image)
         check_box(box, image.shape[:2])
         scale = self._scale(image)
-        height, width = working_size(image.shape[:2], scale, self.patch, self.image_size)
-        scaled = tuple(
-            round(side * to / of)
-            for side, to, of in zip(
-                box, (height, width) * 2, (*image.shape[:2], *image.shape[:2]), strict=True
-            )
-        )
+        height, width = self._working_size(image, scale)
+        ratios = (height / image.shape[0], width / image.shape[1]) * 2
+        scaled = tuple(round(side * ratio) for side, ratio in zip(box, ratios, strict=True))
         tokens = box_tokens(scaled, (height // self.patch, width // self.patch), self.patch)
         pixels = tokens.repeat(self.patch, axis=0).repeat(self.patch, axis=1)
         hidden = resized_mask(pixels, image.shape[:2])
@@ -176,12 +172,12 @@ class Editor:
         """
         self._check(image)
         require(0 < keep < 1, f"keep is {keep}; it is a share of the tokens, above 0 and below 1")
-        tokens, size = self._tokens(image, self._scale(image))
+        tokens = self._tokens(image, self._scale(image))
         num, rng = options.get("num", 1), np.random.default_rng(options.get("seed", 0))
         order = rng.random((num, tokens.size)).argsort(axis=1).argsort(axis=1)
         hidden = (order < max(1, round((1 - keep) * tokens.size))).reshape(num, *tokens.shape)
-        made, frames = self._filled(np.repeat(tokens[None], num, axis=0), hidden, **options)
-        images = resized(self._drawn(made), image.shape[:2])
+        same = np.repeat(tokens[None], num, axis=0)
+        images, frames = self._renewed(image, same, hidden, **options)
         return Edited(images, np.ones(image.shape[:2], bool), frames)
 
     def interpolate(
@@ -213,7 +209,7 @@ class Editor:
         require(columns >= 2, f"columns is {columns}; at least 2 are needed")
         require(0 <= made < 1, f"made is {made}; it is a share of the tokens, at least 0, below 1")
         scale = self._scale(image)
-        (first, _), (second, _) = self._tokens(image, scale), self._tokens(other, scale)
+        first, second = self._tokens(image, scale), self._tokens(other, scale)
         places = np.random.default_rng(options.get("seed", 0)).random((num, 1, *first.shape))
         way = np.linspace(0.0, 1.0, columns)[None, :, None, None]
         share = made * 4 * way * (1 - way)
@@ -221,10 +217,9 @@ class Editor:
         tokens = np.where(places < low, second, first)
         hidden = (places >= low) & (places < high)
         shape = (num * columns, *first.shape)
-        filled, frames = self._filled(
-            tokens.reshape(shape), hidden.reshape(shape), num=num * columns, **options
+        images, frames = self._renewed(
+            image, tokens.reshape(shape), hidden.reshape(shape), num=num * columns, **options
         )
-        images = resized(self._drawn(filled), image.shape[:2])
         return Edited(images, np.ones(image.shape[:2], bool), frames)
 
     def _check(self, image: np.ndarray) -> None:
@@ -237,11 +232,13 @@ class Editor:
     def _scale(self, image: np.ndarray) -> float:
         return self.image_size / min(image.shape[:2])
 
-    def _tokens(self, image: np.ndarray, scale: float) -> tuple[np.ndarray, Size]:
-        """Returns the token map int32 [h, w] of a picture, and the size that it was scaled to."""
-        size = working_size(image.shape[:2], scale, self.patch, self.image_size)
-        tokens = self._encode(self._images.variables, resized(image[None], size))
-        return np.array(tokens[0]), size
+    def _working_size(self, image: np.ndarray, scale: float) -> Size:
+        return working_size(image.shape[:2], scale, self.patch, self.image_size)
+
+    def _tokens(self, image: np.ndarray, scale: float) -> np.ndarray:
+        """Returns the token map int32 [h, w] of a picture in its working size."""
+        scaled = resized(image[None], self._working_size(image, scale))
+        return np.array(self._encode(self._images.variables, scaled)[0])
 
     def _made(
         self,
@@ -255,19 +252,23 @@ class Editor:
         **options: Any,
     ) -> Edited:
         known = extended(image, hidden)
-        tokens, size = self._tokens(known, scale)
+        tokens = self._tokens(known, scale)
         if tokens_hidden is None:
-            pixels = resized_mask(hidden, size)
+            pixels = resized_mask(hidden, self._working_size(image, scale))
             tokens_hidden = np.asarray(hidden_tokens(pixels[None], (tokens.shape,)))[0]
             tokens_hidden = _grown(tokens_hidden.reshape(tokens.shape), grow)
-        filled, frames = self._filled(
-            np.repeat(tokens[None], num, axis=0), np.repeat(tokens_hidden[None], num, axis=0),
-            num=num, **options,
-        )  # fmt: skip
-        made = resized(self._drawn(filled), image.shape[:2])
+        same = [np.repeat(one[None], num, axis=0) for one in (tokens, tokens_hidden)]
+        made, frames = self._renewed(image, *same, num=num, **options)
         seam = self.patch / scale / 2 if seam is None else seam
         require(seam >= 0, f"seam is {seam}; it is a number of pixels, 0 or more")
-        return Edited(blended(image, made, hidden, seam), hidden, frames)
+        return Edited(blended(known, made, hidden, seam), hidden, frames)
+
+    def _renewed(
+        self, image: np.ndarray, tokens: np.ndarray, hidden: np.ndarray, **options: Any
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns what `_filled` makes of the maps, as pictures of the image's size."""
+        filled, frames = self._filled(tokens, hidden, **options)
+        return resized(self._drawn(filled), image.shape[:2]), frames
 
     def _filled(
         self,
@@ -331,11 +332,7 @@ class Editor:
     def _drawn(self, tokens: np.ndarray) -> np.ndarray:
         """Returns pictures uint8 [N, H, W, C] of token maps [N, h, w]."""
         variables = self._images.variables.frozen["tokenizer"]
-        size = sharding.filled_up(len(tokens), self.mesh)
-        batch = sharding.put_batch(
-            {"tokens": np.resize(tokens, (size, *tokens.shape[1:]))}, self.mesh
-        )
-        return np.asarray(self._draw(variables, batch["tokens"]))[: len(tokens)]
+        return run_padded(self._draw, variables, tokens, self.mesh)
 
     def _shown(
         self, tokens: np.ndarray, hidden: np.ndarray, inside: tuple, way: Any, num: int

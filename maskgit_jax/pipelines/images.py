@@ -1,6 +1,6 @@
 """Images from a run: ready functions that are compiled once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -157,6 +157,19 @@ def label_number(word: str, class_names: Sequence[str]) -> int:
     raise InputError(f"label '{word}' is neither a number nor one of: {', '.join(class_names)}")
 
 
+def run_padded(
+    program: Callable[[Variables, jax.Array], jax.Array],
+    variables: Variables,
+    values: np.ndarray,
+    mesh: Mesh,
+) -> np.ndarray:
+    """Returns what a compiled program makes of values [B, ...], whatever B the devices share."""
+    count = sharding.filled_up(len(values), mesh)
+    padded = np.resize(values, (count, *values.shape[1:]))
+    placed = sharding.put_batch({"values": padded}, mesh)["values"]
+    return np.asarray(program(variables, placed))[: len(values)]
+
+
 class ImageAutoencoder:
     """Turns images into tokens or latents and back with a trained first stage; compiled.
 
@@ -201,7 +214,4 @@ class ImageAutoencoder:
         return self._run(self._restore, image)
 
     def _run(self, program: Any, values: np.ndarray) -> np.ndarray:
-        count = sharding.filled_up(len(values), self.mesh)
-        padded = np.resize(values, (count, *values.shape[1:]))
-        placed = sharding.put_batch({"values": padded}, self.mesh)["values"]
-        return np.asarray(program(self.variables, placed))[: len(values)]
+        return run_padded(program, self.variables, values, self.mesh)

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from maskgit_jax.configuration import require
 from maskgit_jax.decoding.autoregressive import WindowSettings
 from maskgit_jax.priors.gpt import GPT
 from maskgit_jax.stage import Stage, Tokenizer
 from maskgit_jax.stages import autoregressive
 from maskgit_jax.stages.token_priors import (
+    check_heads,
     condition_tokenizer,
     needed_tokenizers,
     validate_condition,
@@ -19,12 +19,7 @@ from maskgit_jax.stages.token_priors import (
 def validate(config: ConfigDict) -> None:
     """Raises `InputError` for a configuration that cannot work."""
     autoregressive.validate(config)
-    model = config.model
-    require(
-        model.width % model.num_heads == 0,
-        f"config.model.width {model.width} is not a multiple of config.model.num_heads "
-        f"{model.num_heads}",
-    )
+    check_heads(config)
     validate_condition(config)
 
 

@@ -1,6 +1,7 @@
 """MaskGIT: a transformer that fills in hidden tokens of a frozen tokenizer."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +9,8 @@ from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array, Batch, Key
 from maskgit_jax.configuration import require, require_one_of
-from maskgit_jax.decoding.parallel import DecodeSettings, check_decode_settings
-from maskgit_jax.decoding.schedules import (
-    any_order_mask,
-    describe_schedules,
-    is_schedule,
-    random_mask,
-)
+from maskgit_jax.decoding.parallel import check_decode_settings
+from maskgit_jax.decoding.schedules import any_order_mask, check_schedule, scheduled_mask
 from maskgit_jax.losses.masked_tokens import (
     any_order_bits,
     mean_over_selected,
@@ -22,9 +18,10 @@ from maskgit_jax.losses.masked_tokens import (
 )
 from maskgit_jax.priors.maskgit import MaskGIT
 from maskgit_jax.stage import Stage, Tokenizer, Variables
-from maskgit_jax.stages.parallel_decoding import Parts, parallel_generator
+from maskgit_jax.stages.parallel_decoding import Parts, parallel_generator, sampling_settings
 from maskgit_jax.stages.token_priors import (
     beside_conditions,
+    check_heads,
     check_tokenizer,
     condition_of,
     condition_tokenizer,
@@ -39,15 +36,8 @@ def validate(config: ConfigDict) -> None:
     model = config.model
     require_one_of(config, "model.norm", ("post", "pre"))
     require_one_of(config, "losses.over", ("hidden", "all"))
-    require(
-        is_schedule(config.masking.schedule),
-        f"config.masking.schedule is '{config.masking.schedule}'; allowed: {describe_schedules()}",
-    )
-    require(
-        model.width % model.num_heads == 0,
-        f"config.model.width {model.width} is not a multiple of config.model.num_heads "
-        f"{model.num_heads}",
-    )
+    check_schedule(config.masking.schedule, "config.masking.schedule")
+    check_heads(config)
     for key in ("label_dropout_rate", "label_smoothing"):
         value = config.losses[key]
         require(0 <= value < 1, f"config.losses.{key} is {value}; it must be in [0, 1)")
@@ -64,6 +54,12 @@ def needs(config: ConfigDict) -> dict[str, str]:
     return needed_tokenizers(config)
 
 
+def layers_of(config: ConfigDict) -> dict[str, Any]:
+    """Returns what a configuration says of the layers of the transformer, or of its critic's."""
+    names = ("width", "num_layers", "num_heads", "mlp_width", "norm", "dropout_rate", "remat")
+    return {name: config.model[name] for name in names} | {"dtype": config.dtype}
+
+
 def prior(config: ConfigDict, condition: Tokenizer | None = None) -> MaskGIT:
     """Returns the transformer that a configuration describes, for a condition's tokens."""
     model = config.model
@@ -74,20 +70,8 @@ def prior(config: ConfigDict, condition: Tokenizer | None = None) -> MaskGIT:
         null_class=config.losses.label_dropout_rate > 0,
         condition_codebook_size=condition.codebook_size if condition else 0,
         num_condition_tokens=sum(h * w for h, w in condition.grids) if condition else 0,
-        width=model.width,
-        num_layers=model.num_layers,
-        num_heads=model.num_heads,
-        mlp_width=model.mlp_width,
-        norm=model.norm,
-        dropout_rate=model.dropout_rate,
-        remat=model.remat,
-        dtype=config.dtype,
+        **layers_of(config),
     )
-
-
-def sampling_settings(config: ConfigDict) -> DecodeSettings:
-    """Returns the decoding settings of a configuration."""
-    return DecodeSettings(**config.sampling.to_dict())
 
 
 def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
@@ -129,17 +113,11 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
             rngs=None if key is None else {"dropout": key},
         )
 
-    def random_hidden(tokens: Array, key: Key) -> Array:
-        rate_key, place_key = jax.random.split(key)
-        ratio = jax.random.uniform(rate_key, (len(tokens),))
-        scores = jax.random.uniform(place_key, tokens.shape)
-        return random_mask(ratio, scores, config.masking.schedule)
-
     def losses(variables: Variables, batch: Batch, key: Key, step: Array):
         del step
         mask_key, label_key, dropout_key = jax.random.split(key, 3)
         tokens = tokens_of(tokenizer, variables, batch)
-        hidden = random_hidden(tokens, mask_key)
+        hidden = scheduled_mask(mask_key, tokens.shape, config.masking.schedule)
         label = batch["label"]
         if guidable:
             dropped = jax.random.bernoulli(label_key, weights.label_dropout_rate, label.shape)
@@ -155,7 +133,10 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
     def evaluate(variables: Variables, batch: Batch, key: Key):
         mask_key, count_key, order_key = jax.random.split(key, 3)
         tokens = tokens_of(tokenizer, variables, batch)
-        hidden, label = random_hidden(tokens, mask_key), batch["label"]
+        hidden, label = (
+            scheduled_mask(mask_key, tokens.shape, config.masking.schedule),
+            batch["label"],
+        )
         condition = condition_of(condition_maker, variables, batch)
         logits = forward(variables, tokens, hidden, label, condition)
         right = (logits.argmax(axis=-1) == tokens).astype(jnp.float32)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array, Batch, Key
 from maskgit_jax.decoding.parallel import (
@@ -41,6 +42,11 @@ class Parts(NamedTuple):
     null_label: int | None
     condition_tokenizer: Tokenizer | None = None
     critic: Callable[[Variables, Array, Array], Array] | None = None
+
+
+def sampling_settings(config: ConfigDict) -> DecodeSettings:
+    """Returns the decoding settings of a configuration."""
+    return DecodeSettings(**config.sampling.to_dict())
 
 
 def parallel_generator(parts: Parts) -> Generator:

@@ -9,13 +9,14 @@ from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array, Batch, Key, PyTree
 from maskgit_jax.configuration import InputError, require, require_one_of
-from maskgit_jax.decoding.parallel import DecodeSettings, check_decode_settings
+from maskgit_jax.decoding.parallel import check_decode_settings
 from maskgit_jax.decoding.sampling import draw_tokens
-from maskgit_jax.decoding.schedules import describe_schedules, is_schedule, random_mask
+from maskgit_jax.decoding.schedules import check_schedule, scheduled_mask
 from maskgit_jax.priors.token_critic import TokenCritic
 from maskgit_jax.stage import Generator, Stage, Variables
-from maskgit_jax.stages.parallel_decoding import Parts, parallel_generator
-from maskgit_jax.stages.token_priors import check_tokenizer, tokens_of
+from maskgit_jax.stages.maskgit import layers_of
+from maskgit_jax.stages.parallel_decoding import Parts, parallel_generator, sampling_settings
+from maskgit_jax.stages.token_priors import check_heads, check_tokenizer, tokens_of
 
 
 def validate(config: ConfigDict) -> None:
@@ -23,15 +24,8 @@ def validate(config: ConfigDict) -> None:
     model = config.model
     require_one_of(config, "model.norm", ("post", "pre"))
     require_one_of(config, "model.start", ("generator", "random"))
-    require(
-        is_schedule(config.masking.schedule),
-        f"config.masking.schedule is '{config.masking.schedule}'; allowed: {describe_schedules()}",
-    )
-    require(
-        model.width % model.num_heads == 0,
-        f"config.model.width {model.width} is not a multiple of config.model.num_heads "
-        f"{model.num_heads}",
-    )
+    check_schedule(config.masking.schedule, "config.masking.schedule")
+    check_heads(config)
     rate = config.losses.label_dropout_rate
     require(0 <= rate < 1, f"config.losses.label_dropout_rate is {rate}; it must be in [0, 1)")
     require(
@@ -49,11 +43,6 @@ def needs(config: ConfigDict) -> dict[str, str]:
     return {"generator": config.generator, "tokenizer": f"{config.generator}/frozen/tokenizer"}
 
 
-def sampling_settings(config: ConfigDict) -> DecodeSettings:
-    """Returns the decoding settings of a configuration."""
-    return DecodeSettings(**config.sampling.to_dict())
-
-
 def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
     """Returns the stage; its only player is "critic".
 
@@ -67,27 +56,20 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
             "give a run of configs/maskgit.py"
         )
     check_tokenizer(config, tokenizer)
-    model, num_classes = config.model, generator.num_classes
+    num_classes = generator.num_classes
     (num_tokens,) = (height * width for height, width in tokenizer.grids)
     network = TokenCritic(
         codebook_size=tokenizer.codebook_size,
         num_classes=num_classes,
         num_tokens=num_tokens,
         null_class=True,
-        width=model.width,
-        num_layers=model.num_layers,
-        num_heads=model.num_heads,
-        mlp_width=model.mlp_width,
-        norm=model.norm,
-        dropout_rate=model.dropout_rate,
-        remat=model.remat,
-        dtype=config.dtype,
+        **layers_of(config),
     )
 
     def init(key: Key, batch: Batch, frozen: Mapping[str, Variables]) -> Variables:
         tokens = jnp.zeros((len(batch["label"]), num_tokens), jnp.int32)
         params = network.init(key, tokens, batch["label"], train=False)["params"]
-        if model.start == "generator" and frozen:
+        if config.model.start == "generator" and frozen:
             params = begun(params, frozen["generator"].params["prior"])
         return Variables({"critic": params}, {}, frozen)
 
@@ -108,11 +90,9 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
 
     def forged(variables: Variables, batch: Batch, key: Key) -> tuple[Array, Array]:
         """Returns tokens, a part of which the generator made, and which part, [B, L] both."""
-        rate_key, place_key, token_key = jax.random.split(key, 3)
+        mask_key, token_key = jax.random.split(key)
         tokens = tokens_of(tokenizer, variables, batch)
-        ratio = jax.random.uniform(rate_key, (len(tokens),))
-        scores = jax.random.uniform(place_key, tokens.shape)
-        hidden = random_mask(ratio, scores, config.masking.schedule)
+        hidden = scheduled_mask(mask_key, tokens.shape, config.masking.schedule)
         logits = logits_of(variables, tokens, hidden, batch["label"], None)
         return jnp.where(hidden, draw_tokens(token_key, logits), tokens), hidden
 

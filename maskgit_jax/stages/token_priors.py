@@ -44,6 +44,16 @@ def check_tokenizer(config: ConfigDict, tokenizer: Tokenizer) -> None:
         )
 
 
+def check_heads(config: ConfigDict) -> None:
+    """Raises `InputError` unless the heads of attention share the width evenly."""
+    model = config.model
+    require(
+        model.width % model.num_heads == 0,
+        f"config.model.width {model.width} is not a multiple of config.model.num_heads "
+        f"{model.num_heads}",
+    )
+
+
 def condition_tokenizer(config: ConfigDict, frozen: Mapping[str, Stage]) -> Tokenizer | None:
     """Returns the tokenizer of the images that others are made from, None without any.
 

@@ -25,8 +25,8 @@ def test_decoders_have_as_many_passes_as_fit():
 
 def test_the_table_by_hand():
     rows = [
-        Row("real images", 0, 0, 0, 0.0, 0.9, 0.1234, 0.8, 0.7, 0.0),
-        Row("halton", 8, 16, 8, 1.5, 0.5, 12.345, 0.25, 0.125, 0.002),
+        Row("real images", 0, 0, 0.0, 0.9, 0.1234, 0.8, 0.7, 0.0),
+        Row("halton", 8, 8, 1.5, 0.5, 12.345, 0.25, 0.125, 0.002),
     ]
     lines = table(rows).splitlines()
     assert lines[2] == "| real images |  |  |  | 0.900 | 0.12 | 0.800 | 0.700 |  |"

@@ -93,7 +93,7 @@ def test_interpolations_begin_and_end_with_the_pictures_as_tokens_say_them(edito
     made = editor.interpolate(image, other, columns=4, num=2)
     assert made.images.shape == (8, 16, 16, 1)
     for column, picture in ((0, image), (3, other)):
-        tokens = editor._tokens(picture, 1.0)[0]
+        tokens = editor._tokens(picture, 1.0)
         drawn = editor._drawn(tokens[None])[0]
         np.testing.assert_array_equal(made.images[column], drawn)
         np.testing.assert_array_equal(made.images[4 + column], drawn)
