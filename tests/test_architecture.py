@@ -15,6 +15,7 @@ ROWS = (
     ("stages", "training", "data", "metrics"),
     ("interop",),
     ("pipelines",),
+    ("costs",),
     ("judging",),
     ("train", "sample", "edit", "evaluate", "encode", "demo", "compile_check", "benchmark"),
 )

@@ -1,0 +1,100 @@
+"""The accelerators whose peaks are known, as their makers state them."""
+
+from typing import NamedTuple
+
+from maskgit_jax.configuration import InputError
+
+GIBIBYTE = 2**30
+NUMBERS = ("bfloat16", "float32", "float32_highest")
+"""How products can be computed: by the type of the factors, the last at the highest precision."""
+
+
+class Chip(NamedTuple):
+    """What one chip can do at best; for a TPU of two cores, both together.
+
+    Attributes:
+        name: As in `--topology=NAME:SIZES`.
+        kinds: What `jax.Device.device_kind` calls it.
+        peaks: One of `NUMBERS` -> dense floating-point operations a second. At JAX's default
+            precision a TPU multiplies float32 in one pass of bfloat16, and an NVIDIA GPU as TF32;
+            at the highest precision a TPU takes six passes, a GPU leaves its tensor cores.
+        memory: Bytes of HBM.
+        memory_bandwidth: Of HBM, bytes a second.
+        ring_bandwidth: Bytes a second that a chip can send while collectives run around a ring
+            in both directions. On a TPU these are two of its links (four of v5e and v6e, six of
+            v4 and v5p), which every topology has; what goes round several axes of a torus at once
+            can be faster. On a GPU it is all of NVLink, through its switches.
+        source: Of the numbers.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    peaks: dict[str, float]
+    memory: float
+    memory_bandwidth: float
+    ring_bandwidth: float
+    source: str
+
+    @property
+    def is_tpu(self) -> bool:
+        """Whether programs can be compiled for it without having one."""
+        return self.name.startswith("v")
+
+
+def _tpu(
+    name: str, kinds: tuple[str, ...], peak: float, memory: float, bandwidth: float, link: float
+) -> Chip:
+    """Returns a TPU; `link` is of one link in one direction."""
+    peaks = {"bfloat16": peak, "float32": peak, "float32_highest": peak / 6}
+    source = f"https://docs.cloud.google.com/tpu/docs/{name}"
+    return Chip(name, kinds, peaks, memory, bandwidth, 2 * link, source)
+
+
+def _gpu(
+    name: str,
+    kinds: tuple[str, ...],
+    peaks: tuple[float, float, float],
+    memory: float,
+    bandwidth: float,
+    nvlink: float,
+    source: str,
+) -> Chip:
+    """Returns a GPU; `nvlink` is of all links in one direction."""
+    known = dict(zip(NUMBERS, peaks, strict=True))
+    return Chip(name, kinds, known, memory, bandwidth, nvlink, f"https://www.nvidia.com/{source}")
+
+
+# Google states the bandwidth of all links of a chip and both directions: 400 GB/s of v5e's four,
+# 1200 of v5p's six, 800 of v6e's four. Of v4 the paper (Jouppi et al. 2023, TPU v4) has the six
+# links of 50 GB/s. NVIDIA states peaks "with sparsity", which is twice the dense ones here, and
+# both directions of NVLink.
+CHIPS = (
+    _tpu("v4", ("TPU v4",), 275e12, 32 * GIBIBYTE, 1200e9, 50e9),
+    _tpu("v5e", ("TPU v5 lite", "TPU v5e"), 197e12, 16 * GIBIBYTE, 819e9, 50e9),
+    _tpu("v5p", ("TPU v5", "TPU v5p"), 459e12, 95 * GIBIBYTE, 2765e9, 100e9),
+    _tpu("v6e", ("TPU v6 lite", "TPU v6e"), 918e12, 32 * GIBIBYTE, 1638e9, 100e9),
+    _gpu("a100", ("NVIDIA A100-SXM4-80GB",), (312e12, 156e12, 19.5e12), 80e9, 2039e9, 300e9,
+         "en-us/data-center/a100/"),
+    _gpu("h100", ("NVIDIA H100 80GB HBM3",), (989.4e12, 494.7e12, 66.9e12), 80e9, 3350e9, 450e9,
+         "en-us/data-center/h100/"),
+    _gpu("h200", ("NVIDIA H200",), (989.4e12, 494.7e12, 66.9e12), 141e9, 4800e9, 450e9,
+         "en-us/data-center/h200/"),
+)  # fmt: skip
+
+
+def chip_named(name: str) -> Chip:
+    """Returns the chip of a name such as "v5e".
+
+    Raises:
+        InputError: There is none of this name.
+    """
+    for chip in CHIPS:
+        if chip.name == name:
+            return chip
+    known = ", ".join(chip.name for chip in CHIPS)
+    raise InputError(f"there is no chip '{name}'; known are: {known}")
+
+
+def chip_of(device_kind: str) -> Chip | None:
+    """Returns the chip that JAX calls `device_kind`; None for all others, such as a CPU."""
+    return next((chip for chip in CHIPS if device_kind in chip.kinds), None)
