@@ -6,6 +6,7 @@ own analysis counts the body of a loop once, whatever the number of its passes; 
 often as it runs.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
@@ -88,8 +89,8 @@ class _Walk:
             times: How often it runs.
         """
         known: dict[Any, Hashable] = dict(zip(jaxpr.invars, inputs, strict=True))
-        known |= {var: ("constant", id(value)) for var, value in zip(jaxpr.constvars, consts,
-                                                                     strict=True)}  # fmt: skip
+        constants = [_content(value) for value in consts]
+        known |= dict(zip(jaxpr.constvars, constants, strict=True))
 
         def number(atom: Any) -> Hashable:
             if isinstance(atom, core.Literal):
@@ -150,7 +151,7 @@ class _Walk:
         """Returns what is equal for equal parameters of equations; at worst, equal to nothing."""
         if _is_jaxpr(value):
             opened, consts = _opened(value)
-            return (str(opened), *map(id, consts))
+            return (str(opened), *map(_content, consts))
         if isinstance(value, tuple | list):
             return tuple(map(self._comparable, value))
         return value if isinstance(value, Hashable) else self.new()
@@ -164,6 +165,15 @@ def _opened(jaxpr: Any) -> tuple[core.Jaxpr, Sequence[Any]]:
     if isinstance(jaxpr, core.ClosedJaxpr):
         return jaxpr.jaxpr, jaxpr.consts
     return jaxpr, ()
+
+
+def _content(constant: Any) -> Hashable:
+    """Returns what is equal for equal constants; of those that are no numbers, for one and same."""
+    try:
+        value = np.asarray(constant)
+    except TypeError:  # a random key
+        return ("constant", id(constant))
+    return ("constant", str(value.dtype), value.shape, value.tobytes())
 
 
 def _scaled(operations: Counter[str], times: float) -> dict[str, float]:
@@ -188,7 +198,7 @@ def dot_operations(equation: core.JaxprEqn) -> float:
     """Returns two for each multiplication of a `dot_general`."""
     (contracted, _), _ = equation.params["dimension_numbers"]
     left, (result,) = equation.invars[0].aval.shape, equation.outvars
-    return 2.0 * np.prod(result.aval.shape) * np.prod([left[axis] for axis in contracted])
+    return 2.0 * math.prod(result.aval.shape) * math.prod(left[axis] for axis in contracted)
 
 
 def convolution_operations(equation: core.JaxprEqn) -> float:
