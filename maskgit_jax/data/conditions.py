@@ -12,15 +12,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from scipy import ndimage
 
-from maskgit_jax.data.transforms import (
-    BICUBIC,
-    NEAREST,
-    Square,
-    as_array,
-    as_picture,
-    cut_square,
-    square_array,
-)
+from maskgit_jax.data.transforms import BICUBIC, NEAREST, Choose, as_array, as_picture, cut_array
 
 LOW_RESOLUTION_FACTOR = 4
 GREY_LEVELS = 4
@@ -122,24 +114,31 @@ def _low_resolution(image: np.ndarray) -> np.ndarray:
     return as_array(small.resize(picture.size, NEAREST))
 
 
-def cut_record(record: dict[str, Any], square: Square, size: int) -> dict[str, Any]:
-    """Returns the record with the same square cut out of its image and, if any, condition."""
+def cut_record(record: dict[str, Any], choose: Choose, size: int) -> dict[str, Any]:
+    """Returns the record with the same square cut out of its image and, if any, condition.
+
+    Args:
+        record: With "image" uint8 [H, W, C]; one without (of tokens) stays as it is.
+        choose: What to cut out.
+        size: Side in pixels of what is cut out.
+    """
+    if "image" not in record:
+        return record
+    height, width = record["image"].shape[:2]
+    square = choose(width, height)
     cut = {
-        name: as_array(cut_square(as_picture(record[name]), square, size, resample))
+        name: cut_array(record[name], square, size, resample)
         for name, resample in _RESAMPLING.items()
         if name in record
     }
     return {**record, **cut}
 
 
-def square_record(record: dict[str, Any], size: int) -> dict[str, Any]:
-    """Returns the record with the middle squares of its image and, if any, condition."""
-    cut = {
-        name: square_array(record[name], size, resample)
-        for name, resample in _RESAMPLING.items()
-        if name in record
-    }
-    return {**record, **cut}
+def cut_from(source: Any, index: int, choose: Choose, size: int) -> dict[str, Any]:
+    """Returns `cut_record` of one record; a source that can (`cut`) decodes no more than that."""
+    if hasattr(source, "cut"):
+        return source.cut(index, choose, size)
+    return cut_record(source[index], choose, size)
 
 
 def viewed(record: dict[str, Any], view: str) -> dict[str, Any]:

@@ -3,14 +3,22 @@
 import hashlib
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from maskgit_jax.configuration import InputError
-from maskgit_jax.data.transforms import as_array, to_channels
+from maskgit_jax.data.transforms import (
+    UNREADABLE,
+    Choose,
+    Part,
+    as_array,
+    cut_opened,
+    to_channels,
+)
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 TRAIN_NAMES, HELD_OUT_NAMES = ("train",), ("val", "valid", "validation", "eval", "test")
@@ -108,8 +116,15 @@ class FolderSource:
         return len(self.files)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._first_readable(index, self.record)
+
+    def cut(self, index: int, choose: Choose, size: int) -> dict[str, Any]:
+        """Returns `conditions.cut_record` of a record, without decoding more than that."""
+        return self._first_readable(index, lambda file: self.cut_file(file, choose, size))
+
+    def _first_readable(self, index: int, read: Callable[[LabelledPath], Any]) -> dict[str, Any]:
         for offset in range(len(self.files)):
-            record = self.record(self.files[(index + offset) % len(self.files)])
+            record = read(self.files[(index + offset) % len(self.files)])
             if record is not None:
                 return record
         raise InputError(f"none of the {len(self.files)} images in the folder can be read")
@@ -119,16 +134,32 @@ class FolderSource:
         image = self.read(file.path, self.channels)
         return None if image is None else {"image": image, "label": file.label}
 
+    def cut_file(self, file: LabelledPath, choose: Choose, size: int) -> dict[str, Any] | None:
+        """Returns the record of a square of one file, None if it cannot be read."""
+        part = self.part(file.path, choose, size, self.channels)
+        return None if part is None else {"image": part.pixels, "label": file.label}
+
     def read(self, path: Path, channels: int) -> np.ndarray | None:
         """Returns uint8 [H, W, channels]; None, and a warning once, if it cannot be read."""
+
+        def whole(image: Image.Image) -> np.ndarray:
+            # JPEG only: decode at a fraction of the size that is still large enough.
+            image.draft(image.mode, (self.size, self.size))
+            return as_array(to_channels(image, channels))
+
+        return self._opened(path, whole)
+
+    def part(self, path: Path, *how: Any) -> Part | None:
+        """Returns `cut_opened` of a file; None, and a warning once, if it cannot be read."""
+        return self._opened(path, lambda image: cut_opened(image, *how))
+
+    def _opened(self, path: Path, work: Callable[[Image.Image], Any]) -> Any:
         if path in self.unreadable:
             return None
         try:
             with Image.open(path) as image:
-                # JPEG only: decode at a fraction of the size that is still large enough.
-                image.draft(image.mode, (self.size, self.size))
-                return as_array(to_channels(image, channels))
-        except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
+                return work(image)
+        except UNREADABLE as error:
             self._report(path, error)
             return None
 

@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from maskgit_jax.configuration import InputError, require
-from maskgit_jax.data.conditions import square_record, viewed
+from maskgit_jax.data.conditions import cut_from, viewed
 from maskgit_jax.data.folder import ENDINGS
 from maskgit_jax.data.sources import Source
-from maskgit_jax.data.transforms import as_array, to_channels
+from maskgit_jax.data.transforms import UNREADABLE, as_array, middle_square, to_channels
 
 IMAGE_KEYS, LABEL_KEYS = ("images", "arr_0"), ("labels", "arr_1")
 STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
@@ -106,7 +106,7 @@ class Squares:
         return len(self.source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        record = viewed(square_record(self.source[index], self.size), self.view)
+        record = viewed(cut_from(self.source, index, middle_square, self.size), self.view)
         return {"image": record["image"], "label": int(record["label"])}
 
 
@@ -264,14 +264,14 @@ class _Files:
                 if self.shape is None:
                     self.channels = 1 if grey else 3
                 return as_array(to_channels(image, self.channels))
-        except (OSError, ValueError, SyntaxError) as error:
+        except UNREADABLE as error:
             raise _unreadable(path, error) from error
 
     def _check_head(self, path: Path) -> None:
         """Refuses what is no image before anything is computed; pixels are not read yet."""
         try:
             Image.open(path).close()
-        except (OSError, ValueError, SyntaxError) as error:
+        except UNREADABLE as error:
             raise _unreadable(path, error) from error
 
     def __getitem__(self, index: int) -> np.ndarray:

@@ -1,31 +1,22 @@
-"""Batches from sources, by grain: shuffled over the whole dataset, sharded, prefetched."""
+"""Batches from sources: shuffled over the whole dataset, shared by processes, read ahead by grain.
 
-from collections.abc import Iterator
-from typing import Any
+What a global batch holds depends on its number only, never on the number of processes or threads.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
 from ml_collections import ConfigDict
 
-from maskgit_jax.data.conditions import cut_record, finished, square_record
+from maskgit_jax.configuration import require
+from maskgit_jax.data.rows import RowReader
 from maskgit_jax.data.sources import Source
-from maskgit_jax.data.transforms import choose_square
+from maskgit_jax.data.transforms import CHANCES
 
-
-class _Augment(grain.transforms.RandomMap):
-    def __init__(self, data: ConfigDict):
-        self.data = data.copy_and_resolve_references()
-
-    def random_map(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        data = self.data
-        if "image" in record:
-            height, width = record["image"].shape[:2]
-            unchanged = data.crop == "center" and height == width == data.image_size
-            if not unchanged or data.flip:
-                square = choose_square(width, height, data.crop, data.flip, rng)
-                record = cut_record(record, square, data.image_size)
-            record = finished(record, data)
-        return {**record, "label": np.int32(record["label"])}
+ENDLESS = 2**48
+"""Batches of an iterator that does not end."""
 
 
 def train_batches(
@@ -38,21 +29,33 @@ def train_batches(
 ) -> grain.DatasetIterator:
     """Returns an endless iterator of this process's part of each batch.
 
-    Every epoch is a new permutation of the whole dataset, of which each process sees its
-    share; the order depends on `seed` only. The iterator's state can be saved and restored.
+    Every epoch is a new permutation of the whole dataset. The epochs follow each other in one
+    endless stream of which batch t is the rows [t * batch_size, (t + 1) * batch_size); each
+    process gets a contiguous part of them, in order. Order and augmentation depend on `seed`
+    and the place in the stream only, so the iterator's state, the number of batches taken
+    (JSON), goes for any process and any number of them.
 
     Args:
         source: Training records.
         data: `config.data`.
         batch_size: Of all processes together; a multiple of `process_count`.
         seed: Of order and augmentation.
-        process_index: Which share, 0 .. process_count - 1.
-        process_count: Number of shares.
+        process_index: Which part, 0 .. process_count - 1.
+        process_count: Number of parts.
+
+    Raises:
+        InputError: The batch cannot be shared equally, or the source is empty.
     """
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle()
-    dataset = dataset[process_index::process_count].repeat().random_map(_Augment(data))
-    read = grain.ReadOptions(num_threads=data.num_threads, prefetch_buffer_size=data.prefetch)
-    return iter(dataset.to_iter_dataset(read).batch(batch_size // process_count))
+    start, count = _part(source, batch_size, process_index, process_count)
+    order = Shuffled(len(source), seed)
+    reader = RowReader(source, data, data.crop, data.flip)
+
+    def read(number: int) -> dict[str, np.ndarray]:
+        first = number * batch_size + start
+        positions = np.arange(first, first + count)
+        return reader(order(positions), chances(seed, first, count))
+
+    return _read_ahead(read, ENDLESS, reader, count)
 
 
 def eval_batches(
@@ -64,18 +67,105 @@ def eval_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Returns one pass in order, in full batches: `valid` is 0 for rows that only fill up.
 
-    All processes get the same number of batches.
+    All processes get the same number of batches, of each a contiguous part.
+
+    Args:
+        source: Held-out records.
+        data: `config.data`; middle squares are cut, unflipped.
+        batch_size: Of all processes together; a multiple of `process_count`.
+        process_index: Which part, 0 .. process_count - 1.
+        process_count: Number of parts.
+
+    Raises:
+        InputError: The batch cannot be shared equally, or the source is empty.
     """
-    count = len(source)
-    padded = -(-count // batch_size) * batch_size
+    start, count = _part(source, batch_size, process_index, process_count)
+    reader = RowReader(source, data, "center", False)
 
-    def read(index: int) -> dict[str, Any]:
-        record = dict(source[index % count])
-        if "image" in record:
-            record = finished(square_record(record, data.image_size), data)
-        label, valid = np.int32(record["label"]), np.float32(index < count)
-        return {**record, "label": label, "valid": valid}
+    def read(number: int) -> dict[str, np.ndarray]:
+        positions = np.arange(count) + number * batch_size + start
+        batch = reader(positions % len(source), np.zeros((count, CHANCES)))
+        return {**batch, "valid": (positions < len(source)).astype(np.float32)}
 
-    dataset = grain.MapDataset.range(padded)[process_index::process_count].map(read)
-    options = grain.ReadOptions(num_threads=data.num_threads, prefetch_buffer_size=data.prefetch)
-    return iter(dataset.to_iter_dataset(options).batch(batch_size // process_count))
+    return _read_ahead(read, -(-len(source) // batch_size), reader, count)
+
+
+class Shuffled:
+    """Places in the endless stream of epochs -> indices of records.
+
+    Args:
+        count: Records of the dataset; each comes once in an epoch.
+        seed: Of the order.
+    """
+
+    def __init__(self, count: int, seed: int):
+        self.count = count
+
+        def permutation(epoch: int) -> np.ndarray:
+            return np.random.default_rng([seed % 2**64, epoch]).permutation(count)
+
+        # A batch may cross from one epoch to the next, and batches are read ahead.
+        self._permutation = functools.lru_cache(maxsize=2)(permutation)
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        """Returns indices int64 [B] of ascending positions [B]."""
+        epochs, places = np.divmod(positions, self.count)
+        indices = np.empty_like(positions)
+        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+            here = epochs == epoch
+            indices[here] = self._permutation(epoch)[places[here]]
+        return indices
+
+
+def chances(seed: int, first: int, count: int) -> np.ndarray:
+    """Returns what decides about the augmentation of consecutive rows of the stream.
+
+    Philox counts blocks of four numbers, so that every place in the stream has its own block.
+
+    Args:
+        seed: Of the augmentation.
+        first: Place of the first row.
+        count: Number of rows.
+
+    Returns:
+        float64 [count, CHANCES] in [0, 1).
+    """
+    block = np.random.Philox(key=seed % 2**64, counter=first)
+    return np.random.Generator(block).random((count, CHANCES))
+
+
+def _part(
+    source: Source, batch_size: int, process_index: int, process_count: int
+) -> tuple[int, int]:
+    """Returns where in a batch this process's rows begin, and their number."""
+    require(len(source) > 0, "there are no images to make batches of")
+    require(
+        batch_size > 0 and batch_size % process_count == 0,
+        f"a batch of {batch_size} cannot be shared equally by {process_count} processes; set "
+        "config.training.batch_size to a multiple of their number",
+    )
+    require(
+        0 <= process_index < process_count,
+        f"process_index is {process_index}; it is 0 to {process_count - 1}",
+    )
+    count = batch_size // process_count
+    return process_index * count, count
+
+
+def _read_ahead(
+    read: Callable[[int], dict[str, np.ndarray]], num_batches: int, reader: RowReader, count: int
+) -> grain.DatasetIterator:
+    """Returns an iterator of `read(0)`, `read(1)`, ..., some of which threads read in advance."""
+    data = reader.data
+    require(
+        data.num_threads >= 0 and data.prefetch >= 0,
+        f"config.data.num_threads is {data.num_threads} and config.data.prefetch {data.prefetch}; "
+        "they are 0 or more",
+    )
+    # `prefetch` counts rows. Two batches at least: the threads must not wait for the reader.
+    ahead = max(2, data.prefetch // count) if data.prefetch else 0
+    # Where many threads read the rows of one batch, a second one takes over at its end.
+    num_threads = min(data.num_threads, ahead if reader.at_once else 2)
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=ahead)
+    batches = grain.MapDataset.range(num_batches).map(read)
+    return iter(batches.to_iter_dataset(options))

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.folder import ENDINGS, FolderSource, FoundImages, LabelledPath, find_images
-from maskgit_jax.data.transforms import NEAREST, as_array, as_picture
+from maskgit_jax.data.transforms import NEAREST, Choose, as_array, as_picture
 
 
 class FoundPairs(NamedTuple):
@@ -93,3 +93,13 @@ class PairSource(FolderSource):
             # Without blending: the condition may be a map of labels.
             condition = as_array(as_picture(condition).resize((width, height), NEAREST))
         return {**record, "condition": condition}
+
+    def cut_file(self, file: LabelledPath, choose: Choose, size: int) -> dict[str, Any] | None:
+        """Returns the record of the same square of one pair, None if either cannot be read."""
+        image = self.part(file.path, choose, size, self.channels)
+        same = choose if image is None else image.choose_same
+        path = self.conditions[file.path]
+        condition = self.part(path, same, size, self.condition_channels, NEAREST)
+        if image is None or condition is None:
+            return None
+        return {"image": image.pixels, "condition": condition.pixels, "label": file.label}

@@ -1,27 +1,59 @@
 """Datasets prepared by TensorFlow Datasets, read without TensorFlow."""
 
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from maskgit_jax.configuration import InputError
-from maskgit_jax.data.transforms import as_array, as_picture, to_channels
+from maskgit_jax.data.transforms import (
+    UNREADABLE,
+    Choose,
+    as_array,
+    as_picture,
+    cut_opened,
+    to_channels,
+)
 
 
 class PreparedSource:
-    """Records of a TFDS split with `image` and, if there is one, `label`."""
+    """Records of a TFDS split with `image`, as its file's bytes, and, if there is one, `label`.
 
-    def __init__(self, records: Sequence[Any], channels: int):
-        self.records, self.channels = records, channels
+    Args:
+        records: Of the split.
+        name: What the split is called in messages.
+        channels: 1 or 3.
+    """
+
+    def __init__(self, records: Sequence[Any], name: str, channels: int):
+        self.records, self.name, self.channels = records, name, channels
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._decoded(index, lambda image: as_array(to_channels(image, self.channels)))
+
+    def cut(self, index: int, choose: Choose, size: int) -> dict[str, Any]:
+        """Returns `conditions.cut_record` of a record, without decoding more than that."""
+        return self._decoded(
+            index, lambda image: cut_opened(image, choose, size, self.channels).pixels
+        )
+
+    def _decoded(self, index: int, decode: Callable[[Image.Image], np.ndarray]) -> dict[str, Any]:
         record = self.records[index]
-        image = as_array(to_channels(as_picture(np.asarray(record["image"])), self.channels))
-        return {"image": image, "label": int(record.get("label", 0))}
+        image = record["image"]
+        try:
+            # A feature that is no image file, but an array, comes as that.
+            opened = isinstance(image, bytes) and Image.open(io.BytesIO(image))
+            pixels = decode(opened or as_picture(np.asarray(image)))
+            return {"image": pixels, "label": int(record.get("label", 0))}
+        except UNREADABLE as error:
+            raise InputError(
+                f"image {index} of {self.name} cannot be read ({error}); prepare the dataset again"
+            ) from error
 
 
 def open_splits(
@@ -49,7 +81,7 @@ def open_splits(
         cut = 100 - max(1, round(100 * eval_fraction))
         train, held_out = f"train[:{cut}%]", f"train[{cut}%:]"
     try:
-        sources = [builder.as_data_source(split=split) for split in (train, held_out)]
+        sources = [_encoded(builder, split) for split in (train, held_out)]
     except Exception as error:
         raise InputError(
             f"tfds:{name} is prepared in a format without random access ({_first_line(error)}); "
@@ -57,7 +89,17 @@ def open_splits(
         ) from error
     features = builder.info.features
     class_names = tuple(features["label"].names) if "label" in features else ("all",)
-    return *(PreparedSource(source, channels) for source in sources), class_names
+    names = (f"tfds:{name}, split {split}" for split in (train, held_out))
+    ours = (PreparedSource(*source, channels) for source in zip(sources, names, strict=True))
+    return *ours, class_names
+
+
+def _encoded(builder: Any, split: str) -> Sequence[Any]:
+    """Returns the records of a split, images as the bytes of their files."""
+    import tensorflow_datasets as tfds
+
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    return builder.as_data_source(split=split, decoders=decoders)
 
 
 def _builder(name: str):

@@ -2,8 +2,8 @@
 
 import collections
 import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -34,6 +34,7 @@ def read_batches(
     Threads read whole batches: that costs a tenth of a pipeline that moves single records.
     """
     indices = np.arange(len(source)) if indices is None else indices
+    workers = min(16, os.cpu_count() or 1)
 
     def read(first: int) -> ReadBatch:
         chosen = indices[first : first + batch_size]
@@ -42,20 +43,26 @@ def read_batches(
         label = np.asarray([record["label"] for record in records], np.int32)
         return ReadBatch(first, image, label, len(chosen))
 
-    return _read_ahead(read, range(start, len(indices), batch_size))
-
-
-def _read_ahead(read: Any, firsts: Iterable[int]) -> Iterator[ReadBatch]:
-    workers = min(16, os.cpu_count() or 1)
-    waiting: collections.deque = collections.deque()
-    remaining = iter(firsts)
     with ThreadPoolExecutor(workers) as pool:
-        try:
-            waiting.extend(pool.submit(read, first) for first in islice(remaining, workers + 1))
-            while waiting:
-                batch = waiting.popleft().result()
-                waiting.extend(pool.submit(read, first) for first in islice(remaining, 1))
-                yield batch
-        finally:  # the reader may stop early
-            for future in waiting:
-                future.cancel()
+        firsts = range(start, len(indices), batch_size)
+        yield from done_ahead(pool, read, firsts, workers + 1)
+
+
+def done_ahead(
+    pool: Executor, work: Callable[[Any], Any], items: Iterable[Any], ahead: int
+) -> Iterator[Any]:
+    """Yields `work(item)` of all items in order, while up to `ahead` of them run or wait.
+
+    An error of `work` is raised where its result would come.
+    """
+    waiting: collections.deque = collections.deque()
+    remaining = iter(items)
+    try:
+        waiting.extend(pool.submit(work, item) for item in islice(remaining, ahead))
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(work, item) for item in islice(remaining, 1))
+            yield result
+    finally:  # the reader may stop early
+        for future in waiting:
+            future.cancel()

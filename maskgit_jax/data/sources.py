@@ -52,6 +52,10 @@ class ArraySource:
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {"image": self.images[index], "label": int(self.labels[index])}
 
+    def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns many records at once: image uint8 [B, H, W, C] and label int32 [B]."""
+        return {"image": self.images[indices], "label": self.labels[indices].astype(np.int32)}
+
 
 def open_sources(data: ConfigDict) -> Sources:
     """Opens the dataset that `config.data.source` names.

@@ -24,6 +24,11 @@ class TokenSource:
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {"tokens": self.tokens[index].astype(np.int32), "label": int(self.labels[index])}
 
+    def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns many records at once: tokens int32 [B, L] and label int32 [B]."""
+        tokens = self.tokens[indices].astype(np.int32)
+        return {"tokens": tokens, "label": self.labels[indices].astype(np.int32)}
+
 
 class WrittenTokens(NamedTuple):
     """A token dataset on disk.

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from maskgit_jax.configuration import InputError, condition_channels, validate
-from maskgit_jax.data.conditions import derived, finished, square_record, viewed
+from maskgit_jax.data.conditions import cut_record, derived, finished, viewed
 from maskgit_jax.data.image_sets import Squares
 from maskgit_jax.data.sources import ArraySource, open_sources
+from maskgit_jax.data.transforms import middle_square
 from tests.example import preset
 
 
@@ -136,7 +137,7 @@ def test_tokens_pass_unchanged():
 
 def test_labels_of_a_condition_are_not_blended():
     labels = np.array([[0, 200], [200, 0]], np.uint8).repeat(10, 0).repeat(10, 1)[..., None]
-    found = square_record({"image": labels, "condition": labels}, 7)
+    found = cut_record({"image": labels, "condition": labels}, middle_square, 7)
     assert set(np.unique(found["condition"])) == {0, 200}
     assert len(np.unique(found["image"])) > 2
 

@@ -1,12 +1,26 @@
+import json
+import threading
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from maskgit_jax.configuration import InputError
 from maskgit_jax.data.conditions import derived
-from maskgit_jax.data.loader import eval_batches, train_batches
+from maskgit_jax.data.folder import FolderSource, LabelledPath
+from maskgit_jax.data.loader import Shuffled, chances, eval_batches, train_batches
 from maskgit_jax.data.sources import ArraySource
-from maskgit_jax.data.transforms import as_array, choose_square, cut_square
+from maskgit_jax.data.tokens import TokenSource
 from tests.example import preset
+
+DATA = preset("vqgan").data
+
+
+def data(**changes):
+    config = preset("vqgan").data.unlock()
+    config.update(changes)
+    return config
 
 
 def numbered(count: int) -> ArraySource:
@@ -14,18 +28,88 @@ def numbered(count: int) -> ArraySource:
     return ArraySource(images, np.arange(count))
 
 
-def labels(iterator, batches: int) -> list[int]:
-    return [label for _ in range(batches) for label in next(iterator)["label"].tolist()]
+def noise(count: int, size: tuple[int, int] = (16, 16)) -> ArraySource:
+    images = np.random.default_rng(0).integers(0, 256, (count, *size, 1), np.uint8)
+    return ArraySource(images, np.arange(count))
 
 
-DATA = preset("vqgan").data
+def tokens(count: int) -> TokenSource:
+    rows = np.random.default_rng(0).integers(0, 2**16, (count, 5)).astype(np.uint16)
+    return TokenSource(rows, np.arange(count, dtype=np.int32))
 
 
-def test_an_epoch_holds_every_image_once_in_a_new_order():
-    iterator = train_batches(numbered(12), DATA, 4, seed=0)
-    first, second = labels(iterator, 3), labels(iterator, 3)
-    assert sorted(first) == sorted(second) == list(range(12))
-    assert first != second
+def files(count: int, folder) -> FolderSource:
+    listed = [LabelledPath(folder / f"{index}.jpg", index) for index in range(count)]
+    rng = np.random.default_rng(0)
+    for file in listed:
+        small = Image.fromarray(rng.integers(0, 256, (8, 6), np.uint8))
+        small.resize((60, 80), Image.Resampling.BICUBIC).save(file.path)
+    return FolderSource(listed, 16, 1)
+
+
+class Records:
+    """A source that gives records one by one only; `watch` is told the index before each."""
+
+    def __init__(self, source, watch=lambda index: None):
+        self.source, self.watch = source, watch
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        self.watch(index)
+        return self.source[index]
+
+
+WAYS = {
+    "arrays": (lambda folder: noise(10), dict(flip=True)),
+    "rows of arrays": (lambda folder: noise(10, (24, 20)), dict(crop="resized", flip=True)),
+    "with a condition": (lambda folder: noise(10), dict(flip=True, condition="edges")),
+    "tokens": (lambda folder: tokens(10), {}),
+    "files": (lambda folder: files(10, folder), dict(crop="random", flip=True)),
+}
+
+
+@pytest.fixture(params=WAYS)
+def way(request, tmp_path):
+    make, changes = WAYS[request.param]
+    return make(tmp_path), data(**changes)
+
+
+def taken(iterator, count: int) -> list[dict[str, np.ndarray]]:
+    return [next(iterator) for _ in range(count)]
+
+
+def labels(iterator, count: int) -> list[int]:
+    return [label for batch in taken(iterator, count) for label in batch["label"].tolist()]
+
+
+def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def assert_same(ones, others):
+    for one, other in zip(ones, others, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            assert one[name].dtype == other[name].dtype
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_the_stream_holds_every_record_once_an_epoch_in_a_new_order():
+    for batch_size, batches in ((4, 9), (12, 3), (36, 1)):  # 4 and 36 cross epochs
+        stream = labels(train_batches(numbered(12), DATA, batch_size, seed=0), batches)
+        epochs = np.reshape(stream, (3, 12))
+        np.testing.assert_array_equal(np.sort(epochs), np.tile(np.arange(12), (3, 1)))
+        assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_a_batch_crosses_from_one_epoch_to_the_next():
+    order = Shuffled(5, seed=0)
+    whole = order(np.arange(25))
+    np.testing.assert_array_equal(order(np.arange(3, 17)), whole[3:17])
+    crossing = train_batches(numbered(5), DATA, 4, seed=0)
+    np.testing.assert_array_equal(labels(crossing, 5), whole[:20])
 
 
 def test_batches_are_uint8_nhwc_and_int32():
@@ -33,11 +117,10 @@ def test_batches_are_uint8_nhwc_and_int32():
     assert batch["image"].shape == (4, 16, 16, 1) and batch["image"].dtype == np.uint8
     assert batch["label"].dtype == np.int32
     np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], batch["label"])
-
-
-def test_processes_share_the_epoch():
-    parts = [labels(train_batches(numbered(12), DATA, 4, 0, index, 2), 3) for index in range(2)]
-    assert sorted(parts[0] + parts[1]) == list(range(12))
+    rows = next(train_batches(tokens(12), DATA, 4, seed=0))
+    assert rows["tokens"].shape == (4, 5)
+    assert rows["tokens"].dtype == rows["label"].dtype == np.int32
+    assert rows["tokens"].max() > 2**15, "unsigned on disk"
 
 
 def test_the_seed_decides_the_order():
@@ -45,49 +128,158 @@ def test_the_seed_decides_the_order():
     assert one == other != third
 
 
-def test_a_restored_iterator_goes_on_where_it_was():
-    config = preset("vqgan").data.unlock()
-    config.crop, config.flip = "resized", True
-    source = ArraySource(
-        np.random.default_rng(0).integers(0, 255, (20, 24, 20, 3), np.uint8), np.arange(20)
+@pytest.mark.parametrize("processes", [2, 4])
+def test_global_batches_do_not_depend_on_the_number_of_processes(way, processes):
+    source, config = way
+    whole = taken(train_batches(source, config, 8, seed=3), 4)
+    parts = [train_batches(source, config, 8, 3, index, processes) for index in range(processes)]
+    assert_same(
+        [joined(taken_) for taken_ in zip(*(taken(p, 4) for p in parts), strict=True)], whole
     )
-    iterator = train_batches(source, config, 4, seed=3)
-    for _ in range(7):
-        next(iterator)
-    state, expected = iterator.get_state(), next(iterator)
-    other = train_batches(source, config, 4, seed=3)
-    other.set_state(state)
-    np.testing.assert_array_equal(next(other)["image"], expected["image"])
+    passes = [list(eval_batches(source, config, 8, i, processes)) for i in range(processes)]
+    together = [joined(found) for found in zip(*passes, strict=True)]
+    assert_same(together, list(eval_batches(source, config, 8)))
+
+
+def test_batches_do_not_depend_on_threads_and_prefetching(way):
+    source, config = way
+    expected = taken(train_batches(source, config, 8, seed=3), 4)
+    for num_threads, prefetch in ((0, 64), (2, 0), (1, 1), (5, 100)):
+        config.num_threads, config.prefetch = num_threads, prefetch
+        assert_same(taken(train_batches(source, config, 8, seed=3), 4), expected)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 2), (1, 1)])
+def test_a_run_goes_on_where_it_was_with_any_number_of_processes(way, before, after):
+    source, config = way
+    expected = taken(train_batches(source, config, 8, seed=3), 7)[5:]
+    iterators = [train_batches(source, config, 8, 3, index, before) for index in range(before)]
+    for iterator in iterators:
+        taken(iterator, 5)
+    saved = {json.dumps(iterator.get_state()) for iterator in iterators}
+    assert len(saved) == 1 and len(*saved) < 100
+    others = [train_batches(source, config, 8, 3, index, after) for index in range(after)]
+    for iterator in others:
+        next(iterator)  # it has read ahead of somewhere else
+        iterator.set_state(json.loads(*saved))
+    assert_same([joined(p) for p in zip(*(taken(o, 2) for o in others), strict=True)], expected)
+
+
+def test_rows_read_one_by_one_are_those_read_at_once():
+    for source, changes in ((noise(10), dict(flip=True)), (noise(10), {}), (tokens(10), {})):
+        config = data(**changes)
+        assert_same(
+            taken(train_batches(Records(source), config, 8, seed=3), 4),
+            taken(train_batches(source, config, 8, seed=3), 4),
+        )
+        assert_same(
+            list(eval_batches(Records(source), config, 4)), list(eval_batches(source, config, 4))
+        )
+
+
+def test_augmentation_is_new_in_every_epoch_and_mirrors_one_half():
+    source = noise(200)
+    batches = taken(train_batches(source, data(flip=True), 200, seed=0), 2)
+    mirrored = []
+    for batch in batches:
+        original = source.images[batch["label"]]
+        same = (batch["image"] == original).all((1, 2, 3))
+        assert (same | (batch["image"] == original[:, :, ::-1]).all((1, 2, 3))).all()
+        mirrored.append(~same[np.argsort(batch["label"])])
+    assert all(0.4 < epoch.mean() < 0.6 for epoch in mirrored)
+    assert 0.4 < (mirrored[0] != mirrored[1]).mean() < 0.6
+
+
+def test_chances_depend_on_the_seed_and_the_place_alone():
+    whole = chances(0, 0, 1000)
+    np.testing.assert_array_equal(chances(0, 300, 50), whole[300:350])
+    assert not np.isin(chances(1, 0, 1000), whole).any()
+    assert len(np.unique(whole)) == whole.size, "no row's chances come again in another"
+    assert whole.min() >= 0 and whole.max() < 1
+    np.testing.assert_allclose(whole.mean(0), 0.5, atol=0.05)
+    np.testing.assert_allclose(np.corrcoef(whole.T), np.eye(4), atol=0.15)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_evaluation_sees_each_image_once_and_pads(processes):
-    seen, rows = [], 0
-    for index in range(processes):
-        for batch in eval_batches(numbered(10), DATA, 4, index, processes):
-            rows += len(batch["label"])
-            seen += batch["label"][batch["valid"] > 0].tolist()
-    assert sorted(seen) == list(range(10))
-    assert rows == 12
+def test_evaluation_sees_each_image_once_in_order_and_pads(processes):
+    passes = [list(eval_batches(numbered(10), DATA, 4, i, processes)) for i in range(processes)]
+    batches = [joined(found) for found in zip(*passes, strict=True)]
+    assert [len(batch["label"]) for batch in batches] == [4, 4, 4]
+    valid = np.concatenate([batch["valid"] for batch in batches])
+    np.testing.assert_array_equal(valid, [1] * 10 + [0] * 2)
+    seen = np.concatenate([batch["label"] for batch in batches])
+    np.testing.assert_array_equal(seen[:10], np.arange(10))
 
 
-@pytest.mark.parametrize("crop", ["center", "random", "resized"])
-@pytest.mark.parametrize("size", [(40, 20), (20, 40), (7, 9), (16, 16)])
-def test_crops_are_square_and_keep_a_constant_image(crop, size):
-    rng = np.random.default_rng(0)
-    image = Image.new("RGB", size, (9, 8, 7))
-    square = cut_square(image, choose_square(*size, crop, True, rng), 16)
-    assert as_array(square).shape == (16, 16, 3)
-    assert (as_array(square) == [9, 8, 7]).all()
+def test_the_rows_of_one_batch_are_read_by_all_threads():
+    barrier, known = threading.Barrier(4, timeout=10), threading.local()
+
+    def meet(index):
+        if not hasattr(known, "came"):
+            known.came = True
+            barrier.wait()  # breaks unless four threads are here before anything was read
+
+    iterator = eval_batches(Records(numbered(32), meet), data(num_threads=4), 32)
+    np.testing.assert_array_equal(next(iterator)["label"], np.arange(32))
 
 
-def test_flips_come_half_of_the_time():
-    image = Image.new("L", (4, 4))
-    image.putpixel((0, 0), 255)
-    rng = np.random.default_rng(0)
-    squares = [choose_square(4, 4, "center", True, rng) for _ in range(400)]
-    flipped = [as_array(cut_square(image, square, 4))[0, 3, 0] == 255 for square in squares]
-    assert 0.4 < np.mean(flipped) < 0.6
+def test_no_more_is_read_ahead_than_was_asked_for():
+    read = []
+    config = data(prefetch=64)
+    iterator = train_batches(Records(numbered(100), read.append), config, 16, seed=0)
+    next(iterator)
+    deadline = time.monotonic() + 10
+    while len(read) < 80 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert len(read) == 16 + 64
+    del read[:]
+    iterator = train_batches(Records(numbered(100), read.append), config, 64, seed=0)
+    next(iterator)
+    time.sleep(0.2)
+    assert 64 < len(read) <= 3 * 64, "two batches, however large"
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_error_in_a_thread_comes_up_in_the_loop(at_once):
+    class Broken(ArraySource):
+        def rows(self, indices):
+            raise InputError("image 7 of somewhere cannot be read")
+
+    def fail(index):
+        if index == 7:
+            raise InputError("image 7 of somewhere cannot be read")
+
+    images = numbered(20)
+    source = Broken(images.images, images.labels) if at_once else Records(images, fail)
+    with pytest.raises(InputError, match="image 7 of somewhere"):
+        taken(train_batches(source, DATA, 4, seed=0), 6)
+    with pytest.raises(InputError, match="image 7 of somewhere"):
+        list(eval_batches(source, DATA, 4))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes", "message"),
+    [
+        ((6, 0, 4), {}, "a batch of 6 cannot be shared equally by 4 processes; set config"),
+        ((2, 0, 4), {}, "a batch of 2 cannot be shared"),
+        ((0, 0, 1), {}, "a batch of 0 cannot be shared"),
+        ((4, 2, 2), {}, "process_index is 2; it is 0 to 1"),
+        ((4, 0, 1), dict(num_threads=-1), "config.data.num_threads is -1"),
+        ((4, 0, 1), dict(prefetch=-1), "config.data.prefetch -1"),
+    ],
+)
+def test_misuse_is_named(arguments, changes, message):
+    batch_size, index, count = arguments
+    with pytest.raises(InputError, match=message):
+        train_batches(numbered(8), data(**changes), batch_size, 0, index, count)
+    with pytest.raises(InputError, match=message):
+        eval_batches(numbered(8), data(**changes), batch_size, index, count)
+
+
+def test_an_empty_source_is_refused():
+    with pytest.raises(InputError, match="no images"):
+        train_batches(numbered(0), DATA, 4, 0)
 
 
 def test_without_view_and_condition_batches_keep_their_keys():

@@ -8,7 +8,9 @@ from PIL import Image
 from maskgit_jax.configuration import InputError
 from maskgit_jax.data import tokens as token_files
 from maskgit_jax.data.idx import read_idx
+from maskgit_jax.data.loader import eval_batches, train_batches
 from maskgit_jax.data.sources import open_sources
+from maskgit_jax.data.transforms import middle_square
 from tests.example import preset
 
 
@@ -116,6 +118,19 @@ def test_a_corrupt_image_is_named_once_and_replaced(tmp_path):
     assert source.unreadable == {broken}
 
 
+def test_a_cut_out_of_a_corrupt_image_is_one_of_the_next(tmp_path):
+    for index in range(10):
+        write_image(tmp_path / f"{index}.jpg", value=(10 * index, 20, 30))
+    source = open_sources(data(f"folder:{tmp_path}", channels=3)).train
+    broken = source.files[3].path
+    broken.write_bytes(broken.read_bytes()[:-20])  # its head is sound
+    with pytest.warns(UserWarning, match=f"unreadable image {broken}.*1 so far"):
+        found = source.cut(3, middle_square, 16)
+    np.testing.assert_array_equal(found["image"], source.cut(4, middle_square, 16)["image"])
+    batches = list(eval_batches(source, data(f"folder:{tmp_path}", channels=3), 4))
+    np.testing.assert_array_equal(batches[0]["image"][3], found["image"])
+
+
 @pytest.mark.filterwarnings("ignore:unreadable image")
 def test_a_folder_of_nothing_but_broken_images_is_an_error(tmp_path):
     for index in range(3):
@@ -123,6 +138,8 @@ def test_a_folder_of_nothing_but_broken_images_is_an_error(tmp_path):
     source = open_sources(data(f"folder:{tmp_path}")).train
     with pytest.raises(InputError, match="none of the"):
         source[0]
+    with pytest.raises(InputError, match="none of the"):
+        next(train_batches(source, data(f"folder:{tmp_path}"), 2, seed=0))
 
 
 @pytest.mark.parametrize(
@@ -174,6 +191,11 @@ from maskgit_jax.data.prepared import open_splits
 train, held_out, names = open_splits({str(tmp_path / "tiny" / "1.0.0")!r}, 0.1, 3)
 assert (len(train), len(held_out), names) == (10, 4, ("a", "b")), names
 assert train[0]["image"].shape == (9, 12, 3)
+from maskgit_jax.data.transforms import middle_square
+for i in range(10):
+    record = train.cut(i, middle_square, 4)
+    red = record["image"][..., 0]
+    assert red.shape == (4, 4) and len(np.unique(red)) == 1 and record["label"] in (0, 1)
 assert "tensorflow" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
