@@ -212,10 +212,11 @@ def test_wrong_use_is_one_line(script: str, words: list[str], reason: str, stand
         ("xpk.sh", ["delete", *CLUSTER, "--name=job"]),
         ("xpk.sh", ["delete-cluster", *CLUSTER]),
         ("slurm.sbatch", []),
+        ("slurm.sbatch", ["--srun-flag=--container-image=a b"]),
     ],
 )
 def test_dry_run_prints_what_a_run_does(script: str, words: list[str], stand_ins: StandIns):
-    command = COMMAND if not words or words[0] == "run" else []
+    command = COMMAND if script == "slurm.sbatch" or words[0] == "run" else []
     dry = stand_ins.run(script, *words, "--dry-run", *command)
     assert dry.returncode == 0 and dry.stderr == "" and stand_ins.log() == []
 
