@@ -1,4 +1,4 @@
-"""Batches of finished images, read ahead by threads: one pass, no state, for judging."""
+"""What threads do ahead, in order; batches of finished images in one pass, for judging."""
 
 import collections
 import os

@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from maskgit_jax.data.conditions import cut_from, finished
 from maskgit_jax.data.reading import done_ahead
-from maskgit_jax.data.sources import Source
 from maskgit_jax.data.transforms import choose_square, mirrored
 
 CHUNK = 8
@@ -21,13 +20,13 @@ class RowReader:
     """Reads records into batches: image (and condition) uint8 or tokens int32, label int32.
 
     Args:
-        source: Records.
+        source: Records; with `rows` (many at once) or `cut` (parts of pictures), if it can.
         data: `config.data`; its `num_threads` read the rows of one batch together.
         crop: What is cut out of images, see `choose_square`.
         flip: Whether one half of the images is mirrored.
     """
 
-    def __init__(self, source: Source, data: ConfigDict, crop: str, flip: bool):
+    def __init__(self, source: Any, data: ConfigDict, crop: str, flip: bool):
         self.source, self.crop, self.flip = source, crop, flip
         self.data = data.copy_and_resolve_references()
         self.at_once = _at_once(source, self.data, crop)
@@ -79,7 +78,7 @@ class RowReader:
         return {**record, "label": np.int32(record["label"])}
 
 
-def _at_once(source: Source, data: ConfigDict, crop: str) -> bool:
+def _at_once(source: Any, data: ConfigDict, crop: str) -> bool:
     """Whether a batch is rows of arrays as they are, but for mirroring."""
     if not hasattr(source, "rows"):
         return False

@@ -81,17 +81,21 @@ def read_picture(path: str | Path, channels: int) -> np.ndarray:
         raise InputError(f"{path} cannot be read as an image ({error})") from error
 
 
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, in pixels; they need not be whole."""
+
+
 class Square(NamedTuple):
     """Which part of a picture is cut out.
 
     Attributes:
-        box: Left, top, right and bottom, in pixels; they need not be whole.
+        box: Where it lies.
         mirrored: Whether left and right are exchanged afterwards.
         quick: Whether HAMMING may stand in for BICUBIC where it is scaled down: for training, not
             for figures, which depend on the filter.
     """
 
-    box: tuple[float, float, float, float]
+    box: Box
     mirrored: bool = False
     quick: bool = False
 
@@ -192,7 +196,7 @@ class Part(NamedTuple):
         return self.square._replace(box=_scaled(self.square.box, *ratios))
 
 
-def _scaled(box: tuple[float, ...], across: float, down: float) -> tuple[float, ...]:
+def _scaled(box: Box, across: float, down: float) -> Box:
     left, top, right, bottom = box
     return left * across, top * down, right * across, bottom * down
 
