@@ -46,13 +46,24 @@ def count_operations(function: Callable[..., Any], *arguments: Any) -> Operation
         ValueError: A loop multiplies arrays and does not know how often it runs, or products are
             hidden in something that this module does not know.
     """
-    closed = jax.make_jaxpr(function)(*arguments)
-    alive, used = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
+    jaxpr, consts, used = _alive(function, *arguments)
     walk = _Walk()
-    inputs = [walk.new() for _ in closed.jaxpr.invars]
-    kept = [name for name, is_used in zip(inputs, used, strict=True) if is_used]
-    walk.visit(alive, kept, closed.consts, {}, 1)
+    walk.visit(jaxpr, [walk.new() for is_used in used if is_used], consts, {}, 1)
     return dict(walk.total)
+
+
+def used_arguments(function: Callable[..., Any], *arguments: Any) -> list[bool]:
+    """Returns of each array of the arguments whether any result depends on it."""
+    return _alive(function, *arguments)[2]
+
+
+def _alive(
+    function: Callable[..., Any], *arguments: Any
+) -> tuple[core.Jaxpr, Sequence[Any], list[bool]]:
+    """Returns the program without what no result depends on, and which arguments are left."""
+    closed = jax.make_jaxpr(function)(*arguments)
+    jaxpr, used = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
+    return jaxpr, closed.consts, used
 
 
 def total_operations(operations: Operations) -> float:
