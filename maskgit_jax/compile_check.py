@@ -21,7 +21,7 @@ from maskgit_jax import command_line
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.costs import report
 from maskgit_jax.costs.checks import Check, check_program
-from maskgit_jax.costs.machines import EXAMPLES, Machine, prepare_environment, read_machine
+from maskgit_jax.costs.machines import EXAMPLES, prepare_environment, read_machine
 from maskgit_jax.costs.operations import count_operations
 from maskgit_jax.costs.programs import (
     DEFAULT_CLASSES,
@@ -45,8 +45,8 @@ SAMPLE_BATCH_SIZE = flags.DEFINE_integer(
     "sample_batch_size", 0, "Images that the sampler makes at a time; default: as many as the "
     "train step reads.", lower_bound=0)  # fmt: skip
 IMAGES_PER_DEVICE = flags.DEFINE_integer(
-    "images_per_device", 0, "Instead of config.training.batch_size: so many for each device that "
-    "the mesh divides the batch among.", lower_bound=0)  # fmt: skip
+    "images_per_device", 0, "Instead of config.training.batch_size: so many times the devices.",
+    lower_bound=0)  # fmt: skip
 NUM_CLASSES = flags.DEFINE_integer(
     "num_classes", DEFAULT_CLASSES, "Classes, where config.data.num_classes is 0: read from the "
     "data, which are not opened here.", lower_bound=1)  # fmt: skip
@@ -113,7 +113,7 @@ def _program(name: str, system: System, mesh: jax.sharding.Mesh) -> Program:
     config = system.config.copy_and_resolve_references()
     with config.unlocked():
         if IMAGES_PER_DEVICE.value:
-            config.training.batch_size = IMAGES_PER_DEVICE.value * sharding.num_shards(mesh)
+            config.training.batch_size = IMAGES_PER_DEVICE.value * mesh.size
     if name == "train":
         return train_program(system._replace(config=config), mesh)
     size = SAMPLE_BATCH_SIZE.value or config.training.batch_size

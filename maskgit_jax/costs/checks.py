@@ -32,7 +32,7 @@ class Memory(NamedTuple):
         temporaries: What it needs between; 0 where nothing was compiled.
         code: The program itself; 0 where nothing was compiled.
         unread: Arguments that it is given but does not read; they lie there all the same.
-        capacity: Of the device; its runtime keeps some for itself (of v5e's 16 GiB 0.25).
+        capacity: That programs can have.
     """
 
     arguments: float
@@ -166,17 +166,17 @@ def _too_large(
     Raises:
         InputError: The program cannot be compiled for another reason.
     """
-    used = re.search(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm", error)
-    if used is None:
+    sizes = re.findall(r"([\d.]+)([KMG])\b", error)
+    if "RESOURCE_EXHAUSTED" not in error or not sizes:
         raise InputError(f"{program.name} cannot be compiled for {machine.name}: {error[:400]}")
     scale = {"K": 2**10, "M": 2**20, "G": 2**30}
-    needed = float(used[1]) * scale[used[2]]
+    needed = float(sizes[0][0]) * scale[sizes[0][1]]
     arguments = sum(map(_device_size, jax.tree.leaves(program.arguments)))
-    memory = Memory(arguments, 0, 0, needed - arguments, 0, 0, machine.chip.memory)
+    memory = Memory(arguments, 0, 0, max(0, needed - arguments), 0, 0, machine.chip.memory)
     return Check(
         machine, dict(mesh.shape), program.name, program.batch_size, False, 0.0, memory,
         model_operations, {}, 0.0, (), Roofline(0, 0, 0),
-        failure=f"it needs {used[1]}{used[2]} of {used[3]}{used[4]} HBM",
+        failure=error.splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: "),
     )  # fmt: skip
 
 

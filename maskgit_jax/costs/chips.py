@@ -18,7 +18,8 @@ class Chip(NamedTuple):
         peaks: One of `NUMBERS` -> dense floating-point operations a second. At JAX's default
             precision a TPU multiplies float32 in one pass of bfloat16, and an NVIDIA GPU as TF32;
             at the highest precision a TPU takes six passes, a GPU leaves its tensor cores.
-        memory: Bytes of HBM.
+        memory: Bytes of HBM that programs can have. Of a TPU's 32 (v4), 16, 96 and 32 GiB these are
+            what its compiler (libtpu 0.0.42) names when a program is too large.
         memory_bandwidth: Of HBM, bytes a second.
         ring_bandwidth: Bytes a second that a chip can send while collectives run around a ring
             in both directions. On a TPU these are two of its links (four of v5e and v6e, six of
@@ -69,10 +70,10 @@ def _gpu(
 # links of 50 GB/s. NVIDIA states peaks "with sparsity", which is twice the dense ones here, and
 # both directions of NVLink.
 CHIPS = (
-    _tpu("v4", ("TPU v4",), 275e12, 32 * GIBIBYTE, 1200e9, 50e9),
-    _tpu("v5e", ("TPU v5 lite", "TPU v5e"), 197e12, 16 * GIBIBYTE, 819e9, 50e9),
-    _tpu("v5p", ("TPU v5", "TPU v5p"), 459e12, 95 * GIBIBYTE, 2765e9, 100e9),
-    _tpu("v6e", ("TPU v6 lite", "TPU v6e"), 918e12, 32 * GIBIBYTE, 1638e9, 100e9),
+    _tpu("v4", ("TPU v4",), 275e12, 30.5 * GIBIBYTE, 1200e9, 50e9),
+    _tpu("v5e", ("TPU v5 lite", "TPU v5e"), 197e12, 15.75 * GIBIBYTE, 819e9, 50e9),
+    _tpu("v5p", ("TPU v5", "TPU v5p"), 459e12, 95.74 * GIBIBYTE, 2765e9, 100e9),
+    _tpu("v6e", ("TPU v6 lite", "TPU v6e"), 918e12, 31.25 * GIBIBYTE, 1638e9, 100e9),
     _gpu("a100", ("NVIDIA A100-SXM4-80GB",), (312e12, 156e12, 19.5e12), 80e9, 2039e9, 300e9,
          "en-us/data-center/a100/"),
     _gpu("h100", ("NVIDIA H100 80GB HBM3",), (989.4e12, 494.7e12, 66.9e12), 80e9, 3350e9, 450e9,

@@ -19,12 +19,12 @@ EXPLANATION = f"""{DISCLAIMER}
 - Model FLOPs are two for each multiplication of products of arrays, without recomputation;
   executed ones are those in the compiled program, of each device.
 - Milliseconds are bounds at the chip's peaks: products at bfloat16 (float32 as JAX multiplies it
-  by default), bytes read from and written to HBM, bytes sent around rings of two links. A step takes
-  at least the longest of the three, their sum if nothing overlaps.
+  by default), bytes read from and written to HBM, bytes sent around rings of two links. A step
+  takes at least the longest of the three, their sum if nothing overlaps.
 - MFU is the share of the bfloat16 peak that model FLOPs can reach at best, by the longest of the
   three. What no bound knows (small products, latencies, input, checkpoints) comes on top.
 """
-_DAY = 86400.0
+_UNITS = ((86400.0, "days"), (3600.0, "h"), (60.0, "min"))
 
 
 def record(check: Check, num_steps: int) -> dict[str, Any]:
@@ -68,8 +68,8 @@ def record(check: Check, num_steps: int) -> dict[str, Any]:
         "utilisation_bound": check.utilisation,
     }
     if check.program == "train":
-        days = {name: num_steps * seconds / _DAY for name, seconds in times.items()}
-        found |= {"num_steps": num_steps, "training_days": days}
+        whole = {name: num_steps * seconds for name, seconds in times.items()}
+        found |= {"num_steps": num_steps, "training_seconds": whole}
     return found
 
 
@@ -98,7 +98,9 @@ def text(check: Check, num_steps: int) -> str:
         f"({each:g} a device), {how}"
     ]
     room = memory.capacity - memory.total
-    fits = f"fits, {_gib(room)} left" if memory.fits else f"DOES NOT FIT by {_gib(-room)}"
+    fits = f"fits, {_gib(room)} left" if memory.fits else f"DOES NOT FIT, {_gib(-room)} are missing"
+    if not check.compiled:
+        fits += ", without activations"
     if check.failure:
         return "\n".join([*lines, f"  memory      DOES NOT FIT: {check.failure}"])
     lines += [
@@ -125,8 +127,7 @@ def text(check: Check, num_steps: int) -> str:
         f"              {_between(check)} images/s, MFU at most {check.utilisation:.1%}",
     ]
     if check.program == "train":
-        days = [num_steps * seconds / _DAY for seconds in (line.overlapped, line.serial)]
-        lines.append(f"              {num_steps:,} steps in {days[0]:.3g} to {days[1]:.3g} days")
+        lines.append(f"              {num_steps:,} steps in {_training(check, num_steps)}")
     return "\n".join([*lines, *(f"  note        {note}" for note in check.notes)])
 
 
@@ -134,7 +135,7 @@ def table(checks: Sequence[Check], num_steps: int) -> str:
     """Returns a Markdown table with a row for each check."""
     head = ("machine", "mesh", "program", "images", "GiB of", "fits", "model TFLOP",
             "executed / device", "HBM GB", "sent GB", "compute ms", "HBM ms", "link ms",
-            "images/s", "MFU <=", "days", "compile s")  # fmt: skip
+            "images/s", "MFU <=", "training", "compile s")  # fmt: skip
     rows = [head, tuple("-" * len(word) for word in head)]
     rows += [_row(check, num_steps) for check in checks]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
@@ -153,7 +154,6 @@ def _row(check: Check, num_steps: int) -> tuple[str, ...]:
     )
     if check.failure:
         return (*start, *[""] * 10)
-    days = [num_steps * seconds / _DAY for seconds in (line.overlapped, line.serial)]
     return (
         *start,
         f"{total_operations(check.operations) / 1e12:.4g}",
@@ -162,7 +162,7 @@ def _row(check: Check, num_steps: int) -> tuple[str, ...]:
         *(f"{1e3 * seconds:.3g}" for seconds in line),
         _between(check),
         f"{check.utilisation:.1%}",
-        f"{days[0]:.3g} - {days[1]:.3g}" if check.program == "train" else "",
+        _training(check, num_steps) if check.program == "train" else "",
         f"{check.compile_seconds:.0f}" if check.compiled else "not compiled",
     )
 
@@ -171,6 +171,13 @@ def _mesh(check: Check) -> str:
     return (
         ", ".join(f"{axis} {size}" for axis, size in check.mesh.items() if size > 1) or "1 device"
     )
+
+
+def _training(check: Check, num_steps: int) -> str:
+    """Returns how long the training takes if everything overlaps, and if nothing does."""
+    times = [num_steps * seconds for seconds in (check.roofline.overlapped, check.roofline.serial)]
+    unit, name = next(((length, name) for length, name in _UNITS if times[0] >= length), (1.0, "s"))
+    return " - ".join(f"{seconds / unit:.3g}" for seconds in times) + f" {name}"
 
 
 def _gib(size: float) -> str:
