@@ -119,14 +119,22 @@ def check_program(
         machine: Its devices are those of the mesh.
         mesh: With as many devices as the machine.
         model_operations: Of the program without recomputation.
+
+    Raises:
+        InputError: The compiler fails for another reason than too little memory.
     """
     used = used_arguments(program.function, *program.arguments)
     leaves = jax.tree.leaves(program.arguments)
     unread = sum(
         _device_size(leaf) for leaf, is_used in zip(leaves, used, strict=True) if not is_used
     )
-    if not machine.chip.is_tpu:
-        return _reckoned(program, machine, mesh, model_operations, unread)
+    make = _compiled if machine.chip.is_tpu else _reckoned
+    return make(program, machine, mesh, model_operations, unread)
+
+
+def _compiled(
+    program: Program, machine: Machine, mesh: Mesh, model_operations: Operations, unread: float
+) -> Check:
     start = time.perf_counter()
     lowered = program.compiled.lower(*program.arguments)
     try:

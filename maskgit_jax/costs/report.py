@@ -90,28 +90,40 @@ def collectives(check: Check) -> list[dict[str, Any]]:
 
 def text(check: Check, num_steps: int) -> str:
     """Returns a check for reading, in a dozen lines."""
-    machine, memory, line = check.machine, check.memory, check.roofline
+    machine = check.machine
     how = f"compiled in {check.compile_seconds:.0f} s" if check.compiled else "not compiled"
     each = check.batch_size / len(machine.devices)
     lines = [
         f"{check.program} on {machine.name} ({_mesh(check)}), {check.batch_size} images "
         f"({each:g} a device), {how}"
     ]
-    room = memory.capacity - memory.total
-    fits = f"fits, {_gib(room)} left" if memory.fits else f"DOES NOT FIT, {_gib(-room)} are missing"
-    if not check.compiled:
-        fits += ", without activations"
     if check.failure:
         return "\n".join([*lines, f"  memory      DOES NOT FIT: {check.failure}"])
-    lines += [
+    lines += [*_memory_lines(check), *_work_lines(check), *_time_lines(check, num_steps)]
+    return "\n".join([*lines, *(f"  note        {note}" for note in check.notes)])
+
+
+def _memory_lines(check: Check) -> list[str]:
+    memory = check.memory
+    room = memory.capacity - memory.total
+    fits = f"fits, {_gib(room)} left" if memory.fits else f"DOES NOT FIT, {_gib(-room)} missing"
+    if not check.compiled:
+        fits += ", without activations"
+    return [
         f"  memory      {_gib(memory.total)} of {_gib(memory.capacity)} a device: {fits}",
         f"              arguments {_gib(memory.arguments)}, outputs {_gib(memory.outputs)} "
-        f"(in place of arguments {_gib(memory.aliased)}), temporaries "
-        f"{_gib(memory.temporaries)}, code {_gib(memory.code)}, arguments never read "
-        f"{_gib(memory.unread)}",
+        f"(in place of arguments {_gib(memory.aliased)}),",
+        f"              temporaries {_gib(memory.temporaries)}, code {_gib(memory.code)}, "
+        f"arguments never read {_gib(memory.unread)}",
+    ]
+
+
+def _work_lines(check: Check) -> list[str]:
+    without = "" if check.compiled else ", without activations"
+    lines = [
         f"  operations  model {total_operations(check.model_operations) / 1e12:.4g} TFLOP, "
         f"executed {total_operations(check.operations) / 1e12:.4g} TFLOP a device",
-        f"  traffic     {check.traffic / 1e9:.4g} GB a device",
+        f"  traffic     {check.traffic / 1e9:.4g} GB a device{without}",
         f"  sent        {check.sent / 1e9:.4g} GB a device",
     ]
     for row in collectives(check):
@@ -119,16 +131,21 @@ def text(check: Check, num_steps: int) -> str:
             f"              {row['count']:g} {row['kind']} among {row['group']}: payload "
             f"{row['payload_bytes'] / 1e6:.4g} MB, sent {row['sent_bytes'] / 1e6:.4g} MB"
         )
-    lines += [
+    return lines
+
+
+def _time_lines(check: Check, num_steps: int) -> list[str]:
+    line = check.roofline
+    lines = [
         f"  at least    compute {_ms(line.compute)}, HBM {_ms(line.memory)}, interconnect "
         f"{_ms(line.interconnect)}",
         f"              {_ms(line.overlapped)} overlapped ({line.limit}), {_ms(line.serial)} one "
-        f"after another",
+        "after another",
         f"              {_between(check)} images/s, MFU at most {check.utilisation:.1%}",
     ]
     if check.program == "train":
         lines.append(f"              {num_steps:,} steps in {_training(check, num_steps)}")
-    return "\n".join([*lines, *(f"  note        {note}" for note in check.notes)])
+    return lines
 
 
 def table(checks: Sequence[Check], num_steps: int) -> str:
