@@ -84,8 +84,8 @@ def _tpu_devices(name: str, sizes: list[int]) -> list[jax.Device]:
         "compiling for a TPU needs its compiler, libtpu, which is not installed; "
         "pip install 'maskgit_jax[tpu]' or libtpu",
     )
-    even = len(sizes) > 1 and all(size % 2 == 0 for size in sizes[:2])
-    settings = {} if even else {"chips_per_host_bounds": (1, 1, 1)}
+    # A host has 2x2 chips, unless it is said that it has one.
+    settings = {"chips_per_host_bounds": (1, 1, 1)} if set(sizes) == {1} else {}
     try:
         found = topologies.get_topology_desc(name, "tpu", **settings)
     except Exception as error:  # whatever the compiler of TPUs raises

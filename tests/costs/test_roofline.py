@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from maskgit_jax.configuration import InputError
-from maskgit_jax.costs import report
+from maskgit_jax.costs import machines, report
 from maskgit_jax.costs.checks import Check, Memory, check_program
 from maskgit_jax.costs.chips import GIBIBYTE, chip_named
 from maskgit_jax.costs.machines import Machine, read_machine
@@ -122,3 +122,9 @@ def test_a_wrong_machine_is_refused(name):
 def test_gpus_have_no_topology():
     with pytest.raises(InputError, match="of GPUs it is a number"):
         read_machine("h100:2x4")
+
+
+def test_without_the_compiler_of_tpus_it_is_said_what_to_install(monkeypatch):
+    monkeypatch.setattr(machines, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'maskgit_jax\[tpu\]' or libtpu"):
+        read_machine("v5e:4x4")

@@ -1,0 +1,77 @@
+"""The command that compiles for TPUs without having one, run as a user runs it."""
+
+import json
+from importlib.util import find_spec
+
+import pytest
+
+from maskgit_jax.costs.chips import GIBIBYTE
+from tests.test_commands import TINY_MASKGIT, refused, run
+
+# Of the size of the digits' tokenizer, for which runs/vqgan-digits stands without being there.
+SMALL = [*TINY_MASKGIT, "--config.model.codebook_size=128", "--config.sampling.steps=2"]
+
+
+@pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu, the compiler of TPUs, is missing")
+def test_train_step_and_sampler_are_compiled_for_a_tpu(tmp_path):
+    out = tmp_path / "new/place"
+    code, printed, err = run(
+        "compile_check", *SMALL, "--topology=v5e:2x2", "--images_per_device=4", f"--out={out}",
+        "--config.mesh.data=2", "--config.mesh.fsdp=2",
+    )  # fmt: skip
+    assert code == 0, err[-3000:]
+    found = json.loads((out / "compile_check.json").read_text())
+    assert found["stage"] == "maskgit" and "nothing ran" in found["warning"]
+    assert [check["program"] for check in found["checks"]] == ["train", "sample"]
+    for check in found["checks"]:
+        memory = check["memory_bytes"]
+        assert check["chip"] == "v5e" and check["chips"] == check["devices"] == 4
+        assert check["compiled"] and check["compile_seconds"] > 0 and check["batch_size"] == 16
+        assert check["fits"] and memory["capacity"] == 15.75 * GIBIBYTE
+        assert 0 < memory["arguments"] < memory["total"] < memory["capacity"]
+        whole = sum(check["operations_per_device"].values()) * 4
+        model = sum(check["model_operations"].values())
+        assert 0.9 * model < whole < 1.2 * model
+        assert check["traffic_bytes_per_device"] > 0 and not check["notes"]
+        assert f"{check['program']} on v5e:2x2 (data 2, fsdp 2), 16 images (4 a device)" in printed
+    train, sample = found["checks"]
+    kinds = {row["kind"] for row in train["collectives"]}
+    assert kinds & {"all-reduce", "reduce-scatter"} and "all-gather" in kinds
+    gradients = 4 * found["parameters"]["prior"]
+    # Every gradient is summed over all four devices, most of them in halves first.
+    assert 0.3 * gradients < train["sent_bytes_per_device"] < 4 * gradients
+    assert train["memory_bytes"]["aliased"] > 0 and sample["memory_bytes"]["aliased"] == 0
+    assert train["training_seconds"]["overlapped"] > 0 and "training_seconds" not in sample
+    text = (out / "compile_check.md").read_text()
+    assert text.count("| v5e:2x2 |") == 2 and "nothing ran" in text and "nothing ran" in printed
+
+
+def test_gpus_are_reckoned_without_a_compiler():
+    code, printed, err = run(
+        "compile_check", "--config=configs/vqvae.py", "--topology=h100:2,a100:4"
+    )
+    assert code == 0, err[-3000:]
+    assert printed.count("not compiled") == 2 and "train on a100:4 (data 4)" in printed
+    assert "sample" not in printed  # a tokenizer makes no images
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--topology=v5e"], "--topology is 'v5e'; it is a chip (v4, v5e, v5p, v6e, a100"),
+        (["--topology=h100:8", "--programs=train,eval"], "--programs holds 'eval'; allowed: train"),
+        (["--topology=h100:6"], "is 64, not a multiple of the 6 data shards"),
+        (["--topology=h100:8", "--config.tokenizer=runs/mine"], "neither a run nor named after"),
+        (["--topology=h100:8", "--out=setup.py"], "--out=setup.py cannot be made a folder"),
+        (["--config=configs/nothing.py"], "--config cannot be loaded"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused_in_one_line(arguments, message):
+    assert message in refused("compile_check", *arguments)
+
+
+@pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu, the compiler of TPUs, is missing")
+def test_a_topology_that_no_tpu_has_is_refused_in_one_line():
+    line = refused("compile_check", "--topology=v5e:99x2")
+    assert "--topology is 'v5e:99x2', which the compiler of TPUs refuses" in line
+    assert "it takes v5e:4x4, v5e:16x16" in line
