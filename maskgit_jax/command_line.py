@@ -6,10 +6,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+import jax
 from absl import app, flags
 from absl import logging as absl_logging
 
 from maskgit_jax.configuration import InputError
+from maskgit_jax.distributed import end_with_peers
+from maskgit_jax.distributed import start as start_processes
 
 
 def define_sampling_flags() -> Callable[[], dict[str, Any]]:
@@ -96,20 +99,42 @@ def _size(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
-def run(main: Callable[..., None], commands: Sequence[str] = ()) -> None:
+def _define_processes() -> Callable[[], tuple[str, int, int]]:
+    defined = (
+        flags.DEFINE_string(
+            "coordinator",
+            "",
+            "HOST:PORT of process 0, where several processes form one program; on TPU slices and "
+            "under Slurm they find each other without.",
+        ),
+        flags.DEFINE_integer("num_processes", 0, "Of the program.", lower_bound=0),
+        flags.DEFINE_integer("process_id", -1, "Of this process, from 0 on.", lower_bound=-1),
+    )
+    return lambda: tuple(flag.value for flag in defined)
+
+
+def run(main: Callable[..., None], commands: Sequence[str] = (), distributed: bool = False) -> None:
     """Parses the flags and calls `main`; an input error ends with one line and exit code 2.
 
     Args:
         main: Called with the command, if there are some, otherwise with nothing.
         commands: Words of which the user gives exactly one beside the flags.
+        distributed: Whether several processes can run it together.
     """
+    processes = _define_processes() if distributed else None
+
+    def start(*words: str) -> None:
+        if processes is not None:
+            start_processes(*processes())
+        main(*words)
+
     absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells every save in thirty lines
     # One failed read of a damaged checkpoint raises; the hundred others, still under way, would
     # complain one by one, on this logger and to this hook, around the one line that says it.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = _unraisable
     app.run(
-        lambda argv: _guarded(lambda: main(*argv[1:])),
+        lambda argv: _guarded(lambda: start(*argv[1:])),
         flags_parser=lambda argv: _parse(argv, commands),
     )
 
@@ -143,6 +168,9 @@ def _guarded(main: Callable[[], None]) -> None:
         sys.stderr.flush()
         # Whoever raises has saved and closed; threads that still read are not waited for.
         os._exit(2)
+    except jax.errors.JaxRuntimeError as error:
+        end_with_peers(error)
+        raise
 
 
 def _reason(text: str) -> str:

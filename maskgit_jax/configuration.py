@@ -25,6 +25,14 @@ CONDITIONS = ("edges", "low_resolution", "grey_levels", "paired")
 _GREY_CONDITIONS = ("edges", "grey_levels")
 
 
+MESH_LAYOUTS = {
+    "data": {"data": -1, "fsdp": 1, "tensor": 1},
+    "fsdp": {"data": 1, "fsdp": -1, "tensor": 1},
+    "fsdp_tensor": {"data": 1, "fsdp": -1, "tensor": 2},
+}
+"""Sizes of the mesh's axes; -1 is all devices that are left."""
+
+
 class InputError(ValueError):
     """Something the user gave cannot work; the message says what and how to mend it.
 
@@ -121,7 +129,9 @@ def base(stage: str, preset: str) -> ConfigDict:
                 keep_best=True,
                 best_metric="",  # smaller is better
             ),
-            mesh=dict(data=-1, fsdp=1, tensor=1),  # -1: all devices that are left
+            # layout: data | fsdp | fsdp_tensor. Of an axis: 0 as the layout has it, -1 all
+            # devices that are left.
+            mesh=dict(layout="data", data=0, fsdp=0, tensor=0),
         )
     )
 
@@ -237,6 +247,7 @@ def validate(config: ConfigDict) -> None:
         InputError: A value is outside of its range; the message names the key.
     """
     require_one_of(config, "dtype", ("float32", "bfloat16"))
+    require_one_of(config, "mesh.layout", tuple(MESH_LAYOUTS))
     require_one_of(config, "data.crop", ("center", "random", "resized"))
     for key in ("num_steps", "batch_size", "accumulate_steps", "log_every", "eval_every",
                 "preview_every", "checkpoint_every", "keep_last"):  # fmt: skip

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from maskgit_jax import command_line, pipelines
+from maskgit_jax import command_line, distributed, pipelines
 from maskgit_jax.autoencoders.latent_paths import interpolated, traversals_around
 from maskgit_jax.configuration import InputError, base, condition_channels, require
 from maskgit_jax.data.given import Given, PictureFiles
@@ -226,7 +226,8 @@ def sampled(
 ) -> np.ndarray:
     """Returns images uint8 [N, H, W, C], one for each label, with a progress bar."""
     images = []
-    with tqdm(total=len(labels), unit="image", disable=None) as bar:
+    silent = None if distributed.is_main() else True
+    with tqdm(total=len(labels), unit="image", disable=silent) as bar:
         for batch in generator(labels, seed, settings, batch_size, given=given):
             images.append(batch)
             bar.update(len(batch))
@@ -265,6 +266,10 @@ def main() -> None:
     require(out.suffix in (".png", ".npz"), f"--out is {out}; it must end in .png or .npz")
     mesh = make_mesh(base("", "").mesh)
     run = pipelines.load_run(WORKDIR.value, mesh, CHECKPOINT.value)
+    require(
+        jax.process_count() == 1 or (WHAT.value == "samples" and KEEP_SUREST.value == 1),
+        f"--what={WHAT.value} and --keep_surest run in one process; leave --coordinator out",
+    )
     if WHAT.value != "samples":
         write_latents(run, mesh, out)
         return
@@ -290,6 +295,8 @@ def main() -> None:
         size = filled_up(BATCH_SIZE.value, mesh)
         sure = class_probabilities(classifier, many, made, mesh, size)
         images = many[surest(sure, made, asked)]
+    if not distributed.is_main():
+        return
     if given and out.suffix == ".png":
         write_pictures(out, beside_given(images, given))
     else:
@@ -302,4 +309,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run(main, distributed=True)

@@ -12,7 +12,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from maskgit_jax import command_line, pipelines
+from maskgit_jax import command_line, distributed, pipelines
 from maskgit_jax.configuration import (
     InputError,
     condition_channels,
@@ -89,12 +89,15 @@ def provide_frozen(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh) -
     Raises:
         InputError: One is missing, or made for other images; the message says what to do.
     """
-    # What an attempt before left may be of another run. (Hosts of one run must not race in this.)
-    if jax.process_count() == 1 and not saved_steps(workdir):
+    # What an attempt before left may be of another run.
+    if distributed.is_main() and not saved_steps(workdir):
         shutil.rmtree(workdir / "frozen", ignore_errors=True)
+    distributed.wait_for_all("frozen stages removed")
     for name, source in stage_module(config.stage).needs(config).items():
         folder, wanted = workdir / "frozen" / name, _seen_by(name, config)
-        if not (folder / "config.json").exists():
+        missing = not (folder / "config.json").exists()
+        distributed.wait_for_all(f"{name} looked for")
+        if missing:
             if not (Path(source) / "config.json").exists():
                 require(
                     name in config,
@@ -106,6 +109,7 @@ def provide_frozen(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh) -
                     f"{_how_to_make(name, source, wanted, config)}, or set --config.{name}=RUN"
                 )
             pipelines.copy_frozen(source, folder, mesh)
+            distributed.wait_for_all(f"{name} copied")
         inner = pipelines.read_config(folder).data
         for key, value in wanted.items():
             require(
@@ -192,6 +196,11 @@ def main() -> None:
     module.validate(config)
     workdir = Path(WORKDIR.value or default_workdir(config.stage, config.preset))
     mesh = sharding.make_mesh(config.mesh)
+    distributed.require_equal(
+        (saved_steps(workdir) or [-1])[-1],
+        f"the processes of this run see different checkpoints in {workdir}; --workdir must be on "
+        "storage that all hosts share",
+    )
     check_resumable(config, workdir)
     check_tokens(config)
     judges = load_judges(config)
@@ -207,9 +216,12 @@ def main() -> None:
         lambda: eval_batches(sources.evaluation, config.data, batch_size, *processes),
     )
     trainer = Trainer(stage, config, workdir, data, {**frozen, **judges}, mesh)
-    pipelines.write_config(workdir, config)  # not before the checkpoint proved to be of this config
+    if distributed.is_main():
+        pipelines.write_config(
+            workdir, config
+        )  # not before the checkpoint proved to be of this config
     trainer.run()
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run(main, distributed=True)

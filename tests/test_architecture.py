@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROWS = (
     ("arrays", "configuration"),
+    ("distributed",),
     ("stage", "command_line"),
     ("losses", "networks"),
     ("autoencoders", "priors", "decoding"),

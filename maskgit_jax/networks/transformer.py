@@ -20,6 +20,24 @@ class KeyValue(NamedTuple):
     value: Array
 
 
+class Dropout(nn.Dropout):
+    """Dropout whose mask is finished before it is used.
+
+    The same random bits as `nn.Dropout`. Without the barrier XLA fuses their generation into the
+    softmax, and on TPUs that writes the generator's constants to memory at the size of the
+    attention weights: for 1025 tokens 570 instead of 62 GB a step and device.
+    """
+
+    @nn.compact
+    def __call__(self, x: Array, deterministic: bool) -> Array:
+        """Returns `x` with a share `rate` set to 0 and the rest scaled up."""
+        if deterministic or self.rate == 0:
+            return x
+        keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, x.shape)
+        keep = jax.lax.optimization_barrier(keep)
+        return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
+
+
 class SelfAttention(nn.Module):
     """Multi-head attention of every place to every place, or to those before it and itself.
 
@@ -65,7 +83,7 @@ class SelfAttention(nn.Module):
             later = jnp.arange(key.shape[1])[None] > own[:, None]
             scores = jnp.where(later[None, None], -jnp.inf, scores)
         weights = jax.nn.softmax(scores).astype(self.dtype)
-        weights = nn.Dropout(self.dropout_rate)(weights, deterministic=not train)
+        weights = Dropout(self.dropout_rate)(weights, deterministic=not train)
         mixed = jnp.einsum("bnqk,bknd->bqnd", weights, value)
         mixed = mixed.reshape(batch, length, width)
         out = nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="out")
@@ -131,7 +149,7 @@ class TransformerLayer(nn.Module):
     def _residual(self, x: Array, branch, norm_name: str, train: bool) -> Array:
         norm = layer_norm(self.epsilon, self.dtype, norm_name)
         h = branch(norm(x) if self.norm == "pre" else x)
-        x = x + nn.Dropout(self.dropout_rate)(h, deterministic=not train)
+        x = x + Dropout(self.dropout_rate)(h, deterministic=not train)
         return norm(x) if self.norm == "post" else x
 
     def _mlp(self, x: Array) -> Array:

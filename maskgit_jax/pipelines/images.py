@@ -36,7 +36,9 @@ class ImageGenerator:
         def sample(variables: Variables, wanted: Batch, key: jax.Array, settings: Any) -> jax.Array:
             return to_uint8(generator.sample(variables, wanted, key, settings))
 
-        self.program = sharding.pjit(sample, mesh, static_argnums=3)
+        # Images are for the host; where there are several, each gets them all.
+        everywhere = sharding.replicated(mesh)
+        self.program = sharding.pjit(sample, mesh, static_argnums=3, out_shardings=everywhere)
 
     def settings(self, **changes: Any) -> Any:
         """Returns the run's own settings with some changed.
@@ -115,6 +117,7 @@ class ImageGenerator:
         for first in range(start, len(labels), batch_size):
             chosen = np.arange(first, min(first + batch_size, len(labels)))
             padded = np.resize(chosen, (batch_size,))
+            padded = padded[sharding.own_rows(batch_size)]
             wanted = {"label": labels[padded], **(given.rows(padded) if given else {})}
             placed = sharding.put_batch(wanted, self.mesh)
             key = jax.random.fold_in(root, first // batch_size)
@@ -166,7 +169,8 @@ def run_padded(
     """Returns what a compiled program makes of values [B, ...], whatever B the devices share."""
     count = sharding.filled_up(len(values), mesh)
     padded = np.resize(values, (count, *values.shape[1:]))
-    placed = sharding.put_batch({"values": padded}, mesh)["values"]
+    own = padded[sharding.own_rows(count)]
+    placed = sharding.put_batch({"values": own}, mesh)["values"]
     return np.asarray(program(variables, placed))[: len(values)]
 
 

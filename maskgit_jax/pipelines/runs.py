@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from maskgit_jax import distributed
 from maskgit_jax.arrays import PyTree
 from maskgit_jax.configuration import InputError, base
 from maskgit_jax.stage import Stage, Variables
@@ -77,6 +78,7 @@ def read_config(folder: str | Path) -> ConfigDict:
         raise InputError(f"{path} is damaged ({error}); delete {folder} and train again") from error
     # Keys that came later have defaults that change nothing.
     values["data"] = {**base("", "").data.to_dict(), **values["data"]}
+    values["mesh"] = {**base("", "").mesh.to_dict(), **values["mesh"]}
     values = {**LATER_KEYS.get(values["stage"], {}), **values}
     return ConfigDict(_with_tuples(values)).lock()
 
@@ -165,20 +167,25 @@ def load_frozen(
 def copy_frozen(source: str, folder: Path, mesh: Mesh) -> None:
     """Copies what is needed of a finished run into `folder`, so that a run depends on no other.
 
+    All processes call it; until they have met, the copy need not be complete.
+
     The source may also be such a copy, inside of another run.
 
     Raises:
         InputError: The source holds no finished stage.
     """
     if (Path(source) / "variables").exists():
-        unfinished = folder.with_name(f"{folder.name}.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.copytree(source, unfinished)
-        unfinished.rename(folder)
+        if distributed.is_main():
+            unfinished = folder.with_name(f"{folder.name}.unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            shutil.copytree(source, unfinished)
+            unfinished.rename(folder)
         return
     run = load_run(source, mesh)
     variables = {"params": run.variables.params, "state": run.variables.state}
-    save_variables(folder.resolve() / "variables", variables)
+    save_variables(folder.resolve() / "variables", variables)  # all processes together
+    if not distributed.is_main():
+        return
     if run.stages:
         shutil.copytree(Path(source) / "frozen", folder / "frozen", dirs_exist_ok=True)
     # The config comes last: its presence says that the copy is complete.

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from maskgit_jax.arrays import Array
-from maskgit_jax.networks.transformer import initialize, layer_norm, stacked_layers
+from maskgit_jax.networks.transformer import Dropout, initialize, layer_norm, stacked_layers
 
 
 class MaskGIT(nn.Module):
@@ -104,7 +104,7 @@ class MaskGIT(nn.Module):
         x = nn.with_logical_constraint(x + positions[None], ("batch", "length", "embed"))
         if self.norm == "post":
             x = layer_norm(self._epsilon, self.dtype, "embedding_norm")(x)
-        x = nn.Dropout(self.dropout_rate)(x.astype(self.dtype), deterministic=not train)
+        x = Dropout(self.dropout_rate)(x.astype(self.dtype), deterministic=not train)
         x, _ = stacked_layers(
             self.num_layers,
             self.remat,

@@ -3,7 +3,7 @@
 A checkpoint has separate items, so that sampling reads only `model`:
     model:     params, averages, state
     training:  step, optimizers, failed_at
-    data:      the state of the input iterator
+    input:     JSON: the state of the input iterator, the same on all processes, however many
     config:    JSON
 """
 
@@ -97,7 +97,7 @@ class Checkpoints:
             args=ocp.args.Composite(
                 model=ocp.args.StandardSave(items["model"]),
                 training=ocp.args.StandardSave(items["training"]),
-                data=grain.checkpoint.CheckpointSave(iterator),
+                input=ocp.args.JsonSave(iterator.get_state()),
                 config=ocp.args.JsonSave(json.loads(config.to_json())),
             ),
             metrics=metrics,
@@ -119,11 +119,12 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     model=ocp.args.StandardRestore(items["model"]),
                     training=ocp.args.StandardRestore(items["training"]),
-                    data=grain.checkpoint.CheckpointRestore(iterator),
+                    input=ocp.args.JsonRestore(),
                 ),
             )
         except Exception as error:
             raise damaged(self._folder / str(step), error) from error
+        iterator.set_state(restored["input"])
         return join_items(restored)
 
     def wait(self) -> None:

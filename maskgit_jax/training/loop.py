@@ -1,5 +1,6 @@
 """The one training loop: compile once, step, write, evaluate, save, resume."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from maskgit_jax import distributed
 from maskgit_jax.arrays import to_uint8
 from maskgit_jax.configuration import InputError
 from maskgit_jax.stage import Stage, Variables
@@ -80,12 +82,15 @@ class Trainer:
             "config.training.batch_size / config.training.accumulate_steps",
         )
         self.root_key = jax.random.key(config.seed)
-        self.frozen = jax.device_put(frozen, sharding.replicated(mesh)) if frozen else {}
+        # As a program: hosts cannot put each other's arrays anywhere.
+        everywhere = sharding.pjit(lambda t: t, mesh, out_shardings=sharding.replicated(mesh))
+        self.frozen = everywhere(dict(frozen)) if frozen else {}
         self.checkpoints = Checkpoints(workdir, config.training)
         self.state_shardings = None
         self.state = self._restore_or_create()
         self.programs = self._compile()
         self.stop_requested = threading.Event()
+        self._peers = jax.process_count() > 1
 
     def _restore_or_create(self) -> TrainState:
         """Returns the newest saved state, or a new one; parameters are born sharded."""
@@ -140,8 +145,8 @@ class Trainer:
                 if step:
                     writers.note(f"resuming {self.workdir} at step {step}")
                 self._run_from(step, writers)
-                if self.stop_requested.is_set():
-                    step = int(self.state.step)
+                step = int(self.state.step)
+                if step < settings.num_steps:
                     self._save(step, None)
                     writers.note(f"stopped at step {step} of {settings.num_steps}; saved")
             finally:
@@ -151,7 +156,7 @@ class Trainer:
     def _run_from(self, step: int, writers: Any) -> None:
         settings = self.config.training
         window: list[dict[str, jax.Array]] = []
-        while step < settings.num_steps and not self.stop_requested.is_set():
+        while step < settings.num_steps and not self._stops(step):
             batch = sharding.put_batch(next(self.data.train), self.mesh)
             self.state, metrics = self.programs.train_step(
                 self.state, self.frozen, batch, self.root_key
@@ -175,8 +180,11 @@ class Trainer:
             if evaluated is not None:
                 writers.restart_clock()
 
+    def _stops(self, step: int) -> bool:
+        return distributed.stop_together(step) if self._peers else self.stop_requested.is_set()
+
     def _writers(self, step: int) -> Any:
-        if jax.process_index() != 0:
+        if not distributed.is_main():
             return SilentWriters()
         settings = self.config.training
         return Writers(self.workdir, step, settings.num_steps, settings.batch_size)
@@ -242,7 +250,7 @@ def evaluate_split(
         key = jax.random.fold_in(jax.random.key(0), number)
         if sums is None:
             zeros = empty_sums(stage, variables, batch, key)
-            sums = jax.device_put(zeros, sharding.replicated(mesh))
+            sums = jax.device_put(jax.tree.map(np.asarray, zeros), sharding.replicated(mesh))
         sums = program(variables, batch, key, sums)
     sums = jax.device_get(sums)
     count = sums.pop("count")
@@ -250,7 +258,10 @@ def evaluate_split(
 
 
 class _StopSignals:
-    """Turns SIGTERM and Ctrl-C into a request; a second one interrupts as usual."""
+    """Turns SIGTERM and Ctrl-C into a request; a second one interrupts as usual.
+
+    Among several processes SIGTERM belongs to JAX, which tells the others; Ctrl-C becomes one.
+    """
 
     def __init__(self, requested: threading.Event):
         self._requested, self._before = requested, {}
@@ -258,13 +269,17 @@ class _StopSignals:
     def __enter__(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (
+            (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGTERM, signal.SIGINT)
+        ):
             self._before[number] = signal.signal(number, self._request)
 
     def _request(self, number: int, frame: Any) -> None:
         del frame
         self._requested.set()
         signal.signal(number, self._before[number])
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def __exit__(self, *_: Any) -> None:
         for number, handler in self._before.items():

@@ -15,7 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import PyTree
-from maskgit_jax.configuration import InputError
+from maskgit_jax.configuration import MESH_LAYOUTS, InputError
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -73,14 +73,22 @@ PARAMETER_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 def make_mesh(config: ConfigDict, devices: list[jax.Device] | None = None) -> Mesh:
     """Returns the mesh of `config.mesh`; an axis of -1 takes all devices that are left.
 
+    Sizes of 0 are those of the layout. Where a size was given to the layout's open axis, `data`
+    takes what is left.
+
     Raises:
         InputError: The sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = [config[axis] for axis in AXES]
+    layout = MESH_LAYOUTS[config.layout]
+    sizes = [config[axis] or layout[axis] for axis in AXES]
+    if -1 not in sizes and config.data == 0:
+        sizes[0] = -1
     known = int(np.prod([size for size in sizes if size != -1]))
-    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-        raise InputError(f"config.mesh is {sizes}: sizes are positive, and one may be -1")
+    if sizes.count(-1) > 1 or any(size < -1 for size in sizes):
+        raise InputError(
+            f"config.mesh is {sizes}: sizes are positive, 0 as the layout has it, one may be -1"
+        )
     sizes = [len(devices) // known if size == -1 else size for size in sizes]
     if np.prod(sizes) != len(devices):
         raise InputError(
@@ -152,6 +160,12 @@ def check_batch_size(batch_size: int, mesh: Mesh, key: str) -> None:
     shards = num_shards(mesh)
     if batch_size % shards:
         raise InputError(f"{key} is {batch_size}, not a multiple of the {shards} data shards")
+
+
+def own_rows(batch_size: int) -> slice:
+    """Returns which rows of a global batch this process puts on its devices."""
+    share = batch_size // jax.process_count()
+    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -10,7 +10,7 @@ from PIL import Image
 from maskgit_jax.arrays import normalize, to_uint8
 from maskgit_jax.configuration import InputError, player
 from maskgit_jax.training.optimizers import learning_rate, make_optimizer, update_average
-from maskgit_jax.training.sharding import check_batch_size, make_mesh, partition_spec, pjit
+from maskgit_jax.training.sharding import AXES, check_batch_size, make_mesh, partition_spec, pjit
 from maskgit_jax.training.step import make_train_step
 from maskgit_jax.training.writers import Writers, image_grid, write_png
 from tests.example import digits_batch, preset, tiny_stage
@@ -76,15 +76,15 @@ def test_a_loss_that_is_not_finite_freezes_the_state():
 
 @pytest.mark.parametrize(
     ("sizes", "message"),
-    [((3, 1, 1), "does not use 8 devices"), ((-1, -1, 1), "one may be -1"), ((0, 1, 1), "posit")],
+    [((3, 1, 1), "does not use 8 devices"), ((-1, -1, 1), "one may be -1"), ((-2, 1, 1), "posit")],
 )
 def test_a_mesh_that_does_not_fit_is_refused(sizes, message):
     with pytest.raises(InputError, match=message):
-        make_mesh(ConfigDict(dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))))
+        make_mesh(ConfigDict(dict(zip(AXES, sizes, strict=True), layout="data")))
 
 
 def test_parameters_are_divided_where_they_can_be():
-    mesh = make_mesh(ConfigDict(dict(data=2, fsdp=2, tensor=2)))
+    mesh = make_mesh(ConfigDict(dict(layout="data", data=2, fsdp=2, tensor=2)))
     name = "prior/layers/attention/query/kernel"
     assert tuple(partition_spec(name, (4, 8, 8), mesh)) == (None, "fsdp", "tensor")
     assert tuple(partition_spec(name, (4, 7, 8), mesh)) == (None, None, "tensor")
