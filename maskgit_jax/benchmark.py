@@ -1,14 +1,21 @@
-"""Measures speed: `python -m maskgit_jax.benchmark decoding --grids=8,16 --out=benchmark`.
+"""Measures speed: `python -m maskgit_jax.benchmark train --config=configs/vqgan.py[:preset]`.
 
-`decoding` draws whole maps of tokens with networks of one width and depth at random weights: GPT
-with and without memory, and MaskGIT. It prints a table and writes it to OUT/decoding.md, all
-numbers to OUT/decoding.json, and curves over the number of tokens to OUT/decoding.png.
+`train`, `sample` and `data` measure a configuration on the devices that are here: its train step
+and its input pipeline, its sampler, or the pipeline alone. `--config.key=value` changes any key.
+Frozen stages and judges have random weights. The last line printed is JSON; where --out is given
+it is added to OUT/benchmark.jsonl. `train --synthetic` needs no data.
+
+`python -m maskgit_jax.benchmark decoding --grids=8,16 --out=benchmark` draws whole maps of tokens
+with networks of one width and depth at random weights: GPT with and without memory, and MaskGIT.
+It prints a table and writes it to OUT/decoding.md, all numbers to OUT/decoding.json, and curves
+over the number of tokens to OUT/decoding.png.
 """
 
 import datetime
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +24,7 @@ from absl import flags
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from ml_collections import ConfigDict, config_flags
 
 from maskgit_jax import command_line
 from maskgit_jax.configuration import InputError, require
@@ -31,7 +39,16 @@ from maskgit_jax.judging.decoding_speed import (
     decoding_ways,
     measure,
 )
+from maskgit_jax.judging.step_record import Effort
+from maskgit_jax.judging.step_speed import measure_data, measure_sample, measure_train
+from maskgit_jax.stages import stage_module
 
+CONFIG = config_flags.DEFINE_config_file("config", None, "Stage and preset, for train, sample and "
+                                         "data.")  # fmt: skip
+SYNTHETIC = flags.DEFINE_bool("synthetic", False, "Train with one made-up batch: no data needed.")
+SAMPLE_BATCH_SIZE = flags.DEFINE_integer(
+    "sample_batch_size", 0, "Images that the sampler makes at a time; default: "
+    "config.training.batch_size.", lower_bound=0)  # fmt: skip
 GRIDS = flags.DEFINE_list("grids", ["8", "16", "24", "32"], "Rows, and as many columns, of the "
                           "maps of tokens.")  # fmt: skip
 BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["1", "16"], "Maps drawn at a time.")
@@ -45,10 +62,12 @@ CLASSES = flags.DEFINE_integer("classes", 10, "Of the images.", lower_bound=1)
 STEPS = flags.DEFINE_integer("steps", 8, "Decoding steps of MaskGIT.", lower_bound=1)
 REPEATS = flags.DEFINE_integer("repeats", 3, "Runs that are timed, for their median.",
                                lower_bound=1)  # fmt: skip
-SECONDS = flags.DEFINE_float("seconds", 60.0, "About how long the runs of one row may take "
-                             "together; of what takes longer, only the first passes are timed, at "
-                             f"least {FEWEST_PASSES}.", lower_bound=0.0)  # fmt: skip
-OUT = flags.DEFINE_string("out", "benchmark", "Folder to write.")
+SECONDS = flags.DEFINE_float("seconds", None, "About how long the runs of one row may take "
+                             "together, default 60; of what takes longer, only the first passes "
+                             f"are timed, at least {FEWEST_PASSES}. Of train, sample and data: "
+                             "all runs, default 20.", lower_bound=0.0)  # fmt: skip
+OUT = flags.DEFINE_string("out", "benchmark", "Folder to write; train, sample and data write only "
+                          "where it is given.")  # fmt: skip
 
 STYLES = {UNCACHED: ("tab:red", "s"), CACHED: ("tab:blue", "o"), MASKGIT: ("tab:green", "^")}
 EXPLANATION = (
@@ -207,8 +226,14 @@ def decoding_plot(path: Path, rows: list[Row], title: str) -> None:
         figure.savefig(unfinished, format="png", dpi=120)
 
 
+def _seconds(default: float) -> float:
+    return default if SECONDS.value is None else SECONDS.value
+
+
 def decoding() -> None:
     """Times GPT with and without memory and MaskGIT, and writes what was found."""
+    seconds = _seconds(60.0)
+    require(CONFIG.value is None, "decoding takes no --config; its sizes are flags")
     grids = _whole_numbers("grids", GRIDS.value)
     batch_sizes = _whole_numbers("batch_sizes", BATCH_SIZES.value)
     sizes, folder = _checked_sizes(grids), _opened_folder()
@@ -217,12 +242,12 @@ def decoding() -> None:
     for grid in grids:
         for batch_size in batch_sizes:
             for way in decoding_ways(sizes, grid, batch_size):
-                row = measure(way, grid, batch_size, REPEATS.value, SECONDS.value)
+                row = measure(way, grid, batch_size, REPEATS.value, seconds)
                 print(f"{grid}x{grid} tokens, batch of {batch_size}, {row.way}: "
                       f"{_number(row.seconds)} s ({row.measured})", file=sys.stderr)  # fmt: skip
                 rows.append(row)
     settings = {**sizes._asdict(), "grids": grids, "batch_sizes": batch_sizes,
-                "repeats": REPEATS.value, "seconds": SECONDS.value, "dtype": "float32"}  # fmt: skip
+                "repeats": REPEATS.value, "seconds": seconds, "dtype": "float32"}  # fmt: skip
     found = {"settings": settings, "environment": environment,
              "rows": [row._asdict() for row in rows], "ratios": ratios(rows)}  # fmt: skip
     said = _said(sizes, environment)
@@ -235,7 +260,47 @@ def decoding() -> None:
     print(f"wrote decoding.md, decoding.json and decoding.png to {folder}")
 
 
-COMMANDS = {"decoding": decoding}
+def _config() -> tuple[ConfigDict, str]:
+    """Returns the configuration of the flags, and its file."""
+    try:
+        config = CONFIG.value
+        require(config is not None, "--config is needed, such as --config=configs/vqgan.py:digits")
+        stage_module(config.stage)
+    except OSError as error:  # a missing config file comes up when it is first read
+        raise InputError(f"--config cannot be loaded: {error}") from error
+    return config, flags.FLAGS["config"].config_filename.partition(":")[0]
+
+
+def of_config(command: str) -> None:
+    """Measures a configuration; prints one line of JSON, after all else that there is to say."""
+    config, file = _config()
+    folder = _opened_folder() if flags.FLAGS["out"].present else None
+    require(
+        not SYNTHETIC.value or command != "data",
+        "data measures how real data are read; leave out --synthetic",
+    )
+    jax.config.update("jax_enable_compilation_cache", False)  # compilation is timed, too
+    effort = Effort(REPEATS.value, _seconds(20.0), lambda text: print(text, file=sys.stderr))
+    place = Path(file).parent
+    if command == "train":
+        found = measure_train(config, place, effort, SYNTHETIC.value)
+    elif command == "sample":
+        found = measure_sample(config, place, effort, SAMPLE_BATCH_SIZE.value)
+    else:
+        found = measure_data(config, effort)
+    for note in found["notes"]:
+        print(f"note: {note}", file=sys.stderr)
+    line = json.dumps({"command": command, "config": file, **found})
+    if folder:
+        with open(folder / "benchmark.jsonl", "a") as lines:
+            lines.write(line + "\n")
+    print(line, flush=True)
+
+
+COMMANDS = {
+    "decoding": decoding,
+    **{name: partial(of_config, name) for name in ("train", "sample", "data")},
+}
 
 
 def main(command: str) -> None:
