@@ -137,7 +137,8 @@ def test_bad_input_is_refused_in_one_line(arguments, message):
 
 TINY_CHANGES = {
     "vqgan": {"model.filters": 4, "model.code_width": 4, "discriminator.filters": 4,
-              "model.codebook_size": 16, "training.batch_size": 8},
+              "model.codebook_size": 16, "model.multipliers": (1, 2), "discriminator.num_layers": 1,
+              "training.batch_size": 8},
     "maskgit": {"model.width": 16, "model.num_layers": 1, "model.num_heads": 2,
                 "model.mlp_width": 32, "sampling.steps": 2, "training.batch_size": 8},
 }  # fmt: skip
