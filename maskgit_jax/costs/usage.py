@@ -13,12 +13,14 @@ of fusions makes its result anew, so
 - dynamic-slice, slice and gather read what they give; dynamic-update-slice and scatter, which
   work in place, read the update, and write it (scatter also reads what it adds to);
 - what lies in the chip's own memory, `S(1)`, counts only where it is copied from or to HBM;
-- renamings (bitcast, tuples, parameters, buffers that are only allocated) cost nothing.
+- renamings (bitcast, tuples, parameters, buffers that are only allocated or handed on) cost
+  nothing, and of a collective that goes on beside several fusions only the first counts.
 Caches are ignored, and whatever a compiler's own calls do beside their operands and results.
 
 Collectives move bytes as a ring does, with g devices in a group and operands of b bytes: an
 all-reduce sends 2 (g - 1) / g b, a reduce-scatter and an all-to-all (g - 1) / g b, an all-gather
-(g - 1) b, a collective-permute b from each device.
+(g - 1) b, a collective-permute b from each device. What only passes through a device, as it does
+in an all-to-all around a ring, does not count.
 """
 
 import math
@@ -140,7 +142,7 @@ class _Reader:
         if opcode in ("dot", "convolution"):
             kind, count = _products(instruction, place)
             operations[kind] = count
-        if opcode.removesuffix("-start") in KINDS:
+        if opcode.removesuffix("-start") in KINDS and not _goes_on(instruction, place):
             collectives[self._collective(instruction, place)] = 1
         traffic = 0.0 if fused else self._traffic(instruction, place)
         own = Usage(operations, traffic, collectives, ())
@@ -186,6 +188,8 @@ class _Reader:
 
     def _fusion_traffic(self, fusion: Instruction, operands: list[Instruction]) -> float:
         (inside,) = self.module.called(fusion)
+        if any("AsyncCollectiveDone" in i.attributes for i in inside.instructions):
+            return 0.0
         reads: dict[str, float] = {}
         for place, operand in enumerate(operands):
             if operand.padded_size:
@@ -213,7 +217,9 @@ class _Reader:
                 for place, name in enumerate(user.operands):
                     if name == value.name:
                         total += self._taken(inner, inner.parameters[place], whole)
-            elif not (user.opcode == "dynamic-update-slice" and first_only):
+            elif user.opcode == "dynamic-update-slice" and first_only:
+                pass  # it is written, not read
+            elif user.opcode != "tuple" and not _goes_on(user, inside):
                 return whole
         return min(whole, total)
 
@@ -226,6 +232,8 @@ class _Reader:
 
     def _written(self, inside: Computation, root: Instruction, shape: Shape) -> float:
         """Returns the bytes that a fused computation writes of one of its results."""
+        if root.opcode == "parameter" or _goes_on(root, inside):
+            return 0.0
         if root.opcode == "bitcast":
             return self._written(inside, inside.by_name[root.operands[0]], shape)
         if root.opcode == "fusion" and len(root.shapes) == 1:
@@ -239,6 +247,13 @@ class _Reader:
 
 def _each_once(operands: list[Instruction]) -> list[Instruction]:
     return list({operand.name: operand for operand in operands}.values())
+
+
+def _goes_on(collective: Instruction, place: Computation) -> bool:
+    """Whether a collective began in another fusion: TPUs spread one over all that overlap it."""
+    if "chain_id" not in collective.attributes:
+        return False
+    return not any("AsyncCollectiveStart" in other.attributes for other in place.instructions)
 
 
 def _is_scattered(reduce: Instruction, place: Computation) -> bool:

@@ -145,6 +145,56 @@ def test_an_all_reduce_of_which_a_slice_is_kept_is_a_scatter():
     assert used.collectives == {Collective("reduce-scatter", 32, 4): 1}
 
 
+CHAIN = """%begin (x: f32[2]) -> (f32[2], f32[8]) {
+  %x = f32[2]{0} parameter(0)
+  %all-gather.1 = f32[8]{0} all-gather(%x), replica_groups=[2,4]<=[8], \
+frontend_attributes={chain_id="2"}
+  ROOT %c = (f32[2]{0:S(1)}, f32[8]{0}) custom-call(%all-gather.1), \
+custom_call_target="AsyncCollectiveStart"
+}
+
+%go_on (y: f32[2], whole: f32[8], z: f32[64]) -> (f32[64], f32[2], f32[8], f32[8]) {
+  %y = f32[2]{0} parameter(0)
+  %whole = f32[8]{0} parameter(1)
+  %z = f32[64]{0} parameter(2)
+  %own = f32[64]{0} negate(%z)
+  %all-gather.2 = f32[8]{0} all-gather(%y), replica_groups=[2,4]<=[8], \
+frontend_attributes={chain_id="2"}
+  ROOT %t = (f32[64]{0}, f32[2]{0}, f32[8]{0}, f32[8]{0}) tuple(%own, %y, %whole, %all-gather.2)
+}
+
+%end (v: f32[2], w: f32[8]) -> f32[8] {
+  %v = f32[2]{0} parameter(0)
+  %w = f32[8]{0} parameter(1)
+  %all-gather.3 = f32[8]{0} all-gather(%v), replica_groups=[2,4]<=[8], \
+frontend_attributes={chain_id="2"}
+  ROOT %d = f32[8]{0} custom-call(%v, %w, %all-gather.3), \
+custom_call_target="AsyncCollectiveDone"
+}
+
+"""
+
+
+def test_a_collective_that_goes_on_beside_fusions_counts_once():
+    used = usage_of(
+        entry(
+            "%a = f32[2]{0} parameter(0)",
+            "%b = f32[64]{0} parameter(1)",
+            "%s = (f32[2]{0:S(1)}, f32[8]{0}) fusion(%a), kind=kCustom, calls=%begin",
+            "%part = f32[2]{0} get-tuple-element(%s), index=0",
+            "%buffer = f32[8]{0} get-tuple-element(%s), index=1",
+            "%m = (f32[64]{0}, f32[2]{0}, f32[8]{0}, f32[8]{0}) fusion(%part, %buffer, %b), "
+            "kind=kOutput, calls=%go_on",
+            "%later = f32[8]{0} get-tuple-element(%m), index=2",
+            "ROOT %e = f32[8]{0} fusion(%part, %later), kind=kCustom, calls=%end",
+            before=CHAIN,
+        )
+    )
+    assert used.collectives == {Collective("all-gather", 8, 4): 1}
+    # The part is read and the whole written, once; beside it 64 numbers are read and written.
+    assert used.traffic == (8 + 32) + 2 * 256
+
+
 def test_all_ways_to_write_groups():
     def size(text):
         return group_size(f", replica_groups={text}, to_apply=%add", 16)
