@@ -113,6 +113,7 @@ def get_config(preset: str = "") -> ConfigDict:
             num_heads=16,
             mlp_width=4096,
             dropout_rate=0.0,
+            attention="xla",  # xla | cudnn: fused, bfloat16 on GPUs, no dropout of weights
             remat=True,
         )
     )

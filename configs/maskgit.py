@@ -130,6 +130,7 @@ def get_config(preset: str = "") -> ConfigDict:
             mlp_width=3072,
             norm="post",  # post | pre
             dropout_rate=0.1,
+            attention="xla",  # xla | cudnn: fused, bfloat16 on GPUs, no dropout of weights
             remat=True,
         )
     )

@@ -118,7 +118,7 @@ def test_two_processes_draw_what_one_draws(runs, tmp_path):
 def until_step(processes, workdir, step: int) -> None:
     deadline = time.monotonic() + 90
     path = workdir / "metrics.jsonl"
-    while not (path.exists() and any(f'"step": {step}' in line for line in path.open())):
+    while not (path.exists() and f'"step": {step}' in path.read_text()):
         assert time.monotonic() < deadline and processes[0].poll() is None, finish(*processes)
         time.sleep(0.1)
 

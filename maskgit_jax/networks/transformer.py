@@ -45,6 +45,8 @@ class SelfAttention(nn.Module):
         num_heads: N; must divide D.
         dropout_rate: Of the attention weights.
         causal: Whether a place sees only places up to itself.
+        implementation: "xla", or "cudnn": the fused kernel of NVIDIA GPUs, for bfloat16, which
+            knows no dropout of attention weights. With a memory it is always "xla".
         kernel_init: Of all kernels.
         dtype: Type of the activations; the softmax is float32.
     """
@@ -52,6 +54,7 @@ class SelfAttention(nn.Module):
     num_heads: int
     dropout_rate: float = 0.0
     causal: bool = False
+    implementation: str = "xla"
     kernel_init: Initializer = initialize
     dtype: str = "float32"
 
@@ -75,6 +78,9 @@ class SelfAttention(nn.Module):
                 for old, new in zip(memory, (key, value), strict=True)
             )
             memory = KeyValue(key, value)
+        elif self.implementation == "cudnn":
+            mixed = fused_attention(query, key, value, self.causal)
+            return self._out(mixed), None
         scale = (width // self.num_heads) ** -0.5
         scores = jnp.einsum("bqnd,bknd->bnqk", query * scale, key)  # [B, N, n, L]
         scores = scores.astype(jnp.float32)
@@ -85,9 +91,12 @@ class SelfAttention(nn.Module):
         weights = jax.nn.softmax(scores).astype(self.dtype)
         weights = Dropout(self.dropout_rate)(weights, deterministic=not train)
         mixed = jnp.einsum("bnqk,bknd->bqnd", weights, value)
-        mixed = mixed.reshape(batch, length, width)
-        out = nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="out")
-        return out(mixed), memory
+        return self._out(mixed), memory
+
+    def _out(self, mixed: Array) -> Array:
+        mixed = mixed.reshape(*mixed.shape[:2], -1)  # [B, n, D]
+        width = mixed.shape[-1]
+        return nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="out")(mixed)
 
     def _heads(self, x: Array, name: str) -> Array:
         # Dense and reshape: nn.DenseGeneral fails under a mesh with partitioned kernels.
@@ -95,6 +104,26 @@ class SelfAttention(nn.Module):
         x = nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name=name)(x)
         x = x.reshape(batch, length, self.num_heads, width // self.num_heads)
         return nn.with_logical_constraint(x, ("batch", "length", "heads", "head_width"))
+
+
+def fused_attention(query: Array, key: Array, value: Array, causal: bool) -> Array:
+    """Returns attention [B, L, N, D/N] by cuDNN, which trains on even lengths only.
+
+    A place is added to odd ones, which nobody sees.
+    """
+    batch, length = query.shape[:2]
+    if length % 2:
+        padding = ((0, 0), (0, 1), (0, 0), (0, 0))
+        query, key, value = (jnp.pad(array, padding) for array in (query, key, value))
+    mixed = jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        key_value_seq_lengths=jnp.full((batch,), length, jnp.int32) if length % 2 else None,
+        is_causal=causal,
+        implementation="cudnn",
+    )
+    return mixed[:, :length]
 
 
 class TransformerLayer(nn.Module):
@@ -108,6 +137,7 @@ class TransformerLayer(nn.Module):
         dropout_rate: Of attention weights and of both outputs.
         epsilon: Of LayerNorm.
         causal: Whether a place sees only places up to itself.
+        attention: "xla" or "cudnn", see `SelfAttention.implementation`.
         approximate_gelu: Whether GELU is its usual approximation by tanh (MaskGIT) or exact (GPT).
         kernel_init: Of all kernels.
         dtype: Type of the activations.
@@ -119,6 +149,7 @@ class TransformerLayer(nn.Module):
     dropout_rate: float = 0.0
     epsilon: float = 1e-12
     causal: bool = False
+    attention: str = "xla"
     approximate_gelu: bool = True
     kernel_init: Initializer = initialize
     dtype: str = "float32"
@@ -132,6 +163,7 @@ class TransformerLayer(nn.Module):
             self.num_heads,
             self.dropout_rate,
             self.causal,
+            self.attention,
             self.kernel_init,
             self.dtype,
             name="attention",

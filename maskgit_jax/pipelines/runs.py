@@ -35,6 +35,7 @@ from maskgit_jax.training.checkpoint import (
 from maskgit_jax.training.state import inference_variables
 
 LATER_KEYS = {"maskgit": {"condition_tokenizer": ""}}
+LATER_MODEL_KEYS = {name: {"attention": "xla"} for name in ("gpt", "maskgit", "token_critic")}
 
 
 class Run(NamedTuple):
@@ -79,6 +80,7 @@ def read_config(folder: str | Path) -> ConfigDict:
     # Keys that came later have defaults that change nothing.
     values["data"] = {**base("", "").data.to_dict(), **values["data"]}
     values["mesh"] = {**base("", "").mesh.to_dict(), **values["mesh"]}
+    values["model"] = {**LATER_MODEL_KEYS.get(values["stage"], {}), **values["model"]}
     values = {**LATER_KEYS.get(values["stage"], {}), **values}
     return ConfigDict(_with_tuples(values)).lock()
 

@@ -46,6 +46,7 @@ class GPT(nn.Module):
         num_heads: Attention heads.
         mlp_width: Hidden width of each layer's network.
         dropout_rate: Of embeddings, attention weights and the outputs of both parts of a layer.
+        attention: "xla" or "cudnn", see `SelfAttention.implementation`.
         remat: Recompute layers in the backward pass.
         row_multiple: Of what the embedding table's rows are a multiple.
         dtype: Type of the activations; logits are float32.
@@ -67,6 +68,7 @@ class GPT(nn.Module):
     num_heads: int = 16
     mlp_width: int = 4096
     dropout_rate: float = 0.0
+    attention: str = "xla"
     remat: bool = True
     row_multiple: int = 128
     dtype: str = "float32"
@@ -94,6 +96,7 @@ class GPT(nn.Module):
             mlp_width=self.mlp_width,
             norm="pre",
             dropout_rate=self.dropout_rate,
+            attention=self.attention,
             epsilon=EPSILON,
             causal=True,
             approximate_gelu=False,

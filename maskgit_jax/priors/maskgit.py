@@ -29,6 +29,7 @@ class MaskGIT(nn.Module):
         mlp_width: Hidden width of each layer's network.
         norm: "post" (official) or "pre", see `TransformerLayer`.
         dropout_rate: Everywhere.
+        attention: "xla" or "cudnn", see `SelfAttention.implementation`.
         remat: Recompute layers in the backward pass.
         row_multiple: Of what the embedding table's rows are a multiple.
         dtype: Type of the activations; logits are float32.
@@ -50,6 +51,7 @@ class MaskGIT(nn.Module):
     mlp_width: int = 3072
     norm: str = "post"
     dropout_rate: float = 0.1
+    attention: str = "xla"
     remat: bool = True
     row_multiple: int = 128
     dtype: str = "float32"
@@ -112,6 +114,7 @@ class MaskGIT(nn.Module):
             mlp_width=self.mlp_width,
             norm=self.norm,
             dropout_rate=self.dropout_rate,
+            attention=self.attention,
             epsilon=self._epsilon,
             dtype=self.dtype,
         )(x, train, None, None)

@@ -9,7 +9,7 @@ from maskgit_jax.priors.gpt import GPT
 from maskgit_jax.stage import Stage, Tokenizer
 from maskgit_jax.stages import autoregressive
 from maskgit_jax.stages.token_priors import (
-    check_heads,
+    check_attention,
     condition_tokenizer,
     needed_tokenizers,
     validate_condition,
@@ -19,7 +19,7 @@ from maskgit_jax.stages.token_priors import (
 def validate(config: ConfigDict) -> None:
     """Raises `InputError` for a configuration that cannot work."""
     autoregressive.validate(config)
-    check_heads(config)
+    check_attention(config)
     validate_condition(config)
 
 
@@ -42,6 +42,7 @@ def network(config: ConfigDict, condition: Tokenizer | None = None) -> GPT:
         num_heads=model.num_heads,
         mlp_width=model.mlp_width,
         dropout_rate=model.dropout_rate,
+        attention=model.attention,
         remat=model.remat,
         dtype=config.dtype,
     )

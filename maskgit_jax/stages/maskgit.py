@@ -21,7 +21,7 @@ from maskgit_jax.stage import Stage, Tokenizer, Variables
 from maskgit_jax.stages.parallel_decoding import Parts, parallel_generator, sampling_settings
 from maskgit_jax.stages.token_priors import (
     beside_conditions,
-    check_heads,
+    check_attention,
     check_tokenizer,
     condition_of,
     condition_tokenizer,
@@ -37,7 +37,7 @@ def validate(config: ConfigDict) -> None:
     require_one_of(config, "model.norm", ("post", "pre"))
     require_one_of(config, "losses.over", ("hidden", "all"))
     check_schedule(config.masking.schedule, "config.masking.schedule")
-    check_heads(config)
+    check_attention(config)
     for key in ("label_dropout_rate", "label_smoothing"):
         value = config.losses[key]
         require(0 <= value < 1, f"config.losses.{key} is {value}; it must be in [0, 1)")
@@ -56,7 +56,16 @@ def needs(config: ConfigDict) -> dict[str, str]:
 
 def layers_of(config: ConfigDict) -> dict[str, Any]:
     """Returns what a configuration says of the layers of the transformer, or of its critic's."""
-    names = ("width", "num_layers", "num_heads", "mlp_width", "norm", "dropout_rate", "remat")
+    names = (
+        "width",
+        "num_layers",
+        "num_heads",
+        "mlp_width",
+        "norm",
+        "dropout_rate",
+        "attention",
+        "remat",
+    )
     return {name: config.model[name] for name in names} | {"dtype": config.dtype}
 
 

@@ -16,7 +16,7 @@ from maskgit_jax.priors.token_critic import TokenCritic
 from maskgit_jax.stage import Generator, Stage, Variables
 from maskgit_jax.stages.maskgit import layers_of
 from maskgit_jax.stages.parallel_decoding import Parts, parallel_generator, sampling_settings
-from maskgit_jax.stages.token_priors import check_heads, check_tokenizer, tokens_of
+from maskgit_jax.stages.token_priors import check_attention, check_tokenizer, tokens_of
 
 
 def validate(config: ConfigDict) -> None:
@@ -25,7 +25,7 @@ def validate(config: ConfigDict) -> None:
     require_one_of(config, "model.norm", ("post", "pre"))
     require_one_of(config, "model.start", ("generator", "random"))
     check_schedule(config.masking.schedule, "config.masking.schedule")
-    check_heads(config)
+    check_attention(config)
     rate = config.losses.label_dropout_rate
     require(0 <= rate < 1, f"config.losses.label_dropout_rate is {rate}; it must be in [0, 1)")
     require(

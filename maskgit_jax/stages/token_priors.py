@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
+import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array, Batch, normalize
-from maskgit_jax.configuration import InputError, require
+from maskgit_jax.configuration import InputError, require, require_one_of
 from maskgit_jax.decoding.regions import hidden_tokens
 from maskgit_jax.stage import Stage, Tokenizer, Variables
 
@@ -44,9 +45,17 @@ def check_tokenizer(config: ConfigDict, tokenizer: Tokenizer) -> None:
         )
 
 
-def check_heads(config: ConfigDict) -> None:
-    """Raises `InputError` unless the heads of attention share the width evenly."""
+def check_attention(config: ConfigDict) -> None:
+    """Raises `InputError` for heads that do not share the width evenly, or an unknown kernel."""
     model = config.model
+    require_one_of(config, "model.attention", ("xla", "cudnn"))
+    if model.attention == "cudnn":
+        kinds = {device.platform for device in jax.devices()}
+        require(
+            config.dtype == "bfloat16" and kinds == {"gpu"},
+            "config.model.attention=cudnn is for bfloat16 on NVIDIA GPUs; set "
+            "--config.dtype=bfloat16 there, or --config.model.attention=xla",
+        )
     require(
         model.width % model.num_heads == 0,
         f"config.model.width {model.width} is not a multiple of config.model.num_heads "
