@@ -59,6 +59,11 @@ class Shape(NamedTuple):
         return math.prod(padded) * self.bits / 8
 
     @property
+    def is_counter(self) -> bool:
+        """Returns whether this is one whole number."""
+        return self.dims == () and self.dtype in ("s32", "u32", "s64", "u64")
+
+    @property
     def in_main_memory(self) -> bool:
         """Returns whether the array lies in HBM."""
         space = _SPACE.search(self.layout)
@@ -178,8 +183,8 @@ class Module:
     def trip_count(self, loop: Instruction, inside: Computation) -> int | None:
         """Returns how often a `while` runs; None if the text does not say it.
 
-        From `known_trip_count`, or from a condition that compares a counter with a constant. The
-        counter rises by one, from the constant that the loop is entered with, or else from 0.
+        From `known_trip_count`, or from a condition that compares a counter with a constant.
+        Where the text does not show it, the counter begins with 0 and rises by 1.
 
         Args:
             loop: The `while`.
@@ -188,30 +193,48 @@ class Module:
         known = re.search(r'known_trip_count[^0-9}]*"?n"?[^0-9}]*(\d+)', loop.attributes)
         if known:
             return int(known[1])
-        name = loop.attribute("condition").lstrip("%")
-        pieces = [self.computations[name]]
-        pieces += [c for i in pieces[0].instructions for c in self.called(i)]
+        condition, body = (
+            self.computations[loop.attribute(name).lstrip("%")] for name in ("condition", "body")
+        )
+        pieces = [condition, *(c for i in condition.instructions for c in self.called(i))]
         lines = [i for piece in pieces for i in piece.instructions]
-        limits = [
-            int(i.inside)
-            for i in lines
-            if i.opcode == "constant" and i.shapes[0].dtype in ("s32", "u32", "s64")
-        ]
         compared = [i for i in lines if i.opcode == "compare"]
-        if len(limits) != 1 or len(compared) != 1 or "direction=LT" not in compared[0].attributes:
+        limits = [i for i in lines if i.opcode == "constant" and i.shapes[0].is_counter]
+        counters = [i for i in condition.instructions if i.opcode == "get-tuple-element"]
+        if [len(compared), len(limits), len(counters)] != [1, 1, 1]:
             return None
-        return limits[0] - self._first(loop, inside, pieces[0])
+        if "direction=LT" not in compared[0].attributes:
+            return None
+        (index,) = counters[0].sizes("index")
+        entered = inside.by_name[loop.operands[0]]
+        first = _constant(inside, _element(inside, entered, index), default=0)
+        return -(-(int(limits[0].inside) - first) // _step(body, index))
 
-    def _first(self, loop: Instruction, inside: Computation, condition: Computation) -> int:
-        """Returns the value that a loop's counter begins with."""
-        read = [i for i in condition.instructions if i.opcode == "get-tuple-element"]
-        entered = inside.by_name.get(loop.operands[0])
-        if len(read) != 1 or entered is None or entered.opcode != "tuple":
-            return 0
-        start = inside.by_name[entered.operands[read[0].sizes("index")[0]]]
-        while start.opcode in ("copy", "bitcast", "copy-done", "copy-start"):
-            start = inside.by_name[start.operands[0]]
-        return int(start.inside) if start.opcode == "constant" else 0
+
+def _element(place: Computation, value: Instruction, index: int) -> Instruction | None:
+    """Returns what made an element of a tuple; None if the tuple was not put together here."""
+    if value.opcode != "tuple":
+        return None
+    found = place.by_name[value.operands[index]]
+    while found.opcode in ("copy", "bitcast", "copy-done", "copy-start"):
+        found = place.by_name[found.operands[0]]
+    return found
+
+
+def _constant(place: Computation, value: Instruction | None, default: int) -> int:
+    if value is None or value.opcode != "constant":
+        return default
+    return int(value.inside)
+
+
+def _step(body: Computation, index: int) -> int:
+    """Returns by how much one pass of a loop raises its counter."""
+    raised = _element(body, body.root, index)
+    if raised is None or raised.opcode != "add":
+        return 1
+    added = [body.by_name[name] for name in raised.operands]
+    steps = [_constant(body, value, default=0) for value in added]
+    return max(steps) if max(steps) > 0 else 1
 
 
 def read_instruction(line: str) -> Instruction:

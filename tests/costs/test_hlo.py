@@ -26,6 +26,15 @@ NESTED = """HloModule jit_step, is_scheduled=true, num_partitions=4
   ROOT %b = (s32[], f32[8]) parameter(0)
 }
 
+%by_three (d: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %d = (s32[], f32[8]) parameter(0)
+  %three = s32[] constant(3)
+  %now = s32[] get-tuple-element(%d), index=0
+  %data = f32[8]{0} get-tuple-element(%d), index=1
+  %next = s32[] add(%now, %three)
+  ROOT %both = (s32[], f32[8]) tuple(%next, %data)
+}
+
 ENTRY %main.1 (a: f32[8]) -> f32[8] {
   %a = f32[8]{0:T(128)} parameter(0)
   %zero = s32[] constant(0)
@@ -38,6 +47,8 @@ ENTRY %main.1 (a: f32[8]) -> f32[8] {
   %while.2 = (s32[], f32[8]{0}) while(%from_two), condition=%strange, body=%body
   %while.3 = (s32[], f32[8]{0}) while(%from_two), condition=%strange, body=%body, \
 backend_config={"known_trip_count":{"n":"12"},"other":[1]}
+  %while.4 = (s32[], f32[8]{0}) while(%from_zero), condition=%less_than, body=%by_three
+  %while.5 = (s32[], f32[8]{0}) while(%a), condition=%less_than, body=%by_three
   ROOT %out = f32[8]{0} get-tuple-element(%while.0), index=1
 }
 """
@@ -94,7 +105,7 @@ def test_how_often_loops_run():
     module = Module(NESTED)
     assert module.num_partitions == 4 and module.entry.name == "main.1"
     loops = [i for i in module.entry.instructions if i.opcode == "while"]
-    assert [module.trip_count(loop, module.entry) for loop in loops] == [7, 5, None, 12]
+    assert [module.trip_count(loop, module.entry) for loop in loops] == [7, 5, None, 12, 3, 3]
     assert module.entry.root.name == "out"
     assert [user.name for user in module.entry.users["from_two"]] == [
         "while.1", "while.2", "while.3",
