@@ -70,7 +70,7 @@ def _gpu(
 # links of 50 GB/s. NVIDIA states peaks "with sparsity", which is twice the dense ones here, and
 # both directions of NVLink.
 CHIPS = (
-    _tpu("v4", ("TPU v4",), 275e12, 30.5 * GIBIBYTE, 1200e9, 50e9),
+    _tpu("v4", ("TPU v4",), 275e12, 30.75 * GIBIBYTE, 1200e9, 50e9),
     _tpu("v5e", ("TPU v5 lite", "TPU v5e"), 197e12, 15.75 * GIBIBYTE, 819e9, 50e9),
     _tpu("v5p", ("TPU v5", "TPU v5p"), 459e12, 95.74 * GIBIBYTE, 2765e9, 100e9),
     _tpu("v6e", ("TPU v6 lite", "TPU v6e"), 918e12, 31.25 * GIBIBYTE, 1638e9, 100e9),

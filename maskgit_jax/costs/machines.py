@@ -27,15 +27,13 @@ class Machine(NamedTuple):
 
     Attributes:
         name: As the user gave it.
-        chip: Of one device: half a chip where JAX sees two devices in each (v4).
-        num_chips: How many.
+        chip: Of which kind all are.
         devices: Of a TPU's topology, which can be compiled for and hold no arrays; for GPUs so
             many processors stand in, and nothing is compiled.
     """
 
     name: str
     chip: Chip
-    num_chips: int
     devices: list[jax.Device]
 
 
@@ -73,9 +71,10 @@ def read_machine(name: str) -> Machine:
     count = math.prod(numbers)
     if chip.is_tpu:
         devices = _tpu_devices(name, numbers)
-        return Machine(name, _shared(chip, len(devices) // count), count, devices)
+        assert len(devices) == count, "one device is one chip"
+        return Machine(name, chip, devices)
     require(len(numbers) == 1, f"--topology is '{name}'; of GPUs it is a number, as in h100:8")
-    return Machine(name, chip, count, jax.devices("cpu")[:count])
+    return Machine(name, chip, jax.devices("cpu")[:count])
 
 
 def _tpu_devices(name: str, sizes: list[int]) -> list[jax.Device]:
@@ -85,7 +84,9 @@ def _tpu_devices(name: str, sizes: list[int]) -> list[jax.Device]:
         "pip install 'maskgit_jax[tpu]' or libtpu",
     )
     # A host has 2x2 chips, unless it is said that it has one.
-    settings = {"chips_per_host_bounds": (1, 1, 1)} if set(sizes) == {1} else {}
+    settings: dict = {"chips_per_host_bounds": (1, 1, 1)} if set(sizes) == {1} else {}
+    if name.startswith("v4"):
+        settings["chip_config_name"] = "megacore"  # both cores of a chip as one device
     try:
         found = topologies.get_topology_desc(name, "tpu", **settings)
     except Exception as error:  # whatever the compiler of TPUs raises
@@ -95,15 +96,3 @@ def _tpu_devices(name: str, sizes: list[int]) -> list[jax.Device]:
             f"{EXAMPLES}"
         ) from error
     return list(found.devices)
-
-
-def _shared(chip: Chip, devices: int) -> Chip:
-    """Returns what each of the devices that share a chip has of it."""
-    if devices == 1:
-        return chip
-    return chip._replace(
-        peaks={name: peak / devices for name, peak in chip.peaks.items()},
-        memory=chip.memory / devices,
-        memory_bandwidth=chip.memory_bandwidth / devices,
-        ring_bandwidth=chip.ring_bandwidth / devices,
-    )

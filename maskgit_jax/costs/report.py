@@ -38,8 +38,7 @@ def record(check: Check, num_steps: int) -> dict[str, Any]:
     found = {
         "machine": machine.name,
         "chip": machine.chip.name,
-        "chips": machine.num_chips,
-        "devices": len(machine.devices),
+        "chips": len(machine.devices),
         "mesh": check.mesh,
         "program": check.program,
         "batch_size": check.batch_size,

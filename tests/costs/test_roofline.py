@@ -22,7 +22,7 @@ V5E = chip_named("v5e")
 def example(**changes) -> Check:
     """16 chips of which each computes 1.97 TFLOP in 10 ms and sends 1.5 GB in 15 ms."""
     check = Check(
-        machine=Machine("v5e:4x4", V5E, 16, jax.devices("cpu")[:1] * 16),
+        machine=Machine("v5e:4x4", V5E, jax.devices("cpu")[:1] * 16),
         mesh={"data": 16, "fsdp": 1, "tensor": 1},
         program="train",
         batch_size=512,
