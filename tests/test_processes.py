@@ -130,7 +130,7 @@ def test_sigterm_to_one_saves_one_step_on_both_and_one_process_goes_on(tmp_path)
     written = finish(*processes)
     (stopped,) = saved_steps(tmp_path)[-1:]
     assert f"stopped at step {stopped} of 100000; saved" in written[0]
-    process = command("train", *training("vqgan", tmp_path, stopped + 2), devices=1)
+    process = command("train", *training("vqgan", tmp_path, stopped + 2), devices=8)
     assert f"at step {stopped}" in finish(process)[0]
     assert saved_steps(tmp_path)[-1] == stopped + 2
 

@@ -71,7 +71,7 @@ def test_in_bfloat16_the_logits_are_float32_and_near():
 def test_every_parameter_has_its_row_in_the_table_of_axes(key):
     network = StyleGANDiscriminator(16, filters=8, max_width=16)
     variables = jax.eval_shape(network.init, key, np.zeros((1, 16, 16, 3)), False)
-    mesh = make_mesh(ConfigDict({"data": 1, "fsdp": 8, "tensor": 1}))
+    mesh = make_mesh(ConfigDict({"layout": "data", "data": 1, "fsdp": 8, "tensor": 1}))
     shardings = tree_shardings(variables, mesh)
     assert shardings["params"]["head_dense"]["kernel"].spec[0] == "fsdp"
 
