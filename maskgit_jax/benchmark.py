@@ -28,7 +28,7 @@ from ml_collections import ConfigDict, config_flags
 
 from maskgit_jax import command_line
 from maskgit_jax.configuration import InputError, require
-from maskgit_jax.judging.complete_files import completed, write_text
+from maskgit_jax.judging.complete_files import completed, opened_folder, write_text
 from maskgit_jax.judging.decoding_speed import (
     CACHED,
     FEWEST_PASSES,
@@ -99,17 +99,6 @@ def _checked_sizes(grids: list[int]) -> Sizes:
         f"--steps is {steps}; the smallest map has only {fewest} tokens",
     )
     return Sizes(width, LAYERS.value, heads, MLP_WIDTH.value, CODES.value, CLASSES.value, steps)
-
-
-def _opened_folder() -> Path:
-    """Returns the folder to write, made now: an hour of measuring shall not end in vain."""
-    folder = Path(OUT.value)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out={folder} cannot be made a folder: {error.strerror}") from error
-    require(os.access(folder, os.W_OK), f"--out={folder} cannot be written to")
-    return folder
 
 
 def ratios(rows: list[Row]) -> list[dict[str, Any]]:
@@ -236,7 +225,7 @@ def decoding() -> None:
     require(CONFIG.value is None, "decoding takes no --config; its sizes are flags")
     grids = _whole_numbers("grids", GRIDS.value)
     batch_sizes = _whole_numbers("batch_sizes", BATCH_SIZES.value)
-    sizes, folder = _checked_sizes(grids), _opened_folder()
+    sizes, folder = _checked_sizes(grids), opened_folder(OUT.value)
     jax.config.update("jax_enable_compilation_cache", False)  # compilation is timed, too
     environment, rows = _environment(), []
     for grid in grids:
@@ -262,19 +251,15 @@ def decoding() -> None:
 
 def _config() -> tuple[ConfigDict, str]:
     """Returns the configuration of the flags, and its file."""
-    try:
-        config = CONFIG.value
-        require(config is not None, "--config is needed, such as --config=configs/vqgan.py:digits")
-        stage_module(config.stage)
-    except OSError as error:  # a missing config file comes up when it is first read
-        raise InputError(f"--config cannot be loaded: {error}") from error
+    config = command_line.chosen_config(CONFIG)
+    stage_module(config.stage)
     return config, flags.FLAGS["config"].config_filename.partition(":")[0]
 
 
 def of_config(command: str) -> None:
     """Measures a configuration; prints one line of JSON, after all else that there is to say."""
     config, file = _config()
-    folder = _opened_folder() if flags.FLAGS["out"].present else None
+    folder = opened_folder(OUT.value) if flags.FLAGS["out"].present else None
     require(
         not SYNTHETIC.value or command != "data",
         "data measures how real data are read; leave out --synthetic",

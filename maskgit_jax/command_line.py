@@ -9,8 +9,9 @@ from typing import Any, NoReturn
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
+from ml_collections import ConfigDict
 
-from maskgit_jax.configuration import InputError
+from maskgit_jax.configuration import InputError, require
 from maskgit_jax.distributed import end_with_peers
 from maskgit_jax.distributed import start as start_processes
 
@@ -97,6 +98,21 @@ def _size(text: str) -> tuple[int, int]:
     if len(sides) != 2 or not all(side.isdigit() for side in sides):
         raise InputError(f"--size is '{text}'; it is written HEIGHTxWIDTH, such as 32x64")
     return int(sides[0]), int(sides[1])
+
+
+def chosen_config(holder: flags.FlagHolder) -> ConfigDict:
+    """Returns the configuration of a config flag.
+
+    Raises:
+        InputError: Its file cannot be loaded, or none was given.
+    """
+    try:
+        config = holder.value
+        require(config is not None, "--config is needed, such as --config=configs/vqgan.py:digits")
+        _ = config.stage  # a missing file comes up when it is first read
+    except OSError as error:
+        raise InputError(f"--config cannot be loaded: {error}") from error
+    return config
 
 
 def _define_processes() -> Callable[[], tuple[str, int, int]]:

@@ -8,7 +8,6 @@ of TPUs: `pip install libtpu`. With `--out` the figures are written there as JSO
 """
 
 import json
-import os
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +17,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from maskgit_jax import command_line
-from maskgit_jax.configuration import InputError, require
+from maskgit_jax.configuration import require
 from maskgit_jax.costs import report
 from maskgit_jax.costs.checks import Check, check_program
 from maskgit_jax.costs.machines import EXAMPLES, prepare_environment, read_machine
@@ -34,7 +33,7 @@ from maskgit_jax.costs.programs import (
     train_program,
     without_recomputation,
 )
-from maskgit_jax.judging.complete_files import write_text
+from maskgit_jax.judging.complete_files import opened_folder, write_text
 from maskgit_jax.stages import stage_module
 from maskgit_jax.training import sharding
 
@@ -61,7 +60,7 @@ def main() -> None:
     asked = tuple(PROGRAMS.value)
     for name in asked:
         require(name in KNOWN, f"--programs holds '{name}'; allowed: {', '.join(KNOWN)}")
-    folder = _opened_folder()
+    folder = opened_folder(OUT.value) if OUT.value else None
     prepare_environment(TOPOLOGY.value)
     machines = [read_machine(name) for name in TOPOLOGY.value]
     require(bool(machines), f"--topology is empty; give one or several of {EXAMPLES}")
@@ -85,27 +84,11 @@ def main() -> None:
 
 def _config() -> ConfigDict:
     """Returns the configuration of the flags, in which the number of classes is known."""
-    try:
-        config = CONFIG.value.copy_and_resolve_references()
-        stage_module(config.stage)
-    except OSError as error:  # a missing config file comes up when it is first read
-        raise InputError(f"--config cannot be loaded: {error}") from error
+    config = command_line.chosen_config(CONFIG).copy_and_resolve_references()
+    stage_module(config.stage)
     with config.unlocked():
         config.data.num_classes = config.data.num_classes or NUM_CLASSES.value
     return config
-
-
-def _opened_folder() -> Path | None:
-    """Returns the folder to write, made now: minutes of compiling shall not end in vain."""
-    if not OUT.value:
-        return None
-    folder = Path(OUT.value)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out={folder} cannot be made a folder: {error.strerror}") from error
-    require(os.access(folder, os.W_OK), f"--out={folder} cannot be written to")
-    return folder
 
 
 def _program(name: str, system: System, mesh: jax.sharding.Mesh) -> Program:

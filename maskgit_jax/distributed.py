@@ -75,15 +75,20 @@ def start(coordinator: str, num_processes: int, process_id: int) -> None:
             num_processes or None,
             process_id if process_id >= 0 else None,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            # Around Slurm or a TPU too, what the flags say holds.
+            cluster_detection_method="deactivate" if any(given) else None,
             initialization_timeout=120,
-            # One process for each host, or what Slurm says; explicit processes share no GPU list.
-            **({"cluster_detection_method": "deactivate"} if any(given) else {}),
         )
     except (RuntimeError, ValueError) as error:
         raise InputError(
             f"the processes of this run do not find each other ({str(error).splitlines()[0]}); "
             "check that all were started and that --coordinator is process 0's address"
         ) from error
+
+
+def has_peers() -> bool:
+    """Returns whether this process is one of several."""
+    return jax.process_count() > 1
 
 
 def is_main() -> bool:
@@ -93,7 +98,7 @@ def is_main() -> bool:
 
 def wait_for_all(name: str) -> None:
     """Waits until all processes have come here; `name` tells such places apart."""
-    if jax.process_count() > 1:
+    if has_peers():
         # It imports much that a single process does not need.
         from jax.experimental import multihost_utils
 
@@ -102,7 +107,7 @@ def wait_for_all(name: str) -> None:
 
 def require_equal(value: int, message: str) -> None:
     """Raises `InputError(message)` unless all processes have the same number."""
-    if jax.process_count() > 1:
+    if has_peers():
         from jax.experimental import multihost_utils
 
         require(len(set(multihost_utils.process_allgather(value).tolist())) == 1, message)
@@ -122,7 +127,7 @@ def end_with_peers(error: Exception) -> None:
     """Ends this process with one line if `error` is that another one died; else returns."""
     text = str(error)
     lost = ("Gloo", "NCCL", "Connection reset", "Connection closed", "UNAVAILABLE", "coordination")
-    if jax.process_count() > 1 and any(word in text for word in lost):
+    if has_peers() and any(word in text for word in lost):
         print(f"{_PEER_LINE} ({text.splitlines()[0][:160]})", file=sys.stderr, flush=True)
         os._exit(PEER_DIED)  # leaving in good order would wait for the dead one
 

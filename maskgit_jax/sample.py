@@ -267,7 +267,7 @@ def main() -> None:
     mesh = make_mesh(base("", "").mesh)
     run = pipelines.load_run(WORKDIR.value, mesh, CHECKPOINT.value)
     require(
-        jax.process_count() == 1 or (WHAT.value == "samples" and KEEP_SUREST.value == 1),
+        not distributed.has_peers() or (WHAT.value == "samples" and KEEP_SUREST.value == 1),
         f"--what={WHAT.value} and --keep_surest run in one process; leave --coordinator out",
     )
     if WHAT.value != "samples":

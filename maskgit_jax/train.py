@@ -21,7 +21,7 @@ from maskgit_jax.configuration import (
     validate,
 )
 from maskgit_jax.data.loader import eval_batches, train_batches
-from maskgit_jax.data.sources import Sources, open_sources
+from maskgit_jax.data.sources import open_sources, resolve_classes
 from maskgit_jax.data.tokens import read_description
 from maskgit_jax.interop.judges import load_judge
 from maskgit_jax.stage import Variables
@@ -33,23 +33,6 @@ from maskgit_jax.training.loop import Trainer, TrainingData
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/vqgan.py", "Stage and preset.")
 WORKDIR = flags.DEFINE_string("workdir", "", "Run directory; default runs/STAGE-PRESET.")
-
-
-def resolve_classes(config: ConfigDict, sources: Sources) -> None:
-    """Fills in what only the data knows, in place.
-
-    Raises:
-        InputError: `config.data.num_classes` is set to something else.
-    """
-    found = len(sources.class_names)
-    require(
-        config.data.num_classes in (0, found),
-        f"config.data.num_classes is {config.data.num_classes}, but {config.data.source} has "
-        f"{found} classes; set it to 0 to read it from the data",
-    )
-    with config.unlocked():
-        config.data.num_classes = found
-        config.data.class_names = sources.class_names
 
 
 def check_resumable(config: ConfigDict, workdir: Path) -> None:
@@ -187,11 +170,8 @@ def load_judges(config: ConfigDict) -> dict[str, Variables]:
 
 def main() -> None:
     """Trains what the flags say."""
-    config = CONFIG.value
-    try:
-        module = stage_module(config.stage)
-    except OSError as error:  # a missing config file comes up when it is first read
-        raise InputError(f"--config cannot be loaded: {error}") from error
+    config = command_line.chosen_config(CONFIG)
+    module = stage_module(config.stage)
     validate(config)
     module.validate(config)
     workdir = Path(WORKDIR.value or default_workdir(config.stage, config.preset))

@@ -6,6 +6,7 @@ exist and be run on those that do.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,17 +16,18 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from maskgit_jax.arrays import Batch, PyTree, to_uint8
+from maskgit_jax.arrays import Batch, PyTree
 from maskgit_jax.configuration import condition_channels, require, validate
 from maskgit_jax.networks import efficientnet, lpips, resnet
+from maskgit_jax.pipelines.images import sample_pixels
 from maskgit_jax.pipelines.runs import abstract_variables, read_config
 from maskgit_jax.stage import Generator, Stage, Variables, generator_of
 from maskgit_jax.stages import STAGES, stage_module
 from maskgit_jax.stages.token_priors import token_grids
 from maskgit_jax.training import sharding
 from maskgit_jax.training.checkpoint import with_sharding
-from maskgit_jax.training.state import create_state
-from maskgit_jax.training.step import make_train_step, player_optimizers
+from maskgit_jax.training.loop import compile_train_step
+from maskgit_jax.training.step import make_create_state, make_train_step
 
 DEFAULT_CLASSES = 10
 """Of presets that read their number from the data: that of digits, Fashion-MNIST and CIFAR-10."""
@@ -207,23 +209,13 @@ def train_program(system: System, mesh: Mesh) -> Program:
         InputError: The devices cannot share the batch evenly.
     """
     stage, config = system.stage, system.config
-    size, parts = config.training.batch_size, config.training.accumulate_steps
-    sharding.check_batch_size(
-        size // parts, mesh, "config.training.batch_size / config.training.accumulate_steps"
-    )
+    sharding.check_training_batch(config.training, mesh)
+    size = config.training.batch_size
     batch, key = abstract_batch(system, size, mesh), abstract_key(mesh)
-    optimizers = player_optimizers(config)
-    averaged = {name: player.ema_rate for name, player in config.players.items()}
-
-    def create(key: Any, batch: Any, frozen: Any) -> Any:
-        return create_state(stage, optimizers, averaged, key, batch, frozen)
-
-    state = jax.eval_shape(create, key, batch, system.frozen)
+    state = jax.eval_shape(make_create_state(stage, config), key, batch, system.frozen)
     shardings = sharding.tree_shardings(state, mesh)
     step = make_train_step(stage, config)
-    compiled = sharding.pjit(
-        step, mesh, out_shardings=(shardings, sharding.replicated(mesh)), donate_argnums=0
-    )
+    compiled = compile_train_step(step, mesh, shardings)
     frozen = _everywhere(system.frozen, sharding.replicated(mesh))
     return Program("train", step, (with_sharding(state, shardings), frozen, batch, key),
                    compiled, size)  # fmt: skip
@@ -251,18 +243,14 @@ def sample_program(
     assert generator is not None
     sharding.check_batch_size(batch_size, mesh, "the batch size of the sampler")
     settings = settings or generator.settings
-    shapes = abstract_variables(system.stage, system.config)
-    inner = {name: value for name, value in system.frozen.items() if name != "judge"}
-    variables = Variables(shapes.params, shapes.state, inner)
+    variables = _finished(system)
     variables = with_sharding(variables, sharding.tree_shardings(variables, mesh))
     whole = abstract_batch(system, batch_size, mesh)
     wanted = {name: whole[name] for name in ("label", *generator.needs)}
 
-    def sample(variables: Variables, wanted: Batch, key: jax.Array) -> jax.Array:
-        return to_uint8(generator.sample(variables, wanted, key, settings))
-
-    arguments = (variables, wanted, abstract_key(mesh))
-    return Program("sample", sample, arguments, sharding.pjit(sample, mesh), batch_size)
+    sample = partial(sample_pixels(generator), settings=settings)
+    compiled = sharding.pjit(sample, mesh, out_shardings=sharding.replicated(mesh))
+    return Program("sample", sample, (variables, wanted, abstract_key(mesh)), compiled, batch_size)
 
 
 def sampler_of(system: System) -> Generator | None:

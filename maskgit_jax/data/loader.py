@@ -134,6 +134,14 @@ def chances(seed: int, first: int, count: int) -> np.ndarray:
     return np.random.Generator(block).random((count, CHANCES))
 
 
+def batches_ahead(data: ConfigDict, count: int) -> int:
+    """Returns how many batches of `count` rows are read in advance.
+
+    `data.prefetch` counts rows. Two batches at least: the threads must not wait for the reader.
+    """
+    return max(2, data.prefetch // count) if data.prefetch else 0
+
+
 def _part(
     source: Source, batch_size: int, process_index: int, process_count: int
 ) -> tuple[int, int]:
@@ -162,8 +170,7 @@ def _read_ahead(
         f"config.data.num_threads is {data.num_threads} and config.data.prefetch {data.prefetch}; "
         "they are 0 or more",
     )
-    # `prefetch` counts rows. Two batches at least: the threads must not wait for the reader.
-    ahead = max(2, data.prefetch // count) if data.prefetch else 0
+    ahead = batches_ahead(data, count)
     # Where many threads read the rows of one batch, a second one takes over at its end.
     num_threads = min(data.num_threads, ahead if reader.at_once else 2)
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=ahead)

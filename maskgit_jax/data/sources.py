@@ -11,7 +11,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from ml_collections import ConfigDict
 
-from maskgit_jax.configuration import InputError, condition_channels, validate_conditions
+from maskgit_jax.configuration import (
+    InputError,
+    condition_channels,
+    require,
+    validate_conditions,
+)
 from maskgit_jax.data import folder, idx, pairs, prepared, tokens
 from maskgit_jax.data.transforms import as_array, as_picture, center_square, to_channels
 
@@ -87,6 +92,23 @@ def open_sources(data: ConfigDict) -> Sources:
         if len(source) == 0:
             raise InputError(f"{data.source} has no {split} images")
     return sources
+
+
+def resolve_classes(config: ConfigDict, sources: Sources) -> None:
+    """Fills in what only the data knows, in place.
+
+    Raises:
+        InputError: `config.data.num_classes` is set to something else.
+    """
+    found = len(sources.class_names)
+    require(
+        config.data.num_classes in (0, found),
+        f"config.data.num_classes is {config.data.num_classes}, but {config.data.source} has "
+        f"{found} classes; set it to 0 to read it from the data",
+    )
+    with config.unlocked():
+        config.data.num_classes = found
+        config.data.class_names = sources.class_names
 
 
 def data_of_images(data: ConfigDict) -> ConfigDict:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from maskgit_jax.configuration import InputError, require
+
 
 @contextmanager
 def completed(path: Path) -> Iterator[Path]:
@@ -15,6 +17,21 @@ def completed(path: Path) -> Iterator[Path]:
     unfinished = path.with_name(f"{path.name}.unfinished")
     yield unfinished
     unfinished.rename(path)
+
+
+def opened_folder(place: str) -> Path:
+    """Returns the folder that --out names, made now: an hour of work shall not end in vain.
+
+    Raises:
+        InputError: It cannot be made, or not be written to.
+    """
+    folder = Path(place)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out={folder} cannot be made a folder: {error.strerror}") from error
+    require(os.access(folder, os.W_OK), f"--out={folder} cannot be written to")
+    return folder
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

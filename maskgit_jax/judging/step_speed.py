@@ -28,13 +28,13 @@ from maskgit_jax.costs.programs import (
     train_program,
     without_recomputation,
 )
-from maskgit_jax.data.loader import train_batches
-from maskgit_jax.data.sources import Sources, open_sources
+from maskgit_jax.data.loader import batches_ahead, train_batches
+from maskgit_jax.data.sources import Sources, open_sources, resolve_classes
 from maskgit_jax.judging.step_record import Effort, Seconds, machine, median_seconds, record
 from maskgit_jax.stages.token_priors import token_grids
 from maskgit_jax.training import sharding
-from maskgit_jax.training.state import TrainState, create_state
-from maskgit_jax.training.step import player_optimizers
+from maskgit_jax.training.state import TrainState
+from maskgit_jax.training.step import make_create_state
 
 WARM_UP_STEPS = 2
 RANDOM_WEIGHTS = "has random weights, which take the time of trained ones"
@@ -75,21 +75,13 @@ def made_up_batch(shapes: Batch, config: ConfigDict, seed: int) -> dict[str, np.
 
 
 def opened(config: ConfigDict) -> tuple[ConfigDict, Sources]:
-    """Returns the sources, and the configuration with the number of classes that they have.
+    """Returns the sources, and a copy of the configuration that knows their classes.
 
     Raises:
         InputError: There are no such data, or they have other classes.
     """
-    sources, found = open_sources(config.data), config.data.num_classes
-    classes = len(sources.class_names)
-    require(
-        found in (0, classes),
-        f"config.data.num_classes is {found}, but {config.data.source} has {classes} classes; "
-        "set it to 0 to read it from the data",
-    )
-    config = config.copy_and_resolve_references()
-    with config.unlocked():
-        config.data.num_classes, config.data.class_names = classes, sources.class_names
+    sources, config = open_sources(config.data), config.copy_and_resolve_references()
+    resolve_classes(config, sources)
     return config, sources
 
 
@@ -99,7 +91,7 @@ class _Input:
     def __init__(self, sources: Sources, config: ConfigDict, mesh: Mesh):
         size, data = config.training.batch_size, config.data
         self.batches, self.mesh = train_batches(sources.train, data, size, config.seed), mesh
-        self._ahead = max(2, data.prefetch // size) if data.prefetch else 0
+        self._ahead = batches_ahead(data, size)
         self.first = next(self.batches)
 
     def drain(self) -> None:
@@ -172,7 +164,9 @@ def measure_train(
     batch = sharding.put_batch(host, mesh)
     weights_key, init_key = _fast_key(config.seed), jax.random.key(config.seed)
     frozen = random_arrays(program.arguments[1], weights_key)
-    state = _new_state(system, program, mesh, init_key, batch, frozen)
+    places = jax.tree.map(lambda leaf: leaf.sharding, program.arguments[0])
+    create = sharding.pjit(make_create_state(system.stage, config), mesh, out_shardings=places)
+    state = create(init_key, batch, frozen)
     key = jax.device_put(jax.random.key(config.seed), sharding.replicated(mesh))
     effort.tell("compiling the train step")
     steps = _Steps(program, state, (frozen, batch, key))
@@ -261,26 +255,6 @@ def measure_data(config: ConfigDict, effort: Effort) -> dict[str, Any]:
 
 def _fast_key(seed: int) -> Key:
     return jax.random.key(seed, impl="unsafe_rbg")  # whose programs compile quickly
-
-
-def _new_state(
-    system: System,
-    program: Program,
-    mesh: Mesh,
-    key: Key,
-    batch: Batch,
-    frozen: Mapping[str, Any],
-) -> TrainState:
-    """Returns a train state, born sharded as the program wants it."""
-    config = system.config
-    averaged = {name: player.ema_rate for name, player in config.players.items()}
-    optimizers = player_optimizers(config)
-
-    def create(key: Key, batch: Batch, frozen: Any) -> TrainState:
-        return create_state(system.stage, optimizers, averaged, key, batch, frozen)
-
-    places = jax.tree.map(lambda leaf: leaf.sharding, program.arguments[0])
-    return sharding.pjit(create, mesh, out_shardings=places)(key, batch, frozen)
 
 
 def _check_batch(host: Mapping[str, np.ndarray], shapes: Batch) -> None:

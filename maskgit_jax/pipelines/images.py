@@ -11,8 +11,17 @@ from maskgit_jax.arrays import Batch, normalize, to_uint8
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.given import Given
 from maskgit_jax.pipelines.runs import Run
-from maskgit_jax.stage import LatentModel, Tokenizer, Variables, generator_of
+from maskgit_jax.stage import Generator, LatentModel, Tokenizer, Variables, generator_of
 from maskgit_jax.training import sharding
+
+
+def sample_pixels(generator: Generator) -> Callable[[Variables, Batch, jax.Array, Any], jax.Array]:
+    """Returns (variables, wanted, key, settings) -> images uint8 [B, H, W, C], to be compiled."""
+
+    def sample(variables: Variables, wanted: Batch, key: jax.Array, settings: Any) -> jax.Array:
+        return to_uint8(generator.sample(variables, wanted, key, settings))
+
+    return sample
 
 
 class ImageGenerator:
@@ -33,12 +42,11 @@ class ImageGenerator:
         self.generator, self.variables, self.mesh = generator, run.variables, mesh
         self.num_classes, self._stage = generator.num_classes, run.config.stage
 
-        def sample(variables: Variables, wanted: Batch, key: jax.Array, settings: Any) -> jax.Array:
-            return to_uint8(generator.sample(variables, wanted, key, settings))
-
         # Images are for the host; where there are several, each gets them all.
         everywhere = sharding.replicated(mesh)
-        self.program = sharding.pjit(sample, mesh, static_argnums=3, out_shardings=everywhere)
+        self.program = sharding.pjit(
+            sample_pixels(generator), mesh, static_argnums=3, out_shardings=everywhere
+        )
 
     def settings(self, **changes: Any) -> Any:
         """Returns the run's own settings with some changed.

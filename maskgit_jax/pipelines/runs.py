@@ -34,8 +34,11 @@ from maskgit_jax.training.checkpoint import (
 )
 from maskgit_jax.training.state import inference_variables
 
-LATER_KEYS = {"maskgit": {"condition_tokenizer": ""}}
-LATER_MODEL_KEYS = {name: {"attention": "xla"} for name in ("gpt", "maskgit", "token_critic")}
+LATER_KEYS = {
+    "gpt": {"model": {"attention": "xla"}},
+    "maskgit": {"condition_tokenizer": "", "model": {"attention": "xla"}},
+    "token_critic": {"model": {"attention": "xla"}},
+}
 
 
 class Run(NamedTuple):
@@ -78,11 +81,21 @@ def read_config(folder: str | Path) -> ConfigDict:
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is damaged ({error}); delete {folder} and train again") from error
     # Keys that came later have defaults that change nothing.
-    values["data"] = {**base("", "").data.to_dict(), **values["data"]}
-    values["mesh"] = {**base("", "").mesh.to_dict(), **values["mesh"]}
-    values["model"] = {**LATER_MODEL_KEYS.get(values["stage"], {}), **values["model"]}
-    values = {**LATER_KEYS.get(values["stage"], {}), **values}
+    common = base("", "").to_dict()
+    values = _filled_up(values, {group: common[group] for group in ("data", "mesh")})
+    values = _filled_up(values, LATER_KEYS.get(values["stage"], {}))
     return ConfigDict(_with_tuples(values)).lock()
+
+
+def _filled_up(values: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values, with what they lack of the defaults, group by group."""
+    filled = {
+        key: _filled_up(values.get(key, {}), default)
+        if isinstance(default, dict)
+        else values.get(key, default)
+        for key, default in defaults.items()
+    }
+    return {**values, **filled}
 
 
 def _with_tuples(value: Any) -> Any:

@@ -20,8 +20,14 @@ from maskgit_jax.stage import Stage, Variables
 from maskgit_jax.training import sharding
 from maskgit_jax.training.checkpoint import Checkpoints, with_sharding
 from maskgit_jax.training.optimizers import learning_rate
-from maskgit_jax.training.state import TrainState, create_state, inference_variables
-from maskgit_jax.training.step import empty_sums, make_eval_step, make_train_step, player_optimizers
+from maskgit_jax.training.state import TrainState, inference_variables
+from maskgit_jax.training.step import (
+    TrainStep,
+    empty_sums,
+    make_create_state,
+    make_eval_step,
+    make_train_step,
+)
 from maskgit_jax.training.writers import SilentWriters, Writers
 
 HostBatch = dict[str, np.ndarray]
@@ -75,12 +81,7 @@ class Trainer:
     ):
         self.stage, self.config, self.workdir = stage, config, Path(workdir)
         self.data, self.mesh = data, mesh
-        batch_size, parts = config.training.batch_size, config.training.accumulate_steps
-        sharding.check_batch_size(
-            batch_size // parts,
-            mesh,
-            "config.training.batch_size / config.training.accumulate_steps",
-        )
+        sharding.check_training_batch(config.training, mesh)
         self.root_key = jax.random.key(config.seed)
         # As a program: hosts cannot put each other's arrays anywhere.
         everywhere = sharding.pjit(lambda t: t, mesh, out_shardings=sharding.replicated(mesh))
@@ -90,18 +91,13 @@ class Trainer:
         self.state = self._restore_or_create()
         self.programs = self._compile()
         self.stop_requested = threading.Event()
-        self._peers = jax.process_count() > 1
 
     def _restore_or_create(self) -> TrainState:
         """Returns the newest saved state, or a new one; parameters are born sharded."""
-        optimizers = player_optimizers(self.config)
-        averaged = {name: player.ema_rate for name, player in self.config.players.items()}
+        create = make_create_state(self.stage, self.config)
         iterator_start = self.data.train.get_state()
         batch = sharding.put_batch(next(self.data.train), self.mesh)
         self.data.train.set_state(iterator_start)
-
-        def create(key: jax.Array, batch: Any, frozen: Any) -> TrainState:
-            return create_state(self.stage, optimizers, averaged, key, batch, frozen)
 
         abstract = jax.eval_shape(create, self.root_key, batch, self.frozen)
         self.state_shardings = sharding.tree_shardings(abstract, self.mesh)
@@ -121,11 +117,8 @@ class Trainer:
 
         everywhere = sharding.replicated(self.mesh)
         return Programs(
-            train_step=sharding.pjit(
-                make_train_step(self.stage, self.config),
-                self.mesh,
-                out_shardings=(self.state_shardings, everywhere),
-                donate_argnums=0,
+            train_step=compile_train_step(
+                make_train_step(self.stage, self.config), self.mesh, self.state_shardings
             ),
             eval_step=compile_eval_step(self.stage, self.mesh),
             preview=sharding.pjit(preview, self.mesh, out_shardings=everywhere),
@@ -181,7 +174,11 @@ class Trainer:
                 writers.restart_clock()
 
     def _stops(self, step: int) -> bool:
-        return distributed.stop_together(step) if self._peers else self.stop_requested.is_set()
+        return (
+            distributed.stop_together(step)
+            if distributed.has_peers()
+            else self.stop_requested.is_set()
+        )
 
     def _writers(self, step: int) -> Any:
         if not distributed.is_main():
@@ -230,6 +227,16 @@ class Trainer:
         return jax.device_get(self.programs.preview(self.variables(), batch, jax.random.key(0)))
 
 
+def compile_train_step(step: TrainStep, mesh: Mesh, state_shardings: Any) -> Callable:
+    """Returns the program of a training step, which reuses the memory of the state."""
+    return sharding.pjit(
+        step,
+        mesh,
+        out_shardings=(state_shardings, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
 def compile_eval_step(stage: Stage, mesh: Mesh) -> Callable:
     """Returns the program that `evaluate_split` runs on every batch."""
     everywhere = sharding.replicated(mesh)
@@ -269,16 +276,15 @@ class _StopSignals:
     def __enter__(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
-        for number in (
-            (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGTERM, signal.SIGINT)
-        ):
+        numbers = (signal.SIGINT,) if distributed.has_peers() else (signal.SIGINT, signal.SIGTERM)
+        for number in numbers:
             self._before[number] = signal.signal(number, self._request)
 
     def _request(self, number: int, frame: Any) -> None:
         del frame
         self._requested.set()
         signal.signal(number, self._before[number])
-        if jax.process_count() > 1:
+        if distributed.has_peers():
             os.kill(os.getpid(), signal.SIGTERM)
 
     def __exit__(self, *_: Any) -> None:

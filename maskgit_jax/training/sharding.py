@@ -162,6 +162,12 @@ def check_batch_size(batch_size: int, mesh: Mesh, key: str) -> None:
         raise InputError(f"{key} is {batch_size}, not a multiple of the {shards} data shards")
 
 
+def check_training_batch(training: ConfigDict, mesh: Mesh) -> None:
+    """Raises `InputError` unless the devices can share each part of a batch evenly."""
+    part = training.batch_size // training.accumulate_steps
+    check_batch_size(part, mesh, "config.training.batch_size / config.training.accumulate_steps")
+
+
 def own_rows(batch_size: int) -> slice:
     """Returns which rows of a global batch this process puts on its devices."""
     share = batch_size // jax.process_count()

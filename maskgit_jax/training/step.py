@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from maskgit_jax.arrays import Array, Batch, Key, PyTree
 from maskgit_jax.stage import Metrics, Stage, Variables
 from maskgit_jax.training.optimizers import make_optimizer, update_average
-from maskgit_jax.training.state import TrainState
+from maskgit_jax.training.state import TrainState, create_state
 
 TrainStep = Callable[
     [TrainState, Mapping[str, Variables], Batch, Key], tuple[TrainState, dict[str, Array]]
@@ -81,6 +81,19 @@ def player_optimizers(config: ConfigDict) -> dict[str, optax.GradientTransformat
         name: make_optimizer(settings, config.training.num_steps)
         for name, settings in config.players.items()
     }
+
+
+def make_create_state(
+    stage: Stage, config: ConfigDict
+) -> Callable[[Key, Batch, Mapping[str, Variables]], TrainState]:
+    """Returns (key, batch, frozen) -> the state before the first step, see `create_state`."""
+    optimizers = player_optimizers(config)
+    averaged = {name: player.ema_rate for name, player in config.players.items()}
+
+    def create(key: Key, batch: Batch, frozen: Mapping[str, Variables]) -> TrainState:
+        return create_state(stage, optimizers, averaged, key, batch, frozen)
+
+    return create
 
 
 def make_train_step(stage: Stage, config: ConfigDict) -> TrainStep:

@@ -11,8 +11,7 @@ from maskgit_jax.arrays import to_uint8
 from maskgit_jax.stage import Variables
 from maskgit_jax.stages import STAGES
 from maskgit_jax.training.sharding import PARAMETER_AXES, make_mesh, path_name, tree_shardings
-from maskgit_jax.training.state import create_state
-from maskgit_jax.training.step import make_train_step, player_gradients, player_optimizers
+from maskgit_jax.training.step import make_create_state, make_train_step, player_gradients
 from tests.example import (
     PRIOR_NAMES,
     STAGE_NAMES,
@@ -32,10 +31,7 @@ PRESETS = ("digits", "fashion_mnist", "cifar10", "folder", "imagenet256", "image
 
 
 def new_state(stage, config, frozen, batch):
-    averaged = {name: player.ema_rate for name, player in config.players.items()}
-    optimizers = player_optimizers(config)
-    create = jax.jit(lambda key: create_state(stage, optimizers, averaged, key, batch, frozen))
-    return create(jax.random.key(0))
+    return jax.jit(make_create_state(stage, config))(jax.random.key(0), batch, frozen)
 
 
 def assert_equal(one, other):
@@ -165,13 +161,7 @@ def test_every_parameter_matches_one_row_of_the_sharding_table(stage_name, prese
         stages["generator"] = STAGES["maskgit"].build(inner, stages)
     STAGES[stage_name].validate(config)
     stage = STAGES[stage_name].build(config, stages)
-    averaged = {name: player.ema_rate for name, player in config.players.items()}
-    optimizers = player_optimizers(config)
-    abstract = jax.eval_shape(
-        lambda key, batch: create_state(stage, optimizers, averaged, key, batch, {}),
-        jax.random.key(0),
-        batch,
-    )
+    abstract = jax.eval_shape(make_create_state(stage, config), jax.random.key(0), batch, {})
     mesh = make_mesh(type(config)(dict(layout="data", data=2, fsdp=2, tensor=2)))
     shardings = tree_shardings(abstract, mesh)  # raises for a name without a row
     specs = {str(leaf.spec) for leaf in jax.tree.leaves(shardings)}
