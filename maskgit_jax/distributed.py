@@ -27,12 +27,18 @@ _FILTER = """
 import signal, sys
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.SIG_IGN)
+signs = (
+    "JAX distributed service detected fatal errors",
+    "Polled an error from coordination service",
+    "Failed to retrieve preemption notice from coordination service: UNAVAILABLE",
+)
 dead = False
 for line in sys.stdin.buffer:
     text = line.decode(errors="replace")
-    if not dead and "JAX distributed service detected fatal errors" in text:
-        dead = True
-        sys.stderr.write(sys.argv[1] + chr(10))
+    told = text.startswith(sys.argv[1])
+    if not dead and (told or any(sign in text for sign in signs)):
+        dead = True  # once: JAX and our own program may both find out
+        sys.stderr.write(text if told else sys.argv[1] + chr(10))
     elif not dead and ("coordination_service" not in text or "] " not in text):
         sys.stderr.write(text)
     sys.stderr.flush()

@@ -2,18 +2,18 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 
 import numpy as np
 import pytest
 
 from maskgit_jax.distributed import PEER_DIED
-from maskgit_jax.training.checkpoint import saved_steps
+from maskgit_jax.training.checkpoint import checkpoint_folder, saved_steps
 from tests.example import ROOT, TINY
 from tests.test_commands import refused
 
@@ -21,13 +21,8 @@ SHORT = {"training.batch_size": 16, "training.log_every": 2, "training.eval_ever
          "training.preview_every": 4, "training.checkpoint_every": 4}  # fmt: skip
 
 
-CACHE = tempfile.TemporaryDirectory()  # of compiled programs: the same ones run again and again
-
-
 def command(module: str, *arguments: str, devices: int) -> subprocess.Popen:
-    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu",
-                   "JAX_COMPILATION_CACHE_DIR": CACHE.name,
-                   "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}  # fmt: skip
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
     return subprocess.Popen(
         [sys.executable, "-m", f"maskgit_jax.{module}", *arguments],
         cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -91,7 +86,8 @@ def runs(tmp_path_factory):
     finish(command("train", *training("vqgan", two / "vqgan", 8), devices=8))  # by two, then one
     mesh = "--config.mesh.fsdp=4"
     finish(command("train", *training("maskgit", one / "maskgit", 8, frozen), devices=8))
-    finish(command("train", *training("maskgit", two / "maskgit", 4, frozen), devices=8))
+    shutil.copytree(one / "maskgit", two / "maskgit")
+    shutil.rmtree(checkpoint_folder(two / "maskgit") / "8")
     finish(*pair("train", *training("maskgit", two / "maskgit", 8, frozen, mesh)))  # and reverse
     return one, two
 
@@ -124,20 +120,20 @@ def until_step(processes, workdir, step: int) -> None:
 
 
 def test_sigterm_to_one_saves_one_step_on_both_and_one_process_goes_on(tmp_path):
-    processes = pair("train", *training("vqgan", tmp_path, 100_000))
+    processes = pair("train", *training("vae", tmp_path, 100_000))
     until_step(processes, tmp_path, 6)
     processes[1].send_signal(signal.SIGTERM)
     written = finish(*processes)
     (stopped,) = saved_steps(tmp_path)[-1:]
     assert f"stopped at step {stopped} of 100000; saved" in written[0]
-    process = command("train", *training("vqgan", tmp_path, stopped + 2), devices=8)
+    process = command("train", *training("vae", tmp_path, stopped + 2), devices=8)
     assert f"at step {stopped}" in finish(process)[0]
     assert saved_steps(tmp_path)[-1] == stopped + 2
 
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_when_one_dies_the_other_ends_with_one_line(tmp_path, victim):
-    processes = pair("train", *training("vqgan", tmp_path, 100_000))
+    processes = pair("train", *training("vae", tmp_path, 100_000))
     until_step(processes, tmp_path, 4)
     processes[victim].kill()
     begin = time.monotonic()
@@ -145,8 +141,11 @@ def test_when_one_dies_the_other_ends_with_one_line(tmp_path, victim):
     _, errors = other.communicate(timeout=60)
     processes[victim].communicate()
     assert time.monotonic() - begin < 60
-    assert other.returncode in (PEER_DIED, -signal.SIGABRT)
-    (line,) = [line for line in errors.splitlines() if "Gloo]" not in line]
+    # By itself, or aborted by JAX, if that found out first: in the middle of whatever it did.
+    assert other.returncode == PEER_DIED or other.returncode < 0
+    lines = [line for line in errors.splitlines() if "Gloo]" not in line]
+    assert len(lines) == 1, lines
+    (line,) = lines
     assert line.startswith("error: another process of this run ended")
 
 
