@@ -6,7 +6,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import qmc
 
 from maskgit_jax.arrays import Array, Key
 from maskgit_jax.decoding.schedules import rank
@@ -88,12 +87,24 @@ def halton_turns(grid: Grid) -> np.ndarray:
     """
     height, width = grid
     turns: dict[int, int] = {}
-    points = qmc.Halton(2, scramble=False)
-    points.fast_forward(1)  # the first point is the corner itself, which the peers leave out
+    point = 1  # 0 is the corner itself, which the peers leave out
     while len(turns) < height * width:
-        for row, column in np.floor(points.random(height * width) * grid).astype(int):
-            turns.setdefault(int(row) * width + int(column), len(turns))
+        row, column = int(reflected(point, 2) * height), int(reflected(point, 3) * width)
+        turns.setdefault(row * width + column, len(turns))
+        point += 1
     return np.asarray([turns[place] for place in range(height * width)], np.int32)
+
+
+def reflected(number: int, base: int) -> float:
+    """Returns the number with its digits mirrored at the point, in [0, 1): its radical inverse.
+
+    As scipy.stats.qmc has it, whose import takes a good part of a command's start.
+    """
+    value, place = 0.0, 1 / base
+    while number:
+        number, digit = divmod(number, base)
+        value, place = value + digit * place, place / base
+    return value
 
 
 def by_critic(moment: Moment) -> Array:
