@@ -18,7 +18,17 @@ ROWS = (
     ("pipelines",),
     ("costs",),
     ("judging",),
-    ("train", "sample", "edit", "evaluate", "encode", "demo", "compile_check", "benchmark"),
+    (
+        "train",
+        "sample",
+        "edit",
+        "evaluate",
+        "encode",
+        "demo",
+        "compile_check",
+        "benchmark",
+        "lineage",
+    ),
 )
 ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 FILES = sorted((ROOT / "maskgit_jax").rglob("*.py"))

@@ -83,6 +83,11 @@ def write_description(place: Path, description: dict[str, Any]) -> None:
     (place / "tokens.json").write_text(json.dumps(description, indent=2) + "\n")
 
 
+def is_complete(place: Path) -> bool:
+    """Returns whether a folder holds a whole token dataset."""
+    return (place / "tokens.json").exists()
+
+
 def read_description(place: str) -> dict[str, Any]:
     """Returns what `tokens.json` says.
 

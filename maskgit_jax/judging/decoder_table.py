@@ -118,11 +118,15 @@ class Bench:
         }
 
     def made(
-        self, labels: Sequence[int | None], settings: DecodeSettings, given: Given | None = None
+        self,
+        labels: Sequence[int | None],
+        settings: DecodeSettings,
+        given: Given | None = None,
+        seed: int = 0,
     ) -> tuple[np.ndarray, float]:
         """Returns images uint8 [N, H, W, C], and the seconds for one after the first batch."""
         size, images, begun = self.asked.batch_size, [], 0.0
-        for batch in self.generator(labels, 0, settings, size, given=given):
+        for batch in self.generator(labels, seed, settings, size, given=given):
             images.append(batch)
             begun = begun or time.monotonic()
         seconds = (time.monotonic() - begun) / max(1, len(labels) - len(images[0]))

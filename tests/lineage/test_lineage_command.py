@@ -1,0 +1,65 @@
+"""The page from nothing, by the public command, on the embedded digits."""
+
+import json
+import signal
+import time
+
+import numpy as np
+from PIL import Image
+
+from tests.test_commands import refused, run, start
+
+SMALL = {
+    "vqgan": ("model.filters=8", "model.codebook_size=16", "model.code_width=4"),
+    "maskgit": ("model.codebook_size=16", "model.width=16", "model.num_layers=1"),
+}
+WORDS = [
+    "--systems=vae,vqgan_maskgit",
+    "--budget=0.02",
+    "--num=200",
+    "--num_originality=100",
+    *(f"--change={stage}.{change}" for stage, changes in SMALL.items() for change in changes),
+]
+
+
+def test_the_page_is_made_in_two_sittings(tmp_path):
+    words = [*WORDS, f"--workdir={tmp_path}/lineage", f"--cache={tmp_path}/cache"]
+    process = start("lineage", *words)
+    while "training vqgan" not in (line := process.stdout.readline()):
+        assert line, process.stderr.read()
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0 and out.splitlines()[-1].startswith("stopped;"), err
+    begun = (tmp_path / "lineage/vae/metrics.jsonl").read_text()
+    steps = (tmp_path / "lineage/steps.json").read_text()
+
+    code, out, err = run("lineage", *words)
+    assert code == 0, err
+    assert "training vae: done" in out and "[7 of 7] evaluating" in out
+    assert (tmp_path / "lineage/vae/metrics.jsonl").read_text() == begun
+    assert (
+        json.loads(steps).items()
+        <= json.loads((tmp_path / "lineage/steps.json").read_text()).items()
+    )
+
+    page = (tmp_path / "lineage/lineage.md").read_text()
+    assert "| figure | real images | VAE | VQGAN + MaskGIT |" in page
+    assert "Better than VAE" in page or "Not better" in page
+    found = json.loads((tmp_path / "lineage/lineage.json").read_text())["systems"]
+    assert set(found) == {"vae", "vqgan_maskgit"}
+    assert found["vqgan_maskgit"]["passes"] == 9 and found["vae"]["passes"] == 1
+    assert found["vqgan_maskgit"]["figures"]["classification_accuracy_score"][1] > 0.9
+    with Image.open(tmp_path / "lineage/lineage.png") as picture:
+        assert len(np.unique(np.asarray(picture))) > 50
+
+    started = time.monotonic()
+    code, again, err = run("lineage", *words)  # all is there
+    assert code == 0, err
+    assert (tmp_path / "lineage/lineage.md").read_text() == page
+    assert time.monotonic() - started < 60
+
+
+def test_what_cannot_work_is_refused_before_anything_runs(tmp_path):
+    place = f"--workdir={tmp_path}/lineage"
+    assert "/nowhere" in refused("lineage", place, "--data=idx:/nowhere")
+    assert not (tmp_path / "lineage").exists()
