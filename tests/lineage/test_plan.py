@@ -5,7 +5,7 @@ import json
 import pytest
 
 from maskgit_jax.configuration import InputError
-from maskgit_jax.lineage.plan import Plan, open_plan, schedule, training_minutes
+from maskgit_jax.lineage.plan import Plan, check_trainings, open_plan, schedule, training_minutes
 from maskgit_jax.lineage.systems import (
     SYSTEMS,
     TRAININGS,
@@ -125,6 +125,28 @@ def test_changes_of_unknown_keys_are_refused():
     chosen = CHOSEN._replace(changes={"vqgan": {"model.filter": 3}})
     with pytest.raises(InputError, match=r"vqgan\.model\.filter=.*no such key"):
         chosen.configuration(TRAININGS["vqgan"])
+
+
+def check(tmp_path, *words: str, **changes) -> None:
+    chosen = CHOSEN._replace(changes=read_changes(words))
+    names = ["vqgan_maskgit"]
+    plan = plan_in(tmp_path, chosen=chosen, **changes)
+    check_trainings(plan, needed_trainings(chosen_systems(names)))
+
+
+@pytest.mark.parametrize(
+    "word, guidance, said",
+    [
+        ("vqgan.model.codebook_size=64", 0.0, r"lineage/vqgan has 64 codes, but .* is 128"),
+        ("maskgit.model.grid=(8, 8)", 0.0, r"makes a grid of \(4, 4\) tokens"),
+        ("maskgit.losses.label_dropout_rate=0.0", 1.0, "--guidance needs a MaskGIT that"),
+        ("vqgan.training.batch_size=0", 0.0, "must be at least 1"),
+    ],
+)
+def test_trainings_that_do_not_fit_are_refused_before_the_first(tmp_path, word, guidance, said):
+    check(tmp_path, guidance=1.0)
+    with pytest.raises(InputError, match=said):
+        check(tmp_path, word, guidance=guidance)
 
 
 def test_what_does_not_exist_is_refused():
