@@ -144,24 +144,9 @@ def evaluate(plan: Plan, systems: list[System], words: Sequence[str]) -> None:
 def _written(plan: Plan, systems: list[System], words: Sequence[str]) -> list[Path]:
     found = {system.name: read_result(plan, system) for system in systems}
     known = {name: result for name, result in found.items() if result is not None}
-    machine = json.loads((plan.workdir / "machine.json").read_text())
-    budget = (
-        f"{plan.num_steps} steps of each training"
-        if plan.num_steps
-        else f"{plan.minutes:g} minutes of training for each system, half of them for the "
-        "tokenizer where there is one"
-    )
-    notes = [
-        f"{budget}; {machine['device']}, {machine['cpus']} CPUs, JAX {machine['jax']}, "
-        f"{machine['date']}. Each system made {plan.num or 'as many images as there are training'} "
-        f"images{'' if plan.num is None else ' for its figures'}; feature network: "
-        f"{', '.join(FEATURES.value)}. The best of each row are bold.",
-    ]
-    if plan.reused:
-        notes.append(f"Trained elsewhere, for longer or shorter: {', '.join(plan.reused)}.")
     page = Page(
         f"From autoencoder to MaskGIT: {plan.chosen.data}",
-        notes,
+        _notes(plan, systems),
         {name: result for name, (result, _) in known.items()},
         {name: pictures for name, (_, pictures) in known.items()},
         [SYSTEMS[name].title for name, result in found.items() if result is None],
@@ -171,6 +156,29 @@ def _written(plan: Plan, systems: list[System], words: Sequence[str]) -> list[Pa
         ],
     )
     return write_page(plan.workdir, page)
+
+
+def _notes(plan: Plan, systems: list[System]) -> list[str]:
+    trained = [each.name for each in needed_trainings(systems) if each.name not in plan.reused]
+    machine = json.loads((plan.workdir / "machine.json").read_text())
+    count = f"{plan.num:,}" if plan.num else "as many images as there are training"
+    notes = [
+        f"Evaluated on {machine['date']}: {machine['device']}, {machine['cpus']} CPUs, JAX "
+        f"{machine['jax']}. For its figures each system made {count} images; feature network: "
+        f"{', '.join(FEATURES.value)}. The best of each row are bold."
+    ]
+    if trained and plan.num_steps:
+        notes.append(f"{plan.num_steps} steps of each training.")
+    elif trained:
+        notes.append(
+            f"{plan.minutes:g} minutes of training for each system, half of them for the tokenizer "
+            "where there is one; the table has the minutes that it took, with compiling."
+        )
+    if plan.reused:
+        notes.append(
+            f"Trained before, as long as the table says: {', '.join(sorted(plan.reused))}."
+        )
+    return notes
 
 
 def _machine() -> dict[str, Any]:
