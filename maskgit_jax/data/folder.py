@@ -115,6 +115,11 @@ class FolderSource:
     def __len__(self) -> int:
         return len(self.files)
 
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels of the files, int32 [N]."""
+        return np.asarray([file.label for file in self.files], np.int32)
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self._first_readable(index, self.record)
 

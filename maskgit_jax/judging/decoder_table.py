@@ -23,7 +23,7 @@ from maskgit_jax.decoding.parallel import (
 )
 from maskgit_jax.judging.complete_files import write_text
 from maskgit_jax.judging.features import Extractor
-from maskgit_jax.judging.generation import check_sets, real_images
+from maskgit_jax.judging.generation import check_sets, real_images, wanted_labels
 from maskgit_jax.judging.runs import Asked, open_networks
 from maskgit_jax.judging.summaries import Summary, summarize
 from maskgit_jax.metrics.frechet import frechet_distance
@@ -87,6 +87,10 @@ class Bench:
         )
         self.asked, self.num = asked, num
         self.held_out = shuffled(self.real.held_out, num)
+
+    def labels(self) -> np.ndarray:
+        """Returns the classes of the images of each row, int32 [N]."""
+        return wanted_labels(self.real, self.real.num_classes, self.num)
 
     @cached_property
     def extractor(self) -> Extractor:
@@ -185,7 +189,7 @@ def compare_decoders(
         bench.generator.generator.check_settings(settings)
     path = folder / "decoders.json"
     stored = json.loads(path.read_text()) if path.exists() else {}
-    labels = np.arange(num, dtype=np.int32) % bench.real.num_classes
+    labels = bench.labels()
     rows = [Row("real images", 0, 0, 0.0, **bench.figures(bench.held_out), seconds=0.0)]
     for name, passes, settings in tqdm(asked_for, desc="decoders", unit="row", disable=None):
         key = f"{run.step} {num} {asked.batch_size} {settings}"

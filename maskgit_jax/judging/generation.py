@@ -79,6 +79,27 @@ def real_images(config: ConfigDict) -> tuple[RealImages, Sources]:
     return RealImages(name, training, held_out, len(sources.class_names), {}), sources
 
 
+def wanted_labels(real: RealImages, num_classes: int, num: int) -> np.ndarray:
+    """Returns the labels of images to be made, int32 [N], all of them -1 without classes.
+
+    Each class comes as often as among the training images, where that can be known without
+    reading them, otherwise equally often; the classes alternate.
+    """
+    if not num_classes:
+        return np.full(num, -1, np.int32)
+    shares = np.full(num_classes, 1 / num_classes)
+    known = getattr(getattr(real.training, "source", None), "labels", None)
+    if known is not None:
+        shares = np.bincount(known, minlength=num_classes)[:num_classes] / len(known)
+    labels, owed = np.zeros(num, np.int32), np.zeros(num_classes)
+    for index in range(num):
+        owed += shares
+        # Rounded, so that classes of equal shares come in their order.
+        labels[index] = np.argmax(np.round(owed, 6))
+        owed[labels[index]] -= 1
+    return labels
+
+
 class Judge:
     """Measures one set of generated images.
 

@@ -28,7 +28,14 @@ from maskgit_jax.judging.features import (
     inception,
     small_classifier,
 )
-from maskgit_jax.judging.generation import Judge, Limits, RealImages, check_sets, real_images
+from maskgit_jax.judging.generation import (
+    Judge,
+    Limits,
+    RealImages,
+    check_sets,
+    real_images,
+    wanted_labels,
+)
 from maskgit_jax.judging.reconstruction import frechet_figure, pair_figures
 from maskgit_jax.judging.report import Evaluation, Figure
 from maskgit_jax.judging.token_baselines import token_figures
@@ -283,9 +290,7 @@ def _generation(
     made_by: Any,
     given: Given | None,
 ) -> Part:
-    labels = np.full(num, -1, np.int32)
-    if generator.num_classes:
-        labels = np.arange(num, dtype=np.int32) % generator.num_classes
+    labels = wanted_labels(task.real, generator.num_classes, num)
     if given:
         labels = np.asarray(given.labels(num), np.int32)
     batch_size = task.asked.batch_size

@@ -4,26 +4,23 @@ Trains every system for `--budget` minutes, evaluates all by the same figures, a
 WORKDIR/lineage.html, .png, .md and .json. The same command goes on where it was stopped.
 """
 
-import datetime
 import json
-import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import flags
 
 from maskgit_jax import command_line
 from maskgit_jax.configuration import base, require
 from maskgit_jax.interop.feature_weights import load_lpips
-from maskgit_jax.judging.complete_files import default_cache, write_text
+from maskgit_jax.judging.complete_files import default_cache
 from maskgit_jax.judging.features import parse_names
 from maskgit_jax.judging.generation import Limits, check_sets, real_images
 from maskgit_jax.judging.runs import MOST_SAMPLES, Asked
-from maskgit_jax.lineage.measure import measure_system, read_result
+from maskgit_jax.lineage.measure import Result, measure_system, read_result
 from maskgit_jax.lineage.page import Page, write_page
 from maskgit_jax.lineage.plan import Plan, check_trainings, measure_speeds, open_plan
 from maskgit_jax.lineage.systems import (
@@ -105,6 +102,10 @@ def check(plan: Plan, systems: list[System]) -> None:
     for training in trainings:
         if not training.tokenizer:
             real, sources = real_images(plan.chosen.configuration(training).data)
+    require(
+        len(real.held_out) > 3,
+        f"{plan.chosen.data} has {len(real.held_out)} held-out images; figures need at least 4",
+    )
     num = plan.num or min(MOST_SAMPLES, len(sources.train))
     check_sets(real.training.shape, num, real, networks, limits())
 
@@ -128,9 +129,7 @@ def asked() -> Asked:
 
 def evaluate(plan: Plan, systems: list[System], words: Sequence[str]) -> None:
     """Evaluates what is not evaluated, and writes the page anew after each system."""
-    how, path = asked(), plan.workdir / "machine.json"
-    if not path.exists():
-        write_text(path, json.dumps(_machine(), indent=2) + "\n")
+    how = asked()
     for number, system in enumerate(systems, start=1):
         if read_result(plan, system) is None:
             print(f"({number} of {len(systems)}) evaluating {system.title}", flush=True)
@@ -146,7 +145,7 @@ def _written(plan: Plan, systems: list[System], words: Sequence[str]) -> list[Pa
     known = {name: result for name, result in found.items() if result is not None}
     page = Page(
         f"From autoencoder to MaskGIT: {plan.chosen.data}",
-        _notes(plan, systems),
+        _notes(plan, systems, [result for result, _ in known.values()]),
         {name: result for name, (result, _) in known.items()},
         {name: pictures for name, (_, pictures) in known.items()},
         [SYSTEMS[name].title for name, result in found.items() if result is None],
@@ -158,14 +157,13 @@ def _written(plan: Plan, systems: list[System], words: Sequence[str]) -> list[Pa
     return write_page(plan.workdir, page)
 
 
-def _notes(plan: Plan, systems: list[System]) -> list[str]:
+def _notes(plan: Plan, systems: list[System], results: Iterable[Result]) -> list[str]:
     trained = [each.name for each in needed_trainings(systems) if each.name not in plan.reused]
-    machine = json.loads((plan.workdir / "machine.json").read_text())
-    count = f"{plan.num:,}" if plan.num else "as many images as there are training"
+    machines = "; ".join(sorted({result.machine for result in results}))
+    count = max((result.num for result in results), default=0)
     notes = [
-        f"Evaluated on {machine['date']}: {machine['device']}, {machine['cpus']} CPUs, JAX "
-        f"{machine['jax']}. For its figures each system made {count} images; feature network: "
-        f"{', '.join(FEATURES.value)}. The best of each row are bold."
+        f"Evaluated: {machines}. For its figures each system made {count:,} images; feature "
+        f"network: {', '.join(FEATURES.value)}. The best of each row are bold."
     ]
     if trained and plan.num_steps:
         notes.append(f"{plan.num_steps} steps of each training.")
@@ -179,15 +177,6 @@ def _notes(plan: Plan, systems: list[System]) -> list[str]:
             f"Trained before, as long as the table says: {', '.join(sorted(plan.reused))}."
         )
     return notes
-
-
-def _machine() -> dict[str, Any]:
-    return {
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "cpus": os.cpu_count(),
-        "jax": jax.__version__,
-        "date": datetime.date.today().isoformat(),
-    }
 
 
 def main() -> None:

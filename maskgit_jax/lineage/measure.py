@@ -1,6 +1,8 @@
 """Evaluates the systems of the lineage, all by the same figures."""
 
+import datetime
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,8 +12,8 @@ import jax
 import numpy as np
 
 from maskgit_jax import pipelines
-from maskgit_jax.data.image_sets import ImageSet
-from maskgit_jax.data.sources import data_of_images
+from maskgit_jax.configuration import require
+from maskgit_jax.data.image_sets import ImageSet, shuffled
 from maskgit_jax.decoding.parallel import DECODERS, DecodeSettings, network_passes
 from maskgit_jax.judging import report
 from maskgit_jax.judging.complete_files import write_arrays, write_text
@@ -19,7 +21,7 @@ from maskgit_jax.judging.decoder_table import NAMES, Bench, settings_of
 from maskgit_jax.judging.generation import real_images
 from maskgit_jax.judging.runs import Asked, evaluate_run
 from maskgit_jax.lineage.plan import Plan, training_minutes
-from maskgit_jax.lineage.systems import System
+from maskgit_jax.lineage.systems import TRAININGS, System
 from maskgit_jax.stage import generator_of
 from maskgit_jax.stages.token_priors import token_grids
 
@@ -45,7 +47,9 @@ class Result(NamedTuple):
             the decoder; None for what makes no images.
         seconds: For an image, in batches of 64 (`decoder` included).
         minutes: Training -> wall time.
-        steps: Training -> steps.
+        runs: Training -> its identity, see `Plan.identity`.
+        num: Images that were made for the figures.
+        machine: That made them, for seconds.
         decoder: How tokens are drawn, "" where there is one way.
         tried: Decoder -> Frechet distance, where one was chosen.
         left_out: Figure -> why there is none.
@@ -58,7 +62,9 @@ class Result(NamedTuple):
     passes: int | None
     seconds: float | None
     minutes: Mapping[str, float]
-    steps: Mapping[str, int]
+    runs: Mapping[str, str]
+    num: int
+    machine: str
     decoder: str
     tried: Mapping[str, float]
     left_out: Mapping[str, str]
@@ -91,6 +97,8 @@ def read_result(plan: Plan, system: System) -> tuple[Result, Pictures] | None:
     found = Result(**json.loads(path.read_text()))
     if any(not plan.finished(name) for name in system.trainings):
         return None
+    if found.runs != {name: plan.identity(name) for name in system.trainings}:
+        return None
     with np.load(path.with_suffix(".npz")) as arrays:
         pictures = Pictures(**{name: arrays.get(name) for name in Pictures._fields})
     return found, pictures
@@ -118,12 +126,15 @@ def measure_system(
     maker, tried, own = first, {}, {}
     if system.prior:
         maker = pipelines.load_run(plan.run(system.prior), asked.mesh)
+        _check_same_tokenizer(plan, system, first, maker)
+        with maker.config.unlocked():
+            maker.config.data.source = plan.chosen.data
         if maker.config.stage == "maskgit":
             own = {"guidance": plan.guidance} if plan.guidance else {}
         if system.revises:
-            own, tried = _best_revising(maker, asked, plan.num, own, tell)
+            own, tried = _best_revising(plan, system.prior, maker, asked, own, tell)
         evaluations["prior"] = _evaluated(plan, system.prior, asked, own, tell)
-    real, _ = real_images(data_of_images(maker.config.data))
+    real, _ = real_images(plan.chosen.configuration(TRAININGS[system.first]).data)
     originals = _one_of_each(real.held_out)
     restored = pipelines.ImageAutoencoder(first, asked.mesh).restore(originals)
     made = passes = seconds = None
@@ -135,7 +146,7 @@ def measure_system(
         made, seconds = _made(generator, settings)
     figures, left_out = {}, {}
     for evaluation in evaluations.values():
-        figures |= {each.name: (each.value, each.real) for each in evaluation.figures}
+        figures |= {each.name: _values(each) for each in evaluation.figures}
         left_out |= evaluation.left_out
     result = Result(
         system.name,
@@ -145,7 +156,9 @@ def measure_system(
         passes,
         seconds,
         {name: training_minutes(plan.run(name)) for name in system.trainings},
-        {run.config.stage: run.step for run in (first, maker)},
+        {name: plan.identity(name) for name in system.trainings},
+        evaluations["prior" if system.prior else "first"].settings.get("num", 0),
+        machine(),
         decoder,
         tried,
         left_out,
@@ -166,7 +179,7 @@ def _evaluated(
 ) -> report.Evaluation:
     """Returns the evaluation of a run; what was evaluated before is read."""
     ways = [f"{key}-{value}" for key, value in sorted(decoding.items())]
-    folder = plan.measured / "evaluations" / "-".join([name, *ways])
+    folder = plan.measured / "evaluations" / "-".join([name, plan.identity(name), *ways])
     if (folder / "evaluation.json").exists():
         return report.read(str(folder))[-1]
     tell(f"evaluating {name} {' '.join(ways)}")
@@ -178,10 +191,43 @@ def _evaluated(
     return found
 
 
+def _check_same_tokenizer(
+    plan: Plan, system: System, first: pipelines.Run, prior: pipelines.Run
+) -> None:
+    own = jax.tree.leaves(first.variables.params)
+    frozen = jax.tree.leaves(prior.variables.frozen["tokenizer"].params)
+    require(
+        len(own) == len(frozen)
+        and all(
+            a.shape == b.shape and bool((a == b).all()) for a, b in zip(own, frozen, strict=True)
+        ),
+        f"{plan.run(system.prior)} was trained on another tokenizer than {plan.run(system.first)} "
+        "is now; train it again, or reuse the two that belong together",
+    )
+
+
+def _values(figure: report.Figure) -> tuple[float, float | None]:
+    """Returns the value and that of real images; of what is counted, the shares."""
+    if figure.name not in ("copies", "duplicates"):
+        return figure.value, figure.real
+    real = None if figure.real is None else figure.real / max(1, figure.real_count)
+    return figure.value / max(1, figure.count), real
+
+
+def machine() -> str:
+    """Returns where and when figures are made."""
+    devices, today = jax.devices(), datetime.date.today().isoformat()
+    return (
+        f"{today}, {len(devices)} x {devices[0].device_kind}, {os.cpu_count()} CPUs, "
+        f"JAX {jax.__version__}"
+    )
+
+
 def _best_revising(
+    plan: Plan,
+    name: str,
     run: pipelines.Run,
     asked: Asked,
-    num: int | None,
     decoding: Mapping[str, Any],
     tell: Callable[[str], None],
 ) -> tuple[dict[str, Any], dict[str, float]]:
@@ -193,18 +239,21 @@ def _best_revising(
     generator = pipelines.ImageGenerator(run, asked.mesh)
     own = generator.settings(**decoding)
     passes = network_passes(own._replace(guidance=0.0))
-    if not generator.num_classes:
+    if generator.num_classes < 2:
         chosen = settings_of("remask", passes, own.guidance, own)
         return {**decoding, "decoder": "remask", "steps": chosen.steps}, {}
-    bench, tried = Bench(run, asked, min(num or _MOST_FOR_CHOICE, _MOST_FOR_CHOICE)), {}
-    labels = np.arange(bench.num, dtype=np.int32) % bench.real.num_classes
-    found = {name: settings_of(name, passes, own.guidance, own) for name in REVISING}
-    for name, settings in found.items():
-        tell(f"trying decoder {name}")
-        images, _ = bench.made(list(labels), settings, seed=_CHOICE_SEED)
-        tried[name] = bench.figures(ImageSet(name, images, images.shape[1:], labels))[
-            "frechet_distance"
-        ]
+    bench = Bench(run, asked, min(plan.num or _MOST_FOR_CHOICE, _MOST_FOR_CHOICE))
+    path = plan.measured / "evaluations" / f"decoders-{plan.identity(name)}.json"
+    tried = json.loads(path.read_text()) if path.exists() else {}
+    found = {way: settings_of(way, passes, own.guidance, own) for way in REVISING}
+    for way, settings in found.items():
+        if way not in tried:
+            tell(f"trying decoder {way}")
+            labels = bench.labels()
+            images, _ = bench.made(list(labels), settings, seed=_CHOICE_SEED)
+            judged = ImageSet(way, images, images.shape[1:], labels)
+            tried[way] = bench.figures(judged)["frechet_distance"]
+            write_text(path, json.dumps(tried) + "\n")
     best = found[min(tried, key=tried.__getitem__)]
     changed = {"decoder": best.decoder, "steps": best.steps}
     if best.decoder == "remask":
@@ -216,8 +265,9 @@ def _one_of_each(source: Any) -> np.ndarray:
     """Returns images of as many classes as there are, the first ones of each, in their order."""
     seen: dict[tuple[int, int], np.ndarray] = {}
     counts: dict[int, int] = {}
-    for index in range(min(len(source), _LOOKED_THROUGH)):
-        record = source[index]
+    some = shuffled(source, _LOOKED_THROUGH)
+    for index in range(len(some)):
+        record = some[index]
         label = record["label"]
         counts[label] = counts.get(label, 0) + 1
         seen[counts[label], label] = record["image"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maskgit_jax.configuration import InputError, apply_changes, require, validate
+from maskgit_jax.data.tokens import is_complete, read_description
 from maskgit_jax.judging.complete_files import write_text
 from maskgit_jax.judging.step_record import Effort
 from maskgit_jax.judging.step_speed import measure_train
@@ -17,6 +18,7 @@ from maskgit_jax.stages import stage_module
 from maskgit_jax.training.checkpoint import saved_steps
 
 _MEASURING_SECONDS = 6.0
+_SEEN = ("image_size", "channels", "view")  # keys of config.data in which all must agree
 
 
 class Plan(NamedTuple):
@@ -80,6 +82,30 @@ class Plan(NamedTuple):
             return bool(saved_steps(self.run(name)))
         return self.decided(name) and self.length(name) in saved_steps(self.run(name))
 
+    def identity(self, name: str) -> str:
+        """Returns eight hex digits of a finished training, others when it is trained again."""
+        run = self.run(name)
+        said = [str(saved_steps(run)[-1])]
+        said += [(run / file).read_text() for file in ("config.json", "metrics.jsonl")]
+        return hashlib.sha256("".join(said).encode()).hexdigest()[:8]
+
+    def encoded(self, name: str) -> bool:
+        """Returns whether the tokens of a tokenizer are there.
+
+        Raises:
+            InputError: They are those of another state of it.
+        """
+        folder = self.tokens(name)
+        if not is_complete(folder):
+            return False
+        step, newest = read_description(str(folder))["step"], saved_steps(self.run(name))[-1]
+        require(
+            step == newest,
+            f"{folder} was written by {self.run(name)} at step {step}, which is at {newest} now; "
+            "delete these tokens and the trainings on them, or take another --workdir",
+        )
+        return True
+
     def decide(self, name: str, seconds: float) -> int:
         """Writes down and returns how many steps of so many seconds fit the budget."""
         share = TRAININGS[name].share
@@ -125,12 +151,19 @@ def _check_reused(plan: Plan, training: Training, place: str) -> None:
         found.stage == training.stage,
         f"--reuse={training.name}={place}: it holds stage '{found.stage}', not '{training.stage}'",
     )
-    for key in ("image_size", "channels"):
+    for key in _SEEN:
         require(
             found.data[key] == wanted.data[key],
             f"--reuse={training.name}={place}: it was trained with data.{key} {found.data[key]}, "
             f"not {wanted.data[key]}",
         )
+    require(
+        not training.tokenizer or training.tokenizer in plan.reused,
+        f"--reuse={training.name}={place}: name the tokenizer that it was trained on, too: "
+        f"--reuse={training.tokenizer}=RUN",
+    )
+    require(bool(saved_steps(place)), f"--reuse={training.name}={place}: it has no checkpoint yet")
+    training_minutes(Path(place))
 
 
 def check_trainings(plan: Plan, trainings: Iterable[Training]) -> None:
@@ -140,6 +173,7 @@ def check_trainings(plan: Plan, trainings: Iterable[Training]) -> None:
         InputError: A value cannot work, or a prior is not made for its tokenizer.
     """
     stages: dict[str, Stage] = {}
+    first = None
     for training in trainings:
         reused = plan.reused.get(training.name)
         config = read_config(reused) if reused else plan.chosen.configuration(training)
@@ -148,6 +182,13 @@ def check_trainings(plan: Plan, trainings: Iterable[Training]) -> None:
             config.data.num_classes = config.data.num_classes or 1  # whichever there are
             if training.tokenizer:
                 config.tokenizer = str(plan.run(training.tokenizer))
+        first = first or config.data
+        for key in _SEEN:
+            require(
+                config.data[key] == first[key],
+                f"{training.name} would have data.{key} {config.data[key]}, others {first[key]}; "
+                f"figures of both cannot stand side by side: --change all stages alike",
+            )
         validate(config)
         module = stage_module(training.stage)
         module.validate(config)
@@ -195,7 +236,7 @@ def measure_speeds(plan: Plan, names: list[str], tell: Callable[[str], None]) ->
         changes = schedule(plan, training, config.training.num_steps)
         config = apply_changes(config.unlock(), changes)
         effort = Effort(3, _MEASURING_SECONDS, lambda text: None)
-        found = measure_train(config, plan.chosen.configs, effort, synthetic=True)
+        found = measure_train(config, plan.chosen.configs, effort, synthetic=False)
         seconds = found["step_seconds"]["total"]
         num_steps = plan.decide(name, seconds)
         minutes = num_steps * seconds / 60

@@ -74,7 +74,7 @@ ROWS = (
     _figure(_MAKING, "coverage", "higher", "coverage"),
     _figure(_MAKING, "recognised", "higher", "recognised"),
     _figure(_MAKING, "classification accuracy score", "higher", "classification_accuracy_score"),
-    _figure(_MAKING, "copies of training images", "lower", "copies"),
+    _figure(_MAKING, "share copied from training images", "lower", "copies"),
     _figure(_MAKING, "nearer to training images than real ones are (real: 0.5)", "",
             "closer_than_real_features"),
     Row(_COST, "network passes an image", "lower", lambda result: result.passes),

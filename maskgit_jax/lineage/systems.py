@@ -57,6 +57,8 @@ class System(NamedTuple):
 
 
 _HALF = 0.5
+# Priors learn images as `encode` sees them, and figures are of such images: so all learn them.
+AS_EVALUATED = {"data.crop": "center", "data.flip": False}
 TRAININGS = {
     training.name: training
     for training in (
@@ -176,7 +178,7 @@ class Chosen(NamedTuple):
     def changed(self, training: Training) -> dict[str, Any]:
         """Returns the keys of a training that differ from the preset."""
         own = self.changes.get(training.stage, {})
-        return {"data.source": self.data, **training.changes, **own}
+        return {"data.source": self.data, **AS_EVALUATED, **training.changes, **own}
 
 
 def preset_of(data: str) -> str:

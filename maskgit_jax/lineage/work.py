@@ -12,8 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from maskgit_jax.configuration import InputError
-from maskgit_jax.data.tokens import is_complete
+from maskgit_jax.configuration import InputError, require
 from maskgit_jax.lineage.plan import Plan, schedule
 from maskgit_jax.lineage.systems import TRAININGS, System, Training, needed_trainings
 
@@ -30,12 +29,14 @@ class Task(NamedTuple):
         command: Words after `python -m`; built when its turn comes.
         minutes: About how long it takes, None where nobody knows.
         done: Whether that is done already.
+        keeps_going: Whether it is done anew each time.
     """
 
     title: str
     command: Callable[[], list[str]]
     minutes: Callable[[], float | None]
     done: Callable[[], bool]
+    keeps_going: bool = False
 
 
 def train_command(plan: Plan, training: Training) -> list[str]:
@@ -98,9 +99,14 @@ def _encoding(plan: Plan, name: str) -> Task:
     folder = plan.tokens(name)
     return Task(
         f"encoding the images by {name}",
-        lambda: ["maskgit_jax.encode", f"--workdir={plan.run(name)}", f"--out={folder}"],
+        lambda: [
+            "maskgit_jax.encode",
+            f"--workdir={plan.run(name)}",
+            f"--data={plan.chosen.data}",
+            f"--out={folder}",
+        ],
         lambda: None,
-        lambda: is_complete(folder),
+        lambda: plan.encoded(name),
     )
 
 
@@ -123,7 +129,8 @@ def _evaluation(plan: Plan, own_words: Sequence[str]) -> Task:
         "evaluating all systems and writing the page",
         lambda: ["maskgit_jax.lineage", *own_words, "--task=evaluate"],
         lambda: None,
-        lambda: False,  # it finds what it has evaluated, and writes the page anew
+        lambda: False,
+        keeps_going=True,  # it finds what it has evaluated, and writes the page anew
     )
 
 
@@ -146,6 +153,11 @@ def run_all(todo: list[Task]) -> None:
             print(f"{place}{_outlook(todo[number - 1 :])}; {spent:.1f} minutes so far", flush=True)
             print(f"  {shown(command)}", flush=True)
             signals.run(command)
+            # A training that somebody else stops saves and ends well, before its end.
+            require(
+                task.keeps_going or task.done(),
+                f"{task.title} ended before its end; start this command again to go on",
+            )
 
 
 def _outlook(todo: list[Task]) -> str:
@@ -162,13 +174,15 @@ def shown(command: Sequence[str]) -> str:
 
 
 class _Signals:
-    """Ctrl-C and SIGTERM while commands run: the one that runs is told, once."""
+    """Ctrl-C, SIGTERM and SIGHUP while commands run: the one that runs is told."""
 
     def __init__(self) -> None:
         self.asked, self.process = False, None
 
     def __enter__(self) -> "_Signals":
-        kinds = (signal.SIGINT, signal.SIGTERM)
+        kinds = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+            kinds.append(signal.SIGHUP)
         self._before = {number: signal.signal(number, self._ask) for number in kinds}
         return self
 
@@ -177,8 +191,8 @@ class _Signals:
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: object) -> None:
-        if not self.asked and self.process is not None:
-            self.process.terminate()
+        if self.process is not None:
+            self.process.terminate()  # the second time a training stops without saving
         self.asked = True
 
     def run(self, command: Sequence[str]) -> None:

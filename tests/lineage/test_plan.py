@@ -100,6 +100,28 @@ def test_a_folder_keeps_to_its_plan(tmp_path):
         open_plan(plan._replace(minutes=3.0))
 
 
+def write_run(folder, step: int) -> None:
+    (folder / f"checkpoints/{step}").mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    line = {"step": step, "split": "train", "steps_per_second": 1.0}
+    (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+
+
+def test_what_was_trained_again_is_known_and_its_tokens_are_refused(tmp_path):
+    plan = plan_in(tmp_path, reused={"vqgan": str(tmp_path / "mine")})
+    write_run(tmp_path / "mine", 10)
+    assert not plan.encoded("vqgan")
+    plan.tokens("vqgan").mkdir(parents=True)
+    description = {"step": 10, "grids": [[4, 4]]}
+    (plan.tokens("vqgan") / "tokens.json").write_text(json.dumps(description))
+    before = plan.identity("vqgan")
+    assert plan.encoded("vqgan")
+    write_run(tmp_path / "mine", 20)
+    assert plan.identity("vqgan") != before
+    with pytest.raises(InputError, match="at step 10, which is at 20 now; delete these tokens"):
+        plan.encoded("vqgan")
+
+
 def test_changes_are_read_as_python_writes_them():
     words = ["vqgan.model.filters=8", "vae.losses.beta=2.0", "vqgan.model.multipliers=(1, 2)"]
     assert read_changes(words) == {
@@ -141,6 +163,7 @@ def check(tmp_path, *words: str, **changes) -> None:
         ("maskgit.model.grid=(8, 8)", 0.0, r"makes a grid of \(4, 4\) tokens"),
         ("maskgit.losses.label_dropout_rate=0.0", 1.0, "--guidance needs a MaskGIT that"),
         ("vqgan.training.batch_size=0", 0.0, "must be at least 1"),
+        ("vqgan.data.image_size=32", 0.0, "maskgit would have data.image_size 16, others 32"),
     ],
 )
 def test_trainings_that_do_not_fit_are_refused_before_the_first(tmp_path, word, guidance, said):

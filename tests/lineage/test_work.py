@@ -62,6 +62,12 @@ def test_a_command_that_fails_is_named():
         run_all([task("no_such_module", "-x")])
 
 
+def test_a_training_that_was_stopped_by_others_is_not_taken_for_finished():
+    with pytest.raises(InputError, match="something ended before its end; start this command"):
+        run_all([task("site")])
+    run_all([task("site")._replace(keeps_going=True)])
+
+
 def test_a_wish_to_stop_reaches_the_command(tmp_path, monkeypatch):
     # The command says that it runs, and ends well when it is asked to.
     (tmp_path / "waits.py").write_text(
