@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 
 import numpy as np
 from PIL import Image
@@ -10,11 +9,16 @@ from PIL import Image
 from tests.test_commands import refused, run, start
 
 SMALL = {
-    "vqgan": ("model.filters=8", "model.codebook_size=16", "model.code_width=4"),
+    "vqgan": (
+        "model.filters=8",
+        "model.codebook_size=16",
+        "model.code_width=4",
+        "losses.adversarial_weight=0.0",
+    ),
     "maskgit": ("model.codebook_size=16", "model.width=16", "model.num_layers=1"),
 }
 WORDS = [
-    "--systems=vae,vqgan_maskgit",
+    "--systems=vqgan_maskgit",
     "--budget=0.02",
     "--num=200",
     "--num_originality=100",
@@ -30,33 +34,22 @@ def test_the_page_is_made_in_two_sittings(tmp_path):
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0 and out.splitlines()[-1].startswith("stopped;"), err
-    begun = (tmp_path / "lineage/vae/metrics.jsonl").read_text()
-    steps = (tmp_path / "lineage/steps.json").read_text()
+    steps = json.loads((tmp_path / "lineage/steps.json").read_text())
 
     code, out, err = run("lineage", *words)
     assert code == 0, err
-    assert "training vae: done" in out and "[7 of 7] evaluating" in out
-    assert (tmp_path / "lineage/vae/metrics.jsonl").read_text() == begun
-    assert (
-        json.loads(steps).items()
-        <= json.loads((tmp_path / "lineage/steps.json").read_text()).items()
-    )
+    assert "measuring how fast vqgan train here: done" in out and "[6 of 6] evaluating" in out
+    decided = json.loads((tmp_path / "lineage/steps.json").read_text())
+    assert set(decided) == {"vqgan", "maskgit"} and decided["vqgan"] == steps["vqgan"]
 
     page = (tmp_path / "lineage/lineage.md").read_text()
-    assert "| figure | real images | VAE | VQGAN + MaskGIT |" in page
-    assert "Better than VAE" in page or "Not better" in page
-    found = json.loads((tmp_path / "lineage/lineage.json").read_text())["systems"]
-    assert set(found) == {"vae", "vqgan_maskgit"}
-    assert found["vqgan_maskgit"]["passes"] == 9 and found["vae"]["passes"] == 1
-    assert found["vqgan_maskgit"]["figures"]["classification_accuracy_score"][1] > 0.9
+    assert "| figure | real images | VQGAN + MaskGIT |" in page
+    found = json.loads((tmp_path / "lineage/lineage.json").read_text())["systems"]["vqgan_maskgit"]
+    assert found["passes"] == 9 and found["tokens"] == 16 and found["num"] == 200
+    assert found["figures"]["classification_accuracy_score"][1] > 0.9
+    assert found["figures"]["reconstruction_mse"][0] < 0.2
     with Image.open(tmp_path / "lineage/lineage.png") as picture:
         assert len(np.unique(np.asarray(picture))) > 50
-
-    started = time.monotonic()
-    code, again, err = run("lineage", *words)  # all is there
-    assert code == 0, err
-    assert (tmp_path / "lineage/lineage.md").read_text() == page
-    assert time.monotonic() - started < 60
 
 
 def test_what_cannot_work_is_refused_before_anything_runs(tmp_path):
