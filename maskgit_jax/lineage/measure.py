@@ -94,7 +94,10 @@ def read_result(plan: Plan, system: System) -> tuple[Result, Pictures] | None:
     path = result_file(plan, system)
     if not path.exists():
         return None
-    found = Result(**json.loads(path.read_text()))
+    said = json.loads(path.read_text())
+    if set(said) != set(Result._fields):  # another version wrote it
+        return None
+    found = Result(**said)
     if any(not plan.finished(name) for name in system.trainings):
         return None
     if found.runs != {name: plan.identity(name) for name in system.trainings}:
