@@ -169,7 +169,9 @@ def _png(path: Path, page: Page) -> None:
         _draw(middle, _pairs(page.pictures[name]))
         made = page.pictures[name].made
         if made is None:
-            right.text(0.5, 0.5, "makes none", ha="center", va="center", color="grey", fontsize=9)
+            _draw(right, np.full_like(_pairs(page.pictures[name]), 255))
+            right.text(0.5, 0.5, "makes none", ha="center", va="center", color="grey", fontsize=9,
+                       transform=right.transAxes)  # fmt: skip
         else:
             _draw(right, _rows(made, SHOWN_MADE // 2))
     panels[0][1].set_title("held-out images above, restored below", fontsize=9)
@@ -195,5 +197,5 @@ def _label(result: Result) -> str:
         if name in result.figures:
             lines.append(title.format(result.figures[name][0]))
     if result.passes is not None:
-        lines.append(f"{result.passes} passes")
+        lines.append(f"{result.passes} network pass{'es' * (result.passes > 1)}")
     return "\n".join(lines)
