@@ -95,7 +95,7 @@ def read_description(place: str) -> dict[str, Any]:
         InputError: There is none, or an earlier version wrote it.
     """
     path = Path(place) / "tokens.json"
-    if not path.exists():
+    if not is_complete(Path(place)):
         raise InputError(
             f"tokens:{place}: {path} is missing; write the dataset with python -m "
             "maskgit_jax.encode --workdir=runs/vqgan-digits --out=" + place

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.lineage.plan import Plan, schedule
-from maskgit_jax.lineage.systems import TRAININGS, System, Training, needed_trainings
+from maskgit_jax.lineage.systems import System, Training, needed_trainings
 
 
 class Stopped(Exception):
@@ -216,5 +216,5 @@ def training_commands(plan: Plan, systems: list[System]) -> list[str]:
             continue
         if training.tokenizer:
             lines.append(shown(_encoding(plan, training.tokenizer).command()))
-        lines.append(shown(train_command(plan, TRAININGS[training.name])))
+        lines.append(shown(train_command(plan, training)))
     return list(dict.fromkeys(lines))

@@ -27,8 +27,7 @@ from tests.example import (
 OWN_KINDS = tuple(name for name in STAGE_NAMES if name != "token_critic")
 # The trainer laws take long; what these leave out consists of the same parts.
 SHARDED_KINDS = ("vqgan", "gpt", "maskgit")
-# One with running means, and a prior; tests/test_commands.py kills and resumes a VQGAN.
-RESUMED_KINDS = ("vqvae2", "maskgit")
+RESUMED_KINDS = ("vqvae2", "vqgan", "maskgit")  # what has running state, and a prior
 PRESETS = ("digits", "fashion_mnist", "cifar10", "folder", "imagenet256", "imagenet512")
 
 
