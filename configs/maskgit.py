@@ -46,10 +46,14 @@ PRESETS = {
         "model.num_heads": 4,
         "model.mlp_width": 512,
         "model.norm": "pre",
+        "model.head": "linear",
+        "model.initialization": "scaled",
         "model.remat": False,
         "model.dropout_rate": 0.0,
+        "losses.mean_of": "tokens",
         "losses.label_smoothing": 0.0,
         "losses.label_dropout_rate": 0.1,
+        "masking.schedule": "linear",
         "sampling.choice_temperature": 4.5,
         "sampling.temperature": 0.8,
         "training.num_steps": 560,
@@ -58,7 +62,7 @@ PRESETS = {
         "training.eval_every": 560,
         "training.preview_every": 560,
         "training.checkpoint_every": 280,
-        "players.prior.learning_rate": 2e-3,
+        "players.prior.learning_rate": 3e-3,
         "players.prior.warmup_steps": 50,
         "players.prior.schedule": "cosine",
         "players.prior.clip_norm": 1.0,
@@ -71,22 +75,27 @@ PRESETS = {
         "model.codebook_size": 256,
         "model.grid": (7, 7),
         "model.width": 128,
-        "model.num_layers": 6,
+        "model.num_layers": 4,
         "model.num_heads": 4,
         "model.mlp_width": 512,
         "model.norm": "pre",
+        "model.head": "linear",
+        "model.initialization": "scaled",
         "model.remat": False,
         "model.dropout_rate": 0.0,
+        "losses.mean_of": "tokens",
         "losses.label_smoothing": 0.0,
         "losses.label_dropout_rate": 0.1,
-        "sampling.choice_temperature": 10.0,
-        "training.num_steps": 1_600,
+        "masking.schedule": "linear",
+        "sampling.steps": 16,
+        "sampling.choice_temperature": 40.0,
+        "training.num_steps": 9_500,
         "training.batch_size": 64,
         "training.log_every": 50,
-        "training.eval_every": 800,
-        "training.preview_every": 800,
+        "training.eval_every": 2_000,
+        "training.preview_every": 2_000,
         "training.checkpoint_every": 500,
-        "players.prior.learning_rate": 2e-3,
+        "players.prior.learning_rate": 3e-3,
         "players.prior.warmup_steps": 200,
         "players.prior.schedule": "cosine",
         "players.prior.clip_norm": 1.0,
@@ -129,6 +138,8 @@ def get_config(preset: str = "") -> ConfigDict:
             num_heads=16,
             mlp_width=3072,
             norm="post",  # post | pre
+            head="tied",  # tied: to the embedding, after a layer of its own | linear
+            initialization="official",  # official | scaled: by the width
             dropout_rate=0.1,
             attention="xla",  # xla | cudnn: fused, bfloat16 on GPUs, no dropout of weights
             remat=True,
@@ -137,6 +148,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.losses = ConfigDict(
         dict(
             over="hidden",  # hidden | all
+            mean_of="examples",  # examples: each counts the same, as published | tokens
             label_smoothing=0.1,
             label_dropout_rate=0.0,  # above 0 a null class is trained, for guidance
         )

@@ -73,7 +73,6 @@ PRESETS = {
         "data.image_size": 28,
         "model.codebook_size": 256,
         "model.grid": (7, 7),
-        "model.num_layers": 6,
         "sampling.choice_temperature": 1.0,  # log odds of a critic span a few units
         "training.num_steps": 1_600,
         "training.log_every": 50,

@@ -35,6 +35,21 @@ def mean_over_selected(values: Array, selected: Array) -> Array:
     return (values * weight).sum(axis=-1) / jnp.maximum(weight.sum(axis=-1), 1.0)
 
 
+def selected_mean(values: Array, selected: Array, of: str) -> Array:
+    """Returns the mean of the selected places of a batch, a scalar.
+
+    Args:
+        values: [B, L].
+        selected: Which places count, bool [B, L]; at least one of them does.
+        of: "examples", as published: every example counts the same, see `mean_over_selected`.
+            "tokens": every place does. Its gradients are less noisy, because no example with a
+            single hidden token counts as much as one with all hidden.
+    """
+    if of == "examples":
+        return mean_over_selected(values, selected).mean()
+    return values.mean(where=selected)
+
+
 def any_order_bits(error: Array, hidden: Array) -> Array:
     """Returns an estimate of a bound on -log2 p(tokens) / L of each example, [B].
 

@@ -7,6 +7,8 @@ from flax import linen as nn
 from maskgit_jax.arrays import Array
 from maskgit_jax.networks.transformer import Dropout, initialize, layer_norm, stacked_layers
 
+EMBEDDING_SCALE = 0.1
+
 
 class MaskGIT(nn.Module):
     """A BERT over [class token, L image tokens, Lc condition tokens]; logits of image codes only.
@@ -28,6 +30,10 @@ class MaskGIT(nn.Module):
         num_heads: Attention heads.
         mlp_width: Hidden width of each layer's network.
         norm: "post" (official) or "pre", see `TransformerLayer`.
+        head: "tied" (official: a layer, GELU, LayerNorm, then products with the embedding of each
+            code) or "linear" (one layer).
+        initialization: "official" (all of deviation 0.02), or "scaled": kernels of the layers by
+            the width, 0.02 at 1024, and embeddings of deviation 0.1.
         dropout_rate: Everywhere.
         attention: "xla" or "cudnn", see `SelfAttention.implementation`.
         remat: Recompute layers in the backward pass.
@@ -36,7 +42,9 @@ class MaskGIT(nn.Module):
 
     Source: google-research/maskgit nets/maskgit_transformer.py. Differs: only the K code
     logits are computed (there all 2025 are, and sampling cuts them off); a mask is a flag
-    beside the tokens instead of the token -1.
+    beside the tokens instead of the token -1. The linear head and the scaled initialization are
+    not official: narrow networks learn to use context in half the steps with them
+    (docs/results.md).
     """
 
     codebook_size: int
@@ -50,6 +58,8 @@ class MaskGIT(nn.Module):
     num_heads: int = 16
     mlp_width: int = 3072
     norm: str = "post"
+    head: str = "tied"
+    initialization: str = "official"
     dropout_rate: float = 0.1
     attention: str = "xla"
     remat: bool = True
@@ -96,13 +106,15 @@ class MaskGIT(nn.Module):
         """Returns what the layers make of each image token, [B, L, D], and the embedding table."""
         chex.assert_shape(tokens, (len(label), self.num_tokens))
         rows = -(-self.num_rows // self.row_multiple) * self.row_multiple
-        table = self.param("word_embedding", initialize, (rows, self.width))
+        scaled = self.initialization == "scaled"
+        start = nn.initializers.normal(EMBEDDING_SCALE) if scaled else initialize
+        table = self.param("word_embedding", start, (rows, self.width))
         read = self._rows(tokens, hidden, label)
         if self.num_condition_tokens:
             chex.assert_shape(condition, (len(label), self.num_condition_tokens))
             read = jnp.concatenate([read, self._first_condition_row + condition], axis=1)
         x = jnp.take(table, read, axis=0)  # [B, 1 + L + Lc, D]
-        positions = self.param("position_embedding", initialize, x.shape[1:])
+        positions = self.param("position_embedding", start, x.shape[1:])
         x = nn.with_logical_constraint(x + positions[None], ("batch", "length", "embed"))
         if self.norm == "post":
             x = layer_norm(self._epsilon, self.dtype, "embedding_norm")(x)
@@ -116,6 +128,7 @@ class MaskGIT(nn.Module):
             dropout_rate=self.dropout_rate,
             attention=self.attention,
             epsilon=self._epsilon,
+            kernel_init=nn.initializers.normal(0.64 * self.width**-0.5) if scaled else initialize,
             dtype=self.dtype,
         )(x, train, None, None)
         if self.norm == "pre":
@@ -130,6 +143,9 @@ class MaskGIT(nn.Module):
         return jnp.concatenate([class_row[:, None], image_rows], axis=1)  # [B, L+1]
 
     def _head(self, x: Array, table: Array) -> Array:
+        if self.head == "linear":
+            dense = dict(kernel_init=initialize, dtype=self.dtype, name="head_codes")
+            return nn.Dense(self.codebook_size, **dense)(x).astype(jnp.float32)
         x = nn.Dense(self.width, kernel_init=initialize, dtype=self.dtype, name="head_dense")(x)
         x = layer_norm(self._epsilon, self.dtype, "head_norm")(nn.gelu(x))
         bias = self.param("head_bias", nn.initializers.zeros, (len(table),))

@@ -14,6 +14,7 @@ from maskgit_jax.decoding.schedules import any_order_mask, check_schedule, sched
 from maskgit_jax.losses.masked_tokens import (
     any_order_bits,
     mean_over_selected,
+    selected_mean,
     token_cross_entropy,
 )
 from maskgit_jax.priors.maskgit import MaskGIT
@@ -35,7 +36,10 @@ def validate(config: ConfigDict) -> None:
     """Raises `InputError` for a configuration that cannot work."""
     model = config.model
     require_one_of(config, "model.norm", ("post", "pre"))
+    require_one_of(config, "model.head", ("tied", "linear"))
+    require_one_of(config, "model.initialization", ("official", "scaled"))
     require_one_of(config, "losses.over", ("hidden", "all"))
+    require_one_of(config, "losses.mean_of", ("examples", "tokens"))
     check_schedule(config.masking.schedule, "config.masking.schedule")
     check_attention(config)
     for key in ("label_dropout_rate", "label_smoothing"):
@@ -79,6 +83,8 @@ def prior(config: ConfigDict, condition: Tokenizer | None = None) -> MaskGIT:
         null_class=config.losses.label_dropout_rate > 0,
         condition_codebook_size=condition.codebook_size if condition else 0,
         num_condition_tokens=sum(h * w for h, w in condition.grids) if condition else 0,
+        head=model.head,
+        initialization=model.initialization,
         **layers_of(config),
     )
 
@@ -137,7 +143,7 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         selected = hidden if weights.over == "hidden" else jnp.ones_like(hidden)
         right = (logits.argmax(axis=-1) == tokens).astype(jnp.float32)
         metrics = {"token_accuracy": mean_over_selected(right, hidden).mean()}
-        return {"prior": mean_over_selected(error, selected).mean()}, ({}, metrics)
+        return {"prior": selected_mean(error, selected, weights.mean_of)}, ({}, metrics)
 
     def evaluate(variables: Variables, batch: Batch, key: Key):
         mask_key, count_key, order_key = jax.random.split(key, 3)

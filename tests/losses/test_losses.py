@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from maskgit_jax.losses.adversarial import adaptive_weight, discriminator_loss, generator_loss
-from maskgit_jax.losses.masked_tokens import any_order_bits, mean_over_selected, token_cross_entropy
+from maskgit_jax.losses.masked_tokens import (
+    any_order_bits,
+    mean_over_selected,
+    selected_mean,
+    token_cross_entropy,
+)
 from maskgit_jax.losses.quantization import quantization_loss
 from maskgit_jax.losses.reconstruction import pixel_loss
 
@@ -90,6 +95,13 @@ def test_mean_over_selected_counts_examples_equally_and_survives_an_empty_mask()
     values = jnp.asarray([[1.0, 3.0], [5.0, 7.0], [9.0, 9.0]])
     selected = jnp.asarray([[True, True], [False, True], [False, False]])
     np.testing.assert_allclose(mean_over_selected(values, selected), [2.0, 7.0, 0.0])
+
+
+def test_the_mean_is_of_examples_or_of_tokens():
+    values = jnp.asarray([[1.0, 3.0, 8.0], [5.0, 7.0, 9.0]])
+    selected = jnp.asarray([[True, True, False], [False, True, False]])
+    assert selected_mean(values, selected, "examples") == (2.0 + 7.0) / 2
+    np.testing.assert_allclose(selected_mean(values, selected, "tokens"), 11.0 / 3, rtol=1e-6)
 
 
 def test_any_order_bits_are_the_likelihood_of_an_independent_model():

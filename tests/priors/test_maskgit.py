@@ -36,9 +36,11 @@ def test_the_paper_model_has_172457193_parameters():
     assert total - padding == 172_457_193
 
 
-@pytest.mark.parametrize("norm", ["post", "pre"])
-def test_hidden_tokens_cannot_be_seen_and_known_ones_are(key, norm):
-    module = small(norm=norm)
+@pytest.mark.parametrize(
+    "changes", [{"norm": "post"}, {"norm": "pre", "head": "linear", "initialization": "scaled"}]
+)
+def test_hidden_tokens_cannot_be_seen_and_known_ones_are(key, changes):
+    module = small(**changes)
     hidden = [[True, True, False, False]]
     params = module.init(
         key, jnp.zeros((1, 4), int), jnp.asarray(hidden), jnp.zeros(1, int), train=False
@@ -50,6 +52,18 @@ def test_hidden_tokens_cannot_be_seen_and_known_ones_are(key, norm):
     np.testing.assert_array_equal(one, other)
     assert one.shape == (1, 4, 6)
     assert abs(one - third).max() > 1e-6
+
+
+def test_the_scaled_start_is_that_of_width_1024(key):
+    module = small(width=64, num_tokens=16, initialization="scaled", head="linear")
+    tokens = jnp.zeros((1, 16), int)
+    params = module.init(key, tokens, tokens > 0, jnp.zeros(1, int), train=False)["params"]
+    assert "head_bias" not in params and params["head_codes"]["kernel"].shape == (64, 6)
+    layers = params["layers"]
+    for kernel in (layers["attention"]["query"]["kernel"], layers["mlp_in"]["kernel"]):
+        np.testing.assert_allclose(kernel.std(), 0.02 * (1024 / 64) ** 0.5, rtol=0.05)
+    for name in ("word_embedding", "position_embedding"):
+        np.testing.assert_allclose(params[name].std(), 0.1, rtol=0.1)
 
 
 def test_each_label_and_the_null_class_have_their_own_row():

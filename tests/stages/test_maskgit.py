@@ -120,6 +120,9 @@ def test_a_critic_needs_a_generator_of_tokens():
     [
         ("maskgit", {"masking__schedule": "pow"}, "config.masking.schedule is 'pow'; allowed"),
         ("maskgit", {"sampling__decoder": "token_critic"}, "train configs/token_critic.py"),
+        ("maskgit", {"model__head": "free"}, "config.model.head is 'free'; allowed: tied, linear"),
+        ("maskgit", {"model__initialization": "x"}, "allowed: official, scaled"),
+        ("maskgit", {"losses__mean_of": "images"}, "allowed: examples, tokens"),
         ("maskgit", {"data__condition": "edges"}, "images made from others need both"),
         ("token_critic", {"data__condition": "edges"}, "images made of a class only"),
         ("token_critic", {"model__num_heads": 3}, "not a multiple of config.model.num_heads"),
