@@ -13,6 +13,11 @@ initialize = nn.initializers.truncated_normal(0.02)
 Initializer = nn.initializers.Initializer
 
 
+def scaled_by_width(width: int) -> Initializer:
+    """Returns normal kernels of deviation 0.02 at width 1024 and as large outputs at others."""
+    return nn.initializers.normal(0.02 * (1024 / width) ** 0.5)
+
+
 class KeyValue(NamedTuple):
     """What attention remembers of the places before: [B, L, N, D/N] each, or stacked by layer."""
 

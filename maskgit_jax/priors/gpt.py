@@ -8,11 +8,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from maskgit_jax.arrays import Array, Key
-from maskgit_jax.networks.transformer import KeyValue, layer_norm, stacked_layers
+from maskgit_jax.networks.transformer import KeyValue, layer_norm, scaled_by_width, stacked_layers
 
 Grid = tuple[int, int]
 EPSILON = 1e-5
-OFFICIAL_WIDTH = 1024
 POSITION_SCALE = 0.03  # then positions deviate as much as words do
 initialize = nn.initializers.normal(0.02)
 
@@ -100,7 +99,7 @@ class GPT(nn.Module):
             epsilon=EPSILON,
             causal=True,
             approximate_gelu=False,
-            kernel_init=nn.initializers.normal(0.02 * (OFFICIAL_WIDTH / self.width) ** 0.5),
+            kernel_init=scaled_by_width(self.width),
             dtype=self.dtype,
         )
         self.final_norm = layer_norm(EPSILON, self.dtype, None)

@@ -5,7 +5,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from maskgit_jax.arrays import Array
-from maskgit_jax.networks.transformer import Dropout, initialize, layer_norm, stacked_layers
+from maskgit_jax.networks.transformer import (
+    Dropout,
+    initialize,
+    layer_norm,
+    scaled_by_width,
+    stacked_layers,
+)
 
 EMBEDDING_SCALE = 0.1
 
@@ -128,7 +134,7 @@ class MaskGIT(nn.Module):
             dropout_rate=self.dropout_rate,
             attention=self.attention,
             epsilon=self._epsilon,
-            kernel_init=nn.initializers.normal(0.64 * self.width**-0.5) if scaled else initialize,
+            kernel_init=scaled_by_width(self.width) if scaled else initialize,
             dtype=self.dtype,
         )(x, train, None, None)
         if self.norm == "pre":
