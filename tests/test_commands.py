@@ -235,6 +235,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
         (["--config=configs/vqgan.py", "--config.losses.pixel=l3"], "losses.pixel is 'l3'"),
         (["--config=configs/vqgan.py", "--config.data.image_size=18"], "not a multiple of 4"),
         (
+            ["--config=configs/vqgan.py", "--config.training.best_metric=fid"],
+            "does not evaluate; choose one of codebook_perplexity,",
+        ),
+        (
             ["--config=configs/vqgan.py", "--config.losses.judge=resnet50_features"],
             "download.pytorch.org/models/resnet50-0676ba61.pth; name the file by",
         ),

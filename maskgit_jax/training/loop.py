@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 
 from maskgit_jax import distributed
 from maskgit_jax.arrays import to_uint8
-from maskgit_jax.configuration import InputError
-from maskgit_jax.stage import Stage, Variables
+from maskgit_jax.configuration import InputError, require
+from maskgit_jax.stage import Metrics, Stage, Variables
 from maskgit_jax.training import sharding
 from maskgit_jax.training.checkpoint import Checkpoints, with_sharding
 from maskgit_jax.training.optimizers import learning_rate
@@ -87,7 +87,7 @@ class Trainer:
         everywhere = sharding.pjit(lambda t: t, mesh, out_shardings=sharding.replicated(mesh))
         self.frozen = everywhere(dict(frozen)) if frozen else {}
         self.checkpoints = Checkpoints(workdir, config.training)
-        self.state_shardings = None
+        self.state_shardings, self.no_sums = None, None
         self.state = self._restore_or_create()
         self.programs = self._compile()
         self.stop_requested = threading.Event()
@@ -101,6 +101,10 @@ class Trainer:
 
         abstract = jax.eval_shape(create, self.root_key, batch, self.frozen)
         self.state_shardings = sharding.tree_shardings(abstract, self.mesh)
+        self.no_sums = empty_sums(
+            self.stage, _evaluated(abstract, self.frozen), batch, self.root_key
+        )
+        self._check_best_metric()
         step = self.checkpoints.latest_step()
         if step is not None:
             target = with_sharding(abstract, self.state_shardings)
@@ -109,6 +113,15 @@ class Trainer:
         # The last fold belongs to the beginning: steps count up from 0.
         init_key = jax.random.fold_in(self.root_key, 2**31 - 1)
         return program(init_key, batch, self.frozen)
+
+    def _check_best_metric(self) -> None:
+        settings = self.config.training
+        figures = sorted(self.stage.summarize(self.no_sums).keys() - {"count"})
+        require(
+            not settings.keep_best or settings.best_metric in ("", *figures),
+            f"config.training.best_metric is '{settings.best_metric}', which stage "
+            f"'{self.config.stage}' does not evaluate; choose one of {', '.join(figures)}",
+        )
 
     def _compile(self) -> Programs:
         def preview(variables: Variables, batch: Any, key: jax.Array) -> dict[str, jax.Array]:
@@ -212,19 +225,27 @@ class Trainer:
 
     def variables(self) -> Variables:
         """Returns what is evaluated: running averages where they are kept."""
-        state = self.state
-        return inference_variables(state.params, state.averages, state.state, self.frozen)
+        return _evaluated(self.state, self.frozen)
 
     def evaluate(self) -> dict[str, float]:
         """Returns the figures of the whole held-out split; the same mask noise every time."""
         return evaluate_split(
-            self.stage, self.variables(), self.data.evaluation(), self.mesh, self.programs.eval_step
+            self.stage,
+            self.variables(),
+            self.data.evaluation(),
+            self.mesh,
+            self.programs.eval_step,
+            self.no_sums,
         )
 
     def preview(self) -> dict[str, np.ndarray]:
         """Returns titled pictures, uint8 [N, H, W, C], of the first held-out images."""
         batch = sharding.put_batch(next(self.data.evaluation()), self.mesh)
         return jax.device_get(self.programs.preview(self.variables(), batch, jax.random.key(0)))
+
+
+def _evaluated(state: TrainState, frozen: Mapping[str, Variables]) -> Variables:
+    return inference_variables(state.params, state.averages, state.state, frozen)
 
 
 def compile_train_step(step: TrainStep, mesh: Mesh, state_shardings: Any) -> Callable:
@@ -249,14 +270,24 @@ def evaluate_split(
     batches: Iterator[HostBatch],
     mesh: Mesh,
     program: Callable,
+    no_sums: Metrics | None = None,
 ) -> dict[str, float]:
-    """Returns the stage's figures of all batches; `program` is of `compile_eval_step`."""
+    """Returns the stage's figures of all batches.
+
+    Args:
+        stage: What is evaluated.
+        variables: Of the stage.
+        batches: The split.
+        mesh: Devices.
+        program: Of `compile_eval_step`.
+        no_sums: Of `empty_sums`, where they are known already.
+    """
     sums = None
     for number, host_batch in enumerate(batches):
         batch = sharding.put_batch(host_batch, mesh)
         key = jax.random.fold_in(jax.random.key(0), number)
         if sums is None:
-            zeros = empty_sums(stage, variables, batch, key)
+            zeros = no_sums or empty_sums(stage, variables, batch, key)
             sums = jax.device_put(jax.tree.map(np.asarray, zeros), sharding.replicated(mesh))
         sums = program(variables, batch, key, sums)
     sums = jax.device_get(sums)
