@@ -87,7 +87,7 @@ class Trainer:
         everywhere = sharding.pjit(lambda t: t, mesh, out_shardings=sharding.replicated(mesh))
         self.frozen = everywhere(dict(frozen)) if frozen else {}
         self.checkpoints = Checkpoints(workdir, config.training)
-        self.state_shardings, self.no_sums = None, None
+        self.state_shardings, self.empty_sums = None, None
         self.state = self._restore_or_create()
         self.programs = self._compile()
         self.stop_requested = threading.Event()
@@ -101,7 +101,7 @@ class Trainer:
 
         abstract = jax.eval_shape(create, self.root_key, batch, self.frozen)
         self.state_shardings = sharding.tree_shardings(abstract, self.mesh)
-        self.no_sums = empty_sums(
+        self.empty_sums = empty_sums(
             self.stage, _evaluated(abstract, self.frozen), batch, self.root_key
         )
         self._check_best_metric()
@@ -116,7 +116,7 @@ class Trainer:
 
     def _check_best_metric(self) -> None:
         settings = self.config.training
-        figures = sorted(self.stage.summarize(self.no_sums).keys() - {"count"})
+        figures = sorted(self.stage.summarize(self.empty_sums).keys() - {"count"})
         require(
             not settings.keep_best or settings.best_metric in ("", *figures),
             f"config.training.best_metric is '{settings.best_metric}', which stage "
@@ -235,7 +235,7 @@ class Trainer:
             self.data.evaluation(),
             self.mesh,
             self.programs.eval_step,
-            self.no_sums,
+            self.empty_sums,
         )
 
     def preview(self) -> dict[str, np.ndarray]:
@@ -270,7 +270,7 @@ def evaluate_split(
     batches: Iterator[HostBatch],
     mesh: Mesh,
     program: Callable,
-    no_sums: Metrics | None = None,
+    shapes: Metrics | None = None,
 ) -> dict[str, float]:
     """Returns the stage's figures of all batches.
 
@@ -280,15 +280,17 @@ def evaluate_split(
         batches: The split.
         mesh: Devices.
         program: Of `compile_eval_step`.
-        no_sums: Of `empty_sums`, where they are known already.
+        shapes: Of the sums, those of `empty_sums`, where they are known already.
     """
     sums = None
     for number, host_batch in enumerate(batches):
         batch = sharding.put_batch(host_batch, mesh)
         key = jax.random.fold_in(jax.random.key(0), number)
         if sums is None:
-            zeros = no_sums or empty_sums(stage, variables, batch, key)
-            sums = jax.device_put(jax.tree.map(np.asarray, zeros), sharding.replicated(mesh))
+            shapes = shapes or empty_sums(stage, variables, batch, key)
+            # New ones each time: the program takes their memory.
+            zeros = jax.tree.map(lambda array: np.zeros(array.shape, array.dtype), dict(shapes))
+            sums = jax.device_put(zeros, sharding.replicated(mesh))
         sums = program(variables, batch, key, sums)
     sums = jax.device_get(sums)
     count = sums.pop("count")

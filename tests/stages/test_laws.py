@@ -144,6 +144,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(name, tmp_path):
     assert int(resumed.state.step) == 4
     resumed.run()
     assert_equal(resumed.state, whole.state)
+    assert resumed.evaluate() == whole.evaluate() == whole.evaluate()
 
 
 @pytest.mark.parametrize("stage_name", STAGE_NAMES)
