@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from maskgit_jax import distributed
 from maskgit_jax.arrays import to_uint8
 from maskgit_jax.configuration import InputError, require
-from maskgit_jax.stage import Metrics, Stage, Variables
+from maskgit_jax.stage import Stage, Variables
 from maskgit_jax.training import sharding
 from maskgit_jax.training.checkpoint import Checkpoints, with_sharding
 from maskgit_jax.training.optimizers import learning_rate
@@ -116,9 +116,11 @@ class Trainer:
 
     def _check_best_metric(self) -> None:
         settings = self.config.training
+        if not (settings.keep_best and settings.best_metric):
+            return
         figures = sorted(self.stage.summarize(self.empty_sums).keys() - {"count"})
         require(
-            not settings.keep_best or settings.best_metric in ("", *figures),
+            settings.best_metric in figures,
             f"config.training.best_metric is '{settings.best_metric}', which stage "
             f"'{self.config.stage}' does not evaluate; choose one of {', '.join(figures)}",
         )
@@ -270,7 +272,7 @@ def evaluate_split(
     batches: Iterator[HostBatch],
     mesh: Mesh,
     program: Callable,
-    shapes: Metrics | None = None,
+    zeros: dict[str, np.ndarray] | None = None,
 ) -> dict[str, float]:
     """Returns the stage's figures of all batches.
 
@@ -280,17 +282,16 @@ def evaluate_split(
         batches: The split.
         mesh: Devices.
         program: Of `compile_eval_step`.
-        shapes: Of the sums, those of `empty_sums`, where they are known already.
+        zeros: Of `empty_sums`, where they are known already.
     """
     sums = None
     for number, host_batch in enumerate(batches):
         batch = sharding.put_batch(host_batch, mesh)
         key = jax.random.fold_in(jax.random.key(0), number)
         if sums is None:
-            shapes = shapes or empty_sums(stage, variables, batch, key)
-            # New ones each time: the program takes their memory.
-            zeros = jax.tree.map(lambda array: np.zeros(array.shape, array.dtype), dict(shapes))
-            sums = jax.device_put(zeros, sharding.replicated(mesh))
+            zeros = zeros or empty_sums(stage, variables, batch, key)
+            # Copies, for the program takes their memory.
+            sums = jax.device_put(jax.tree.map(np.copy, zeros), sharding.replicated(mesh))
         sums = program(variables, batch, key, sums)
     sums = jax.device_get(sums)
     count = sums.pop("count")

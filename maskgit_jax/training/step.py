@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -178,8 +179,8 @@ def make_eval_step(stage: Stage) -> Callable[[Variables, Batch, Key, Metrics], M
     return eval_step
 
 
-def empty_sums(stage: Stage, variables: Variables, batch: Batch, key: Key) -> dict[str, Array]:
+def empty_sums(stage: Stage, variables: Variables, batch: Batch, key: Key) -> dict[str, np.ndarray]:
     """Returns the zeros that `make_eval_step`'s function starts from."""
     shapes = jax.eval_shape(stage.evaluate, variables, batch, key)
-    zeros = {name: jnp.zeros(shape.shape[1:], jnp.float32) for name, shape in shapes.items()}
-    return {**zeros, "count": jnp.zeros((), jnp.float32)}
+    zeros = {name: np.zeros(shape.shape[1:], np.float32) for name, shape in shapes.items()}
+    return {**zeros, "count": np.zeros((), np.float32)}
