@@ -30,6 +30,7 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
 signs = (
     "JAX distributed service detected fatal errors",
     "Polled an error from coordination service",
+    "The following tasks are unhealthy",
     "Failed to retrieve preemption notice from coordination service: UNAVAILABLE",
 )
 dead = False

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from maskgit_jax.distributed import PEER_DIED
+from maskgit_jax.distributed import _FILTER, _PEER_LINE, PEER_DIED
 from maskgit_jax.training.checkpoint import checkpoint_folder, saved_steps
 from tests.example import ROOT, TINY
 from tests.test_commands import refused
@@ -147,6 +147,30 @@ def test_when_one_dies_the_other_ends_with_one_line(tmp_path, victim):
     assert len(lines) == 1, lines
     (line,) = lines
     assert line.startswith("error: another process of this run ended")
+
+
+def test_a_process_that_falls_silent_is_told_in_one_line_too():
+    """What process 0 of JAX 0.10.2 wrote 30 s after the other was stopped, between lines of ours.
+
+    The record of the silence has three lines, of which only the first says whose it is.
+    """
+    place = "E1126 19:41:53.903673    2559 coordination_service"
+    written = [
+        "warning: ours",
+        f"{place}.cc:1549] [1019344725602722269] Use error polling to propagate the "
+        "following error to all tasks: UNAVAILABLE: The following tasks are unhealthy (stopped "
+        "sending heartbeats):",
+        "1",
+        "The tasks have crashed. Check the task logs for an earlier error, or scheduler events "
+        "(e.g. preemption, eviction) to debug further. "
+        "[type.googleapis.com/tensorflow.CoordinationServiceError='']",
+        f"{place}_agent.cc:289] Polled an error from coordination service (this can be an error "
+        "from this or another task).",
+        "*** Check failure stack trace: ***",
+    ]
+    command = [sys.executable, "-S", "-c", _FILTER, _PEER_LINE]
+    shown = subprocess.run(command, input="\n".join(written), text=True, capture_output=True)
+    assert shown.stderr.splitlines() == ["warning: ours", _PEER_LINE]
 
 
 @pytest.mark.parametrize(
