@@ -38,6 +38,28 @@ FOLDER = {
     "training.preview_every": 2_000,
     "training.checkpoint_every": 1_000,
 }
+FOLDER_SMALL = {  # a few thousand pictures, half an hour on a processor
+    **FOLDER_DATA,
+    "model.codebook_size": 512,
+    "model.grid": (8, 8),
+    "model.width": 192,
+    "model.num_layers": 4,
+    "model.num_heads": 6,
+    "model.mlp_width": 768,
+    "model.remat": False,
+    "model.dropout_rate": 0.1,
+    "training.num_steps": 1_500,
+    "training.batch_size": 64,
+    "training.log_every": 20,
+    "training.eval_every": 500,
+    "training.preview_every": 500,
+    "training.checkpoint_every": 250,
+    "players.prior.learning_rate": 2e-3,
+    "players.prior.warmup_steps": 100,
+    "players.prior.schedule": "cosine",
+    "players.prior.clip_norm": 1.0,
+    "players.prior.ema_rate": 0.99,
+}
 SMALL = {  # grey images of a few pixels, on a processor
     "data.channels": 1,
     "model.width": 128,
@@ -89,6 +111,7 @@ PRESETS = {
         "model.dropout_rate": 0.1,
     },
     "folder": FOLDER,
+    "folder_small": FOLDER_SMALL,
     "imagenet256": IMAGENET,
     "imagenet512": {**IMAGENET, "data.image_size": 512, "model.grid": (32, 32)},
 }

@@ -7,8 +7,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
-_CACHE = tempfile.TemporaryDirectory(prefix="maskgit_jax_compiled_")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
+_OWN = tempfile.TemporaryDirectory(prefix="maskgit_jax_tests_")
+_SHARED = os.environ.setdefault("MASKGIT_JAX_TESTS", _OWN.name)  # by all processes of the tests
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{_SHARED}/compiled")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import jax
@@ -21,6 +22,23 @@ jax.config.update("jax_debug_key_reuse", True)
 logging.set_verbosity(logging.WARNING)
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
+
+# Each of the two processes takes a whole file at a time: a long one shall not come last.
+LONGEST_FIRST = (
+    "test_laws",
+    "test_commands",
+    "test_processes",
+    "test_lineage_command",
+    "test_latent_commands",
+    "test_prior_commands",
+    "test_vqgan",
+    "test_benchmark",
+)
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Small stages, states and data that several tests share."""
 
 import importlib.util
+import os
 from pathlib import Path
 
 import jax
@@ -16,6 +17,8 @@ from maskgit_jax.training.loop import Trainer, TrainingData
 from maskgit_jax.training.sharding import make_mesh
 
 ROOT = Path(__file__).parent.parent
+JUDGES = f"--cache={os.environ['MASKGIT_JAX_TESTS']}/judges"
+"""A classifier of the digits takes ten seconds: the evaluations of all tests share it."""
 
 TINY_TRANSFORMER = {
     "model.codebook_size": 16,

@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
-from tests.example import ROOT
+from tests.example import JUDGES, ROOT
 
 TINY_VQGAN = [
     "--config=configs/vqgan.py",
@@ -323,21 +323,20 @@ def test_a_truncated_checkpoint_is_named(runs, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_runs_are_evaluated_and_an_evaluation_goes_on(runs, tmp_path):
-    cache = f"--cache={tmp_path / 'cache'}"
-    code, out, err = run("evaluate", f"--workdir={runs / 'vqgan'}", cache)
+def test_runs_are_evaluated_and_an_evaluation_goes_on(runs):
+    code, out, err = run("evaluate", f"--workdir={runs / 'vqgan'}", JUDGES)
     assert code == 0, err[-3000:]
     for figure in ("reconstruction_mse", "ssim", "reconstruction_frechet_distance",
                    "codebook_perplexity", "not measured: lpips"):  # fmt: skip
         assert figure in out
-    generate = ("evaluate", f"--workdir={runs / 'maskgit'}", "--num=70", cache)
+    generate = ("evaluate", f"--workdir={runs / 'maskgit'}", "--num=70", JUDGES)
     code, out, err = run(*generate)
     assert code == 0, err[-3000:]
     for figure in ("frechet_distance", "inception_score", "kernel_distance", "precision", "recall",
                    "density", "coverage", "duplicates", "copies", "closer_than_real", "recognised",
                    "classification_accuracy_score", "bits_per_token_bound"):  # fmt: skip
         assert figure in out
-    table = ("evaluate", f"--workdir={runs / 'maskgit'}", "--num=70", cache)
+    table = ("evaluate", f"--workdir={runs / 'maskgit'}", "--num=70", JUDGES)
     code, out, err = run(*table, "--decoders=confidence,corrector", "--passes=4", "--guidances=1")
     assert code == 0, err[-3000:]
     rows = [line.split("|")[1:5] for line in out.splitlines() if line.startswith("| co")]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.example import JUDGES
 from tests.test_commands import refused, run
 
 TINY_VAE = [
@@ -59,7 +60,7 @@ def test_a_vae_is_evaluated_as_first_stage_and_as_generator(latent_runs, tmp_pat
     workdir = latent_runs / "vae"
     code, out, err = run(
         "evaluate", f"--workdir={workdir}", "--num=70", "--draws=3", "--num_likelihood=20",
-        f"--cache={tmp_path}",
+        JUDGES,
     )  # fmt: skip
     assert code == 0, err[-3000:]
     found = figures_of(workdir)
@@ -82,7 +83,7 @@ def test_a_vae_is_evaluated_as_first_stage_and_as_generator(latent_runs, tmp_pat
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_an_autoencoder_is_evaluated_and_makes_no_images(latent_runs, tmp_path):
     workdir = latent_runs / "autoencoder"
-    code, out, err = run("evaluate", f"--workdir={workdir}", f"--cache={tmp_path}")
+    code, out, err = run("evaluate", f"--workdir={workdir}", JUDGES)
     assert code == 0, err[-3000:]
     found = figures_of(workdir)
     assert {"reconstruction_mse_shuffled", "interpolation_precision"} <= set(found)
@@ -93,7 +94,7 @@ def test_an_autoencoder_is_evaluated_and_makes_no_images(latent_runs, tmp_path):
     assert code == 0, err[-3000:]
     assert "config.model.posterior is 'none'" in refused("sample", f"--workdir={workdir}")
     assert "--steps says nothing to a run that makes no images" in refused(
-        "evaluate", f"--workdir={workdir}", "--steps=3", f"--cache={tmp_path}"
+        "evaluate", f"--workdir={workdir}", "--steps=3", JUDGES
     )
 
 

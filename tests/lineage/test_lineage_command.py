@@ -6,6 +6,7 @@ import signal
 import numpy as np
 from PIL import Image
 
+from tests.example import JUDGES
 from tests.test_commands import refused, run, start
 
 SMALL = {
@@ -27,7 +28,7 @@ WORDS = [
 
 
 def test_the_page_is_made_in_two_sittings(tmp_path):
-    words = [*WORDS, f"--workdir={tmp_path}/lineage", f"--cache={tmp_path}/cache"]
+    words = [*WORDS, f"--workdir={tmp_path}/lineage", JUDGES]
     process = start("lineage", *words)
     while "training vqgan" not in (line := process.stdout.readline()):
         assert line, process.stderr.read()
