@@ -38,7 +38,7 @@ FOLDER = {
     "training.preview_every": 2_000,
     "training.checkpoint_every": 1_000,
 }
-FOLDER_SMALL = {  # a few thousand pictures, half an hour on a processor
+FOLDER_SMALL = {  # a few thousand pictures as tokens, 20 minutes on 2 cores
     **FOLDER_DATA,
     "model.codebook_size": 512,
     "model.grid": (8, 8),
@@ -48,12 +48,12 @@ FOLDER_SMALL = {  # a few thousand pictures, half an hour on a processor
     "model.mlp_width": 768,
     "model.remat": False,
     "model.dropout_rate": 0.1,
-    "training.num_steps": 1_500,
+    "training.num_steps": 2_500,
     "training.batch_size": 64,
     "training.log_every": 20,
     "training.eval_every": 500,
     "training.preview_every": 500,
-    "training.checkpoint_every": 250,
+    "training.checkpoint_every": 500,
     "players.prior.learning_rate": 2e-3,
     "players.prior.warmup_steps": 100,
     "players.prior.schedule": "cosine",
