@@ -166,7 +166,13 @@ class Chosen(NamedTuple):
         Raises:
             InputError: There is no such preset or key.
         """
-        config = preset_config(training.stage, self.preset, self.configs).unlock()
+        try:
+            config = preset_config(training.stage, self.preset, self.configs).unlock()
+        except InputError as error:
+            raise InputError(
+                f"'{training.name}' cannot be trained: {error}; --systems=... names the systems "
+                "that shall be"
+            ) from error
         try:
             return apply_changes(config, self.changed(training))
         except KeyError as error:

@@ -56,4 +56,7 @@ def test_the_page_is_made_in_two_sittings(tmp_path):
 def test_what_cannot_work_is_refused_before_anything_runs(tmp_path):
     place = f"--workdir={tmp_path}/lineage"
     assert "/nowhere" in refused("lineage", place, "--data=idx:/nowhere")
+    message = refused("lineage", place, "--preset=folder_small")
+    assert "'autoencoder' cannot be trained: no preset 'folder_small'" in message
+    assert "--systems" in message
     assert not (tmp_path / "lineage").exists()
