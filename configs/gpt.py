@@ -38,30 +38,7 @@ FOLDER = {
     "training.preview_every": 2_000,
     "training.checkpoint_every": 1_000,
 }
-FOLDER_SMALL = {  # a few thousand pictures as tokens, 20 minutes on 2 cores
-    **FOLDER_DATA,
-    "model.codebook_size": 512,
-    "model.grid": (8, 8),
-    "model.width": 192,
-    "model.num_layers": 4,
-    "model.num_heads": 6,
-    "model.mlp_width": 768,
-    "model.remat": False,
-    "model.dropout_rate": 0.1,
-    "training.num_steps": 2_500,
-    "training.batch_size": 64,
-    "training.log_every": 20,
-    "training.eval_every": 500,
-    "training.preview_every": 500,
-    "training.checkpoint_every": 500,
-    "players.prior.learning_rate": 2e-3,
-    "players.prior.warmup_steps": 100,
-    "players.prior.schedule": "cosine",
-    "players.prior.clip_norm": 1.0,
-    "players.prior.ema_rate": 0.99,
-}
-SMALL = {  # grey images of a few pixels, on a processor
-    "data.channels": 1,
+SMALL = {  # on a processor
     "model.width": 128,
     "model.num_heads": 4,
     "model.mlp_width": 512,
@@ -73,9 +50,27 @@ SMALL = {  # grey images of a few pixels, on a processor
     "players.prior.clip_norm": 1.0,
     "players.prior.ema_rate": 0.99,
 }
+FOLDER_SMALL = {  # a few thousand pictures as tokens, 20 minutes on 2 cores
+    **SMALL,
+    **FOLDER_DATA,
+    "model.codebook_size": 512,
+    "model.grid": (8, 8),
+    "model.width": 192,
+    "model.num_layers": 4,
+    "model.num_heads": 6,
+    "model.mlp_width": 768,
+    "model.dropout_rate": 0.1,
+    "training.num_steps": 2_500,
+    "training.log_every": 20,
+    "training.eval_every": 500,
+    "training.preview_every": 500,
+    "training.checkpoint_every": 500,
+    "players.prior.warmup_steps": 100,
+}
 PRESETS = {
     "digits": {
         **SMALL,
+        "data.channels": 1,
         "model.codebook_size": 128,
         "model.grid": (4, 4),
         "model.num_layers": 4,
@@ -90,6 +85,7 @@ PRESETS = {
         **SMALL,
         "data.source": "idx:/usr/share/datasets/fashion-mnist",
         "data.image_size": 28,
+        "data.channels": 1,
         "model.codebook_size": 256,
         "model.grid": (7, 7),
         "model.num_layers": 6,
