@@ -1,7 +1,7 @@
 """GPT on a tokenizer: `python -m maskgit_jax.train --config=configs/gpt.py[:preset]`.
 
 From other images: `--config.data.condition=edges --config.condition_tokenizer=RUN`, where RUN is
-a tokenizer of such images (`configs/vqvae.py --config.data.view=edges`).
+a tokenizer of such images (`configs/vqvae.py --config.data.input=edges`).
 """
 
 from ml_collections import ConfigDict
@@ -44,11 +44,11 @@ SMALL = {  # on a processor
     "model.mlp_width": 512,
     "model.remat": False,
     "training.batch_size": 64,
-    "players.prior.learning_rate": 2e-3,
-    "players.prior.warmup_steps": 50,
-    "players.prior.schedule": "cosine",
-    "players.prior.clip_norm": 1.0,
-    "players.prior.ema_rate": 0.99,
+    "optimizers.prior.learning_rate": 2e-3,
+    "optimizers.prior.warmup_steps": 50,
+    "optimizers.prior.schedule": "cosine",
+    "optimizers.prior.clip_norm": 1.0,
+    "optimizers.prior.ema_rate": 0.99,
 }
 FOLDER_SMALL = {  # a few thousand pictures as tokens, 20 minutes on 2 cores
     **SMALL,
@@ -65,7 +65,7 @@ FOLDER_SMALL = {  # a few thousand pictures as tokens, 20 minutes on 2 cores
     "training.eval_every": 500,
     "training.preview_every": 500,
     "training.checkpoint_every": 500,
-    "players.prior.warmup_steps": 100,
+    "optimizers.prior.warmup_steps": 100,
 }
 PRESETS = {
     "digits": {
@@ -94,9 +94,9 @@ PRESETS = {
         "training.eval_every": 500,
         "training.preview_every": 1_000,
         "training.checkpoint_every": 500,
-        "players.prior.learning_rate": 3e-3,
-        "players.prior.warmup_steps": 100,
-        "players.prior.ema_rate": 0.998,
+        "optimizers.prior.learning_rate": 3e-3,
+        "optimizers.prior.warmup_steps": 100,
+        "optimizers.prior.ema_rate": 0.998,
     },
     "cifar10": {
         **FOLDER,
@@ -144,7 +144,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.sampling = ConfigDict(dict(temperature=1.0, top_k=0, top_p=1.0))
     config.data.channels = 3
     config.training.best_metric = "bits_per_token"
-    config.players = ConfigDict(
+    config.optimizers = ConfigDict(
         dict(
             prior=player(
                 optimizer="adamw",

@@ -43,13 +43,13 @@ SMALL = {  # on a processor: what narrow networks learn faster with than as publ
     "model.initialization": "scaled",
     "model.remat": False,
     "model.dropout_rate": 0.0,
-    "losses.mean_of": "tokens",
+    "losses.reduction": "tokens",
     "losses.label_smoothing": 0.0,
     "losses.label_dropout_rate": 0.1,
     "masking.schedule": "linear",
     "training.batch_size": 64,
-    "players.prior.schedule": "cosine",
-    "players.prior.clip_norm": 1.0,
+    "optimizers.prior.schedule": "cosine",
+    "optimizers.prior.clip_norm": 1.0,
 }
 FOLDER_SMALL = {  # a few thousand pictures as tokens, 20 minutes on 2 cores
     **SMALL,
@@ -66,9 +66,9 @@ FOLDER_SMALL = {  # a few thousand pictures as tokens, 20 minutes on 2 cores
     "training.eval_every": 500,
     "training.preview_every": 500,
     "training.checkpoint_every": 500,
-    "players.prior.learning_rate": 2e-3,
-    "players.prior.warmup_steps": 100,
-    "players.prior.ema_rate": 0.99,
+    "optimizers.prior.learning_rate": 2e-3,
+    "optimizers.prior.warmup_steps": 100,
+    "optimizers.prior.ema_rate": 0.99,
 }
 PRESETS = {
     "digits": {
@@ -86,9 +86,9 @@ PRESETS = {
         "training.eval_every": 560,
         "training.preview_every": 560,
         "training.checkpoint_every": 280,
-        "players.prior.learning_rate": 3e-3,
-        "players.prior.warmup_steps": 50,
-        "players.prior.ema_rate": 0.99,
+        "optimizers.prior.learning_rate": 3e-3,
+        "optimizers.prior.warmup_steps": 50,
+        "optimizers.prior.ema_rate": 0.99,
     },
     "fashion_mnist": {
         **SMALL,
@@ -107,9 +107,9 @@ PRESETS = {
         "training.eval_every": 2_000,
         "training.preview_every": 2_000,
         "training.checkpoint_every": 500,
-        "players.prior.learning_rate": 3e-3,
-        "players.prior.warmup_steps": 200,
-        "players.prior.ema_rate": 0.999,
+        "optimizers.prior.learning_rate": 3e-3,
+        "optimizers.prior.warmup_steps": 200,
+        "optimizers.prior.ema_rate": 0.999,
     },
     "cifar10": {
         **FOLDER,
@@ -158,8 +158,8 @@ def get_config(preset: str = "") -> ConfigDict:
     )
     config.losses = ConfigDict(
         dict(
-            over="hidden",  # hidden | all
-            mean_of="examples",  # examples: each counts the same, as published | tokens
+            loss_on="masked",  # masked | all
+            reduction="examples",  # examples: each counts the same, as published | tokens
             label_smoothing=0.1,
             label_dropout_rate=0.0,  # above 0 a null class is trained, for guidance
         )
@@ -168,7 +168,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.sampling = parallel_sampling()
     config.data.channels = 3
     config.training.best_metric = "token_cross_entropy"
-    config.players = ConfigDict(
+    config.optimizers = ConfigDict(
         dict(
             prior=player(
                 optimizer="adamw",

@@ -39,10 +39,10 @@ SMALL = {  # grey images of a few pixels, on a processor
     "model.num_layers": 8,
     "model.head_features": 256,
     "training.batch_size": 64,
-    "players.prior.learning_rate": 2e-3,
-    "players.prior.warmup_steps": 50,
-    "players.prior.schedule": "cosine",
-    "players.prior.ema_rate": 0.99,
+    "optimizers.prior.learning_rate": 2e-3,
+    "optimizers.prior.warmup_steps": 50,
+    "optimizers.prior.schedule": "cosine",
+    "optimizers.prior.ema_rate": 0.99,
 }
 PRESETS = {
     "digits": {
@@ -68,7 +68,7 @@ PRESETS = {
         "training.eval_every": 400,
         "training.preview_every": 1_200,
         "training.checkpoint_every": 400,
-        "players.prior.ema_rate": 0.998,
+        "optimizers.prior.ema_rate": 0.998,
     },
     "cifar10": {
         **FOLDER,
@@ -95,7 +95,7 @@ def get_config(preset: str = "") -> ConfigDict:
             grid=(16, 16),  # must be the tokenizer's
             features=256,  # of each of the two stacks
             num_layers=16,
-            reach=1,  # places to each side: 1 for 3x3
+            kernel_radius=1,  # places to each side: 1 for 3x3
             head_features=512,
             dropout_rate=0.0,
         )
@@ -108,7 +108,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.sampling = ConfigDict(dict(temperature=1.0, top_k=0, top_p=1.0))
     config.data.channels = 3
     config.training.best_metric = "bits_per_token"
-    config.players = ConfigDict(
+    config.optimizers = ConfigDict(
         dict(prior=player(learning_rate=3e-4, clip_norm=1.0, ema_rate=0.999))
     )
     return apply_changes(config, changes)

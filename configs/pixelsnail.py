@@ -20,7 +20,7 @@ IMAGENET = {
     "data.num_classes": 1000,
     "dtype": "bfloat16",
     "model.features": 512,
-    "model.hidden": 2048,
+    "model.hidden_channels": 2048,
     "model.num_layers": 5,
     "model.num_condition_layers": 20,
     "training.num_steps": 1_600_000,
@@ -42,10 +42,10 @@ FOLDER = {
 SMALL = {  # grey images of a few pixels, on a processor
     "data.channels": 1,
     "model.features": 64,
-    "model.hidden": 64,
+    "model.hidden_channels": 64,
     "model.num_blocks": 2,
     "model.num_layers": 3,
-    "model.reach": 1,
+    "model.kernel_radius": 1,
     "model.num_heads": (4, 0),
     "model.num_output_layers": 1,
     "model.num_condition_layers": 2,
@@ -69,7 +69,7 @@ PRESETS = {
         "training.eval_every": 100,
         "training.preview_every": 400,
         "training.checkpoint_every": 100,
-        **{f"players.{level}.{key}": value for level in ("top", "bottom")
+        **{f"optimizers.{level}.{key}": value for level in ("top", "bottom")
            for key, value in FAST.items()},
     },
     "fashion_mnist": {
@@ -84,7 +84,7 @@ PRESETS = {
         "training.eval_every": 500,
         "training.preview_every": 2_000,
         "training.checkpoint_every": 500,
-        **{f"players.{level}.{key}": value for level in ("top", "bottom")
+        **{f"optimizers.{level}.{key}": value for level in ("top", "bottom")
            for key, value in (FAST | {"ema_rate": 0.998}).items()},
     },
     "cifar10": {
@@ -121,10 +121,10 @@ def get_config(preset: str = "") -> ConfigDict:
             codebook_size=512,  # must be the tokenizer's
             grids=grids,  # must be the tokenizer's, coarsest first
             features=256,
-            hidden=256,
+            hidden_channels=256,
             num_blocks=4,
             num_layers=4,  # gated residual layers of each block
-            reach=2,  # places above and to each side: 2 for 5x5
+            kernel_radius=2,  # places above and to each side: 2 for 5x5
             num_heads=(8, 0),  # of each level's attention, 0 for none
             num_output_layers=4,
             num_condition_layers=3,  # over the coarser levels
@@ -141,5 +141,5 @@ def get_config(preset: str = "") -> ConfigDict:
     config.training.best_metric = "bits_per_token"
     prior = dict(learning_rate=3e-4, clip_norm=1.0, ema_rate=0.999)
     levels = ("top", "bottom") if len(grids) == 2 else ("top", "middle", "bottom")
-    config.players = ConfigDict({level: player(**prior) for level in levels})
+    config.optimizers = ConfigDict({level: player(**prior) for level in levels})
     return apply_changes(config, changes)

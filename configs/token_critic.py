@@ -49,9 +49,9 @@ SMALL = {
     "model.remat": False,
     "model.dropout_rate": 0.0,
     "training.batch_size": 64,
-    "players.critic.learning_rate": 2e-3,
-    "players.critic.schedule": "cosine",
-    "players.critic.clip_norm": 1.0,
+    "optimizers.critic.learning_rate": 2e-3,
+    "optimizers.critic.schedule": "cosine",
+    "optimizers.critic.clip_norm": 1.0,
 }
 PRESETS = {
     "digits": {
@@ -64,8 +64,8 @@ PRESETS = {
         "training.eval_every": 300,
         "training.preview_every": 300,
         "training.checkpoint_every": 150,
-        "players.critic.warmup_steps": 30,
-        "players.critic.ema_rate": 0.99,
+        "optimizers.critic.warmup_steps": 30,
+        "optimizers.critic.ema_rate": 0.99,
     },
     "fashion_mnist": {
         **SMALL,
@@ -79,8 +79,8 @@ PRESETS = {
         "training.eval_every": 800,
         "training.preview_every": 800,
         "training.checkpoint_every": 400,
-        "players.critic.warmup_steps": 100,
-        "players.critic.ema_rate": 0.995,
+        "optimizers.critic.warmup_steps": 100,
+        "optimizers.critic.ema_rate": 0.995,
     },
     "cifar10": {
         **FOLDER,
@@ -109,7 +109,7 @@ def get_config(preset: str = "") -> ConfigDict:
         dict(
             codebook_size=1024,  # must be the tokenizer's
             grid=(16, 16),  # must be the tokenizer's
-            start="generator",  # generator: as it ended, if it is as large | random
+            init_from="generator",  # generator: as it ended, if it is as large | random
             width=768,
             num_layers=24,
             num_heads=16,
@@ -126,7 +126,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.sampling.decoder = "token_critic"
     config.data.channels = 3
     config.training.best_metric = "critic_cross_entropy"
-    config.players = ConfigDict(
+    config.optimizers = ConfigDict(
         dict(
             critic=player(
                 optimizer="adamw",

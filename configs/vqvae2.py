@@ -36,18 +36,18 @@ SMALL = {  # grey images of a few pixels, on a processor
     "losses.level_dropout_rate": 0.1,
     "model.filters": 64,
     "model.residual_filters": 32,
-    "model.code_width": 16,
+    "model.codebook_dim": 16,
     "training.batch_size": 64,
-    "players.autoencoder.learning_rate": 2e-3,
-    "players.autoencoder.warmup_steps": 50,
-    "players.autoencoder.schedule": "cosine",
-    "players.autoencoder.ema_rate": 0.99,
+    "optimizers.autoencoder.learning_rate": 2e-3,
+    "optimizers.autoencoder.warmup_steps": 50,
+    "optimizers.autoencoder.schedule": "cosine",
+    "optimizers.autoencoder.ema_rate": 0.99,
 }
 PRESETS = {
     "digits": {
         **SMALL,
         "model.codebook_size": 128,
-        "model.revive_after": 20,
+        "model.restart_dead_codes_after": 20,
         "training.num_steps": 500,
         "training.log_every": 40,
         "training.eval_every": 250,
@@ -60,7 +60,7 @@ PRESETS = {
         "data.source": "idx:/usr/share/datasets/fashion-mnist",
         "data.image_size": 28,
         "model.residual_filters": 47,  # a decoder as large as that of configs/vqvae.py
-        "model.revive_after": 30,
+        "model.restart_dead_codes_after": 30,
         "training.num_steps": 1_500,
         "training.log_every": 50,
         "training.eval_every": 500,
@@ -105,18 +105,18 @@ def get_config(preset: str = "") -> ConfigDict:
             num_levels=2,  # 2 | 3
             bottom_downsamplings=2,  # the finest map is 2 to this power smaller than the image
             codebook_size=512,  # of each level
-            code_width=64,
+            codebook_dim=64,
             beta=0.25,
             codebook_update="ema",  # gradient | ema (set to running means of latents)
             codebook_decay=0.99,  # of these means
             codebook_init="data",  # data | kmeans | uniform
-            revive_after=256,  # batches without use; 0: never
+            restart_dead_codes_after=256,  # batches without use; 0: never
             remat=False,
         )
     )
     config.losses = ConfigDict(
         dict(
-            pixel="l2",
+            reconstruction="l2",
             quantizer_weight=1.0,
             level_dropout_rate=0.0,  # images decoded without their finer levels; 0: the paper's
         )
@@ -124,7 +124,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.data.channels = 3
     config.training.batch_size = 128
     config.training.best_metric = "reconstruction_mse"
-    config.players = ConfigDict(
+    config.optimizers = ConfigDict(
         dict(autoencoder=player(learning_rate=3e-4, ema_rate=0.999)),
     )
     return apply_changes(config, changes)

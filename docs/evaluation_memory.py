@@ -15,8 +15,8 @@ import numpy as np
 
 from maskgit_jax.configuration import base
 from maskgit_jax.data.image_sets import open_images
-from maskgit_jax.judging.features import FeatureNetwork, Outputs
-from maskgit_jax.judging.generation import Judge, Limits, RealImages
+from maskgit_jax.evaluation.features import FeatureNetwork, Outputs
+from maskgit_jax.evaluation.generation import GenerationEvaluator, Limits, RealImages
 from maskgit_jax.training.sharding import make_mesh
 
 COUNT, SIZE, BLOCK = 50_000, 256, 50
@@ -54,7 +54,9 @@ def main() -> None:
     real = RealImages("noise", open_images(place / "real.npz"), None, 0, {})
     network = FeatureNetwork("classifier", "block-means", "none", (64, 10, 0), block_means, {})
     judged, mesh = open_images(place / "judged.npz"), make_mesh(base("", "").mesh)
-    judge = Judge(judged, real, [network], mesh, place, place / "cache", 128, Limits())
+    judge = GenerationEvaluator(
+        judged, real, [network], mesh, place, place / "cache", 128, Limits()
+    )
     start = time.monotonic()
     judge.run()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

@@ -16,35 +16,36 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from maskgit_jax import pipelines
 from maskgit_jax.configuration import base
-from maskgit_jax.data.image_sets import Squares
+from maskgit_jax.data.image_sets import CenterCropped
 from maskgit_jax.data.sources import open_sources
+from maskgit_jax.images import write_image_grid
+from maskgit_jax.pipelines.autoencoder import AutoencoderPipeline
+from maskgit_jax.runs.directory import Run, load_run, read_config
 from maskgit_jax.sample import COLUMNS, latent_pictures
 from maskgit_jax.training.sharding import make_mesh
-from maskgit_jax.training.writers import write_pictures
 
 DOCS = Path(__file__).parent
 ROWS = 6  # pairs of images
 GAP = 4  # pixels between the two plots
 
 
-def held_out(run: pipelines.Run, places: range) -> np.ndarray:
+def held_out(run: Run, places: range) -> np.ndarray:
     """Returns held-out images of a run's data, uint8 [B, H, W, C]."""
     data = run.config.data
-    source = Squares(open_sources(data).evaluation, data.image_size, data.channels)
+    source = CenterCropped(open_sources(data).evaluation, data.image_size, data.channels)
     return np.stack([source[place]["image"] for place in places])
 
 
 def judges(runs: Path) -> None:
     """Writes `vqgan_judges.png`: columns of originals, without judges, with judges."""
     mesh, columns = make_mesh(base("", "").mesh), []
-    for name in ("vqgan-fashion_mnist_no_judges", "vqgan-fashion_mnist_judges"):
-        run = pipelines.load_run(runs / name, mesh)
+    for name in ("vqgan-fashion_mnist_no_judges", "vqgan-fashion_mnist_perceptual"):
+        run = load_run(runs / name, mesh)
         images = held_out(run, range(32))
-        columns.append(pipelines.ImageAutoencoder(run, mesh).restore(images))
+        columns.append(AutoencoderPipeline(run, mesh).restore(images))
     triples = np.stack([images, *columns], axis=1).reshape(8, 12, *images.shape[1:])
-    write_pictures(DOCS / "vqgan_judges.png", triples)
+    write_image_grid(DOCS / "vqgan_judges.png", triples)
 
 
 def curve(runs: Path) -> None:
@@ -53,7 +54,7 @@ def curve(runs: Path) -> None:
     FigureCanvasAgg(figure)
     pixels, logits = figure.subplots(1, 2)
     names = {"without judges": "vqgan-fashion_mnist_no_judges",
-             "with judges": "vqgan-fashion_mnist_judges"}  # fmt: skip
+             "with judges": "vqgan-fashion_mnist_perceptual"}  # fmt: skip
     for title, name in names.items():
         lines = [json.loads(line) for line in (runs / name / "metrics.jsonl").open()]
         training = [line for line in lines if line["split"] == "train"]
@@ -64,7 +65,7 @@ def curve(runs: Path) -> None:
         pixels.plot([line["step"] for line in measured],
                     [line["reconstruction_mse"] for line in measured], "o",
                     color=drawn.get_color(), label=f"{title}, held out")  # fmt: skip
-    start = pipelines.read_config(runs / name).players.discriminator.start_step
+    start = read_config(runs / name).optimizers.discriminator.start_step
     for kind in ("real", "fake"):
         logits.plot(steps, [line[f"logits_{kind}"] for line in training], label=kind)
     for axes in (pixels, logits):
@@ -80,13 +81,13 @@ def interpolations(runs: Path) -> None:
     """Writes `interpolations.png`: of each pair three rows, the originals at their ends."""
     mesh, rows = make_mesh(base("", "").mesh), []
     for name in ("vae-fashion_mnist_autoencoder", "vae-fashion_mnist"):
-        run = pipelines.load_run(runs / name, mesh)
+        run = load_run(runs / name, mesh)
         rows.append(latent_pictures(run, mesh, "interpolations", ROWS, seed=0, batch_size=64))
     ends = rows[0][:, [0, -1]].astype(np.float32)
     share = np.pad(np.linspace(0, 1, COLUMNS), 1, "edge").reshape(1, -1, 1, 1, 1)
     mixed = (ends[:, :1] * (1 - share) + ends[:, 1:] * share).round().astype(np.uint8)
     everything = np.stack([mixed, *rows], axis=1)
-    write_pictures(DOCS / "interpolations.png", everything.reshape(-1, *mixed.shape[1:]))
+    write_image_grid(DOCS / "interpolations.png", everything.reshape(-1, *mixed.shape[1:]))
 
 
 def collapse(runs: Path) -> None:

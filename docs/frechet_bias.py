@@ -10,12 +10,12 @@ import matplotlib
 import numpy as np
 
 from maskgit_jax.configuration import base
-from maskgit_jax.data.image_sets import shuffled
-from maskgit_jax.evaluate import default_cache
-from maskgit_jax.judging.features import Extractor
-from maskgit_jax.judging.generation import Limits, real_images
-from maskgit_jax.judging.runs import Asked, open_networks
-from maskgit_jax.judging.summaries import summarize
+from maskgit_jax.data.image_sets import random_subset
+from maskgit_jax.evaluate import default_cache_directory
+from maskgit_jax.evaluation.evaluate import EvaluationOptions, open_networks
+from maskgit_jax.evaluation.feature_statistics import summarize
+from maskgit_jax.evaluation.features import Extractor
+from maskgit_jax.evaluation.generation import Limits, real_images
 from maskgit_jax.metrics.frechet import frechet_by_count
 from maskgit_jax.training.sharding import make_mesh
 
@@ -30,11 +30,11 @@ def main() -> None:
     data = base("", "").data
     data.source, data.image_size = "idx:/usr/share/datasets/fashion-mnist", 28
     real, _ = real_images(data)
-    cache, mesh = default_cache(), make_mesh(base("", "").mesh)
-    asked = Asked({"classifier": None}, None, mesh, cache, 128, Limits())
+    cache, mesh = default_cache_directory(), make_mesh(base("", "").mesh)
+    asked = EvaluationOptions({"classifier": None}, None, mesh, cache, 128, Limits())
     (network,) = open_networks(asked, real.training, real.num_classes)
     extractor = Extractor(network, mesh, 128)
-    train = shuffled(real.training, 20_000)
+    train = random_subset(real.training, 20_000)
     reference = summarize(extractor, train, cache / "bias-training.npz", 0, "training")
     held_out = summarize(extractor, real.held_out, cache / "bias-held-out.npz", 10_000, "held out")
     target = reference.moments.gaussian()

@@ -18,14 +18,14 @@ from matplotlib.figure import Figure
 
 from maskgit_jax.arrays import normalize
 from maskgit_jax.configuration import apply_changes
-from maskgit_jax.data.image_sets import Squares
+from maskgit_jax.data.image_sets import CenterCropped
 from maskgit_jax.data.reading import read_batches
 from maskgit_jax.data.sources import open_sources
 from maskgit_jax.losses.elbo import gaussian_kl
 from maskgit_jax.metrics.posterior import active_units, probabilistic_pca
 from maskgit_jax.stages import vae
 from maskgit_jax.training.state import create_state, inference_variables
-from maskgit_jax.training.step import make_train_step, player_optimizers
+from maskgit_jax.training.step import make_optimizers, make_train_step
 
 ROOT = Path(__file__).parent.parent
 DRAWS = 200  # from each posterior, for the bound
@@ -49,7 +49,7 @@ class Trained(NamedTuple):
 
 def digits() -> np.ndarray:
     """Returns the training digits, uint8 [1437, 8, 8, 1]."""
-    source = Squares(open_sources(linear_config().data).train, 8, 1)
+    source = CenterCropped(open_sources(linear_config().data).train, 8, 1)
     return np.concatenate([b.image[: b.count] for b in read_batches(source, 256)])
 
 
@@ -79,8 +79,8 @@ def train(images: np.ndarray, **changes) -> Trained:
     @jax.jit
     def run(key):
         start_key, rows_key = jax.random.split(key)
-        averaged = {"autoencoder": config.players.autoencoder.ema_rate}
-        optimizers = player_optimizers(config)
+        averaged = {"autoencoder": config.optimizers.autoencoder.ema_rate}
+        optimizers = make_optimizers(config)
         start = create_state(stage, optimizers, averaged, start_key, batch_of(jnp.arange(size)), {})
         return jax.lax.scan(one, start, jax.random.split(rows_key, config.training.num_steps))[0]
 

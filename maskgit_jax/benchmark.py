@@ -28,8 +28,8 @@ from ml_collections import ConfigDict, config_flags
 
 from maskgit_jax import command_line
 from maskgit_jax.configuration import InputError, require
-from maskgit_jax.judging.complete_files import completed, opened_folder, write_text
-from maskgit_jax.judging.decoding_speed import (
+from maskgit_jax.files import atomic_path, create_output_directory, write_text
+from maskgit_jax.performance.decoding_speed import (
     CACHED,
     FEWEST_PASSES,
     MASKGIT,
@@ -39,8 +39,8 @@ from maskgit_jax.judging.decoding_speed import (
     decoding_ways,
     measure,
 )
-from maskgit_jax.judging.step_record import Effort
-from maskgit_jax.judging.step_speed import measure_data, measure_sample, measure_train
+from maskgit_jax.performance.step_record import TimingOptions
+from maskgit_jax.performance.step_speed import measure_data, measure_sample, measure_train
 from maskgit_jax.stages import stage_module
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Stage and preset, for train, sample and "
@@ -211,7 +211,7 @@ def decoding_plot(path: Path, rows: list[Row], title: str) -> None:
             axes.legend(fontsize=8)
     panels[0, 0].set_ylabel("seconds a batch")
     panels[1, 0].set_ylabel("seconds / MaskGIT's")
-    with completed(path) as unfinished:
+    with atomic_path(path) as unfinished:
         figure.savefig(unfinished, format="png", dpi=120)
 
 
@@ -225,7 +225,7 @@ def decoding() -> None:
     require(CONFIG.value is None, "decoding takes no --config; its sizes are flags")
     grids = _whole_numbers("grids", GRIDS.value)
     batch_sizes = _whole_numbers("batch_sizes", BATCH_SIZES.value)
-    sizes, folder = _checked_sizes(grids), opened_folder(OUT.value)
+    sizes, folder = _checked_sizes(grids), create_output_directory(OUT.value)
     jax.config.update("jax_enable_compilation_cache", False)  # compilation is timed, too
     environment, rows = _environment(), []
     for grid in grids:
@@ -259,13 +259,13 @@ def _config() -> tuple[ConfigDict, str]:
 def of_config(command: str) -> None:
     """Measures a configuration; prints one line of JSON, after all else that there is to say."""
     config, file = _config()
-    folder = opened_folder(OUT.value) if flags.FLAGS["out"].present else None
+    folder = create_output_directory(OUT.value) if flags.FLAGS["out"].present else None
     require(
         not SYNTHETIC.value or command != "data",
         "data measures how real data are read; leave out --synthetic",
     )
     jax.config.update("jax_enable_compilation_cache", False)  # compilation is timed, too
-    effort = Effort(REPEATS.value, _seconds(20.0), lambda text: print(text, file=sys.stderr))
+    effort = TimingOptions(REPEATS.value, _seconds(20.0), lambda text: print(text, file=sys.stderr))
     place = Path(file).parent
     if command == "train":
         found = measure_train(config, place, effort, SYNTHETIC.value)

@@ -62,7 +62,7 @@ def define_sampling_flags() -> Callable[[], dict[str, Any]]:
         flags.DEFINE_bool(
             "cached",
             None,
-            "Remember what was computed for the tokens before (--nocached: the same images, "
+            "Remember what was computed for the tokens before (--nouse_cache: the same images, "
             "slowly).",
         ),
         flags.DEFINE_string("size", None, "HEIGHTxWIDTH of the images in pixels, for GPT."),

@@ -18,11 +18,12 @@ from ml_collections import ConfigDict, config_flags
 
 from maskgit_jax import command_line
 from maskgit_jax.configuration import require
-from maskgit_jax.costs import report
-from maskgit_jax.costs.checks import Check, check_program
-from maskgit_jax.costs.machines import EXAMPLES, prepare_environment, read_machine
-from maskgit_jax.costs.operations import count_operations
-from maskgit_jax.costs.programs import (
+from maskgit_jax.files import create_output_directory, write_text
+from maskgit_jax.performance import report
+from maskgit_jax.performance.checks import Check, check_program
+from maskgit_jax.performance.machines import EXAMPLES, prepare_environment, read_machine
+from maskgit_jax.performance.operations import count_operations
+from maskgit_jax.performance.programs import (
     DEFAULT_CLASSES,
     Program,
     System,
@@ -33,7 +34,6 @@ from maskgit_jax.costs.programs import (
     train_program,
     without_recomputation,
 )
-from maskgit_jax.judging.complete_files import opened_folder, write_text
 from maskgit_jax.stages import stage_module
 from maskgit_jax.training import sharding
 
@@ -60,7 +60,7 @@ def main() -> None:
     asked = tuple(PROGRAMS.value)
     for name in asked:
         require(name in KNOWN, f"--programs holds '{name}'; allowed: {', '.join(KNOWN)}")
-    folder = opened_folder(OUT.value) if OUT.value else None
+    folder = create_output_directory(OUT.value) if OUT.value else None
     prepare_environment(TOPOLOGY.value)
     machines = [read_machine(name) for name in TOPOLOGY.value]
     require(bool(machines), f"--topology is empty; give one or several of {EXAMPLES}")

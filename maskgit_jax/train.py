@@ -12,7 +12,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from maskgit_jax import command_line, distributed, pipelines
+from maskgit_jax import command_line, distributed
 from maskgit_jax.configuration import (
     InputError,
     condition_channels,
@@ -23,7 +23,8 @@ from maskgit_jax.configuration import (
 from maskgit_jax.data.loader import eval_batches, train_batches
 from maskgit_jax.data.sources import open_sources, resolve_classes
 from maskgit_jax.data.tokens import read_description
-from maskgit_jax.interop.judges import load_judge
+from maskgit_jax.interop.perceptual import load_perceptual_network
+from maskgit_jax.runs.directory import copy_frozen, load_frozen, read_config, write_config
 from maskgit_jax.stage import Variables
 from maskgit_jax.stages import STAGES, stage_module
 from maskgit_jax.stages.token_priors import token_grids
@@ -43,7 +44,7 @@ def check_resumable(config: ConfigDict, workdir: Path) -> None:
     """
     if not (workdir / "config.json").exists():
         return
-    before = pipelines.read_config(workdir)
+    before = read_config(workdir)
     require(
         before.stage == config.stage,
         f"{workdir} holds a run of stage '{before.stage}', not '{config.stage}'; choose another "
@@ -91,9 +92,9 @@ def provide_frozen(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh) -
                     f"the {name} is missing: {source} holds no run; make it with "
                     f"{_how_to_make(name, source, wanted, config)}, or set --config.{name}=RUN"
                 )
-            pipelines.copy_frozen(source, folder, mesh)
+            copy_frozen(source, folder, mesh)
             distributed.wait_for_all(f"{name} copied")
-        inner = pipelines.read_config(folder).data
+        inner = read_config(folder).data
         for key, value in wanted.items():
             require(
                 inner[key] == value,
@@ -108,13 +109,13 @@ def _seen_by(name: str, config: ConfigDict) -> dict[str, Any]:
     if name == "condition_tokenizer":
         channels = condition_channels(data)
         return {"image_size": data.image_size, "channels": channels, "view": data.condition}
-    return {"image_size": data.image_size, "channels": data.channels, "view": data.view}
+    return {"image_size": data.image_size, "channels": data.channels, "view": data.input}
 
 
 def _how_to_make(name: str, source: str, wanted: dict[str, Any], config: ConfigDict) -> str:
     stage = Path(config[name]).name.partition("-")[0]  # of the default, runs/STAGE-PRESET
     stage = stage if stage in STAGES else "vqvae" if wanted["view"] != "image" else "vqgan"
-    view = f" --config.data.view={wanted['view']}" if wanted["view"] != "image" else ""
+    view = f" --config.data.input={wanted['view']}" if wanted["view"] != "image" else ""
     return (
         f"python -m maskgit_jax.train --config=configs/{stage}.py:{config.preset}{view} "
         f"--workdir={source}"
@@ -150,20 +151,22 @@ def check_tokens(config: ConfigDict) -> None:
         )
 
 
-def load_judges(config: ConfigDict) -> dict[str, Variables]:
+def load_perceptual(config: ConfigDict) -> dict[str, Variables]:
     """Returns the frozen networks of a stage's losses; they are not copied into the run.
 
     Raises:
         InputError: Weights are missing; the message says where to get them.
     """
-    if "judge" not in config.losses or not config.losses.judge:
+    if "judge" not in config.losses or not config.losses.perceptual:
         return {}
     try:
-        network = load_judge(config.losses.judge, config.losses.judge_file)
+        network = load_perceptual_network(
+            config.losses.perceptual, config.losses.perceptual_weights
+        )
     except InputError as error:
         raise InputError(
-            f"config.losses.judge is '{config.losses.judge}': {error}; name the file by "
-            "--config.losses.judge_file=FILE, or train without it: --config.losses.judge="
+            f"config.losses.perceptual is '{config.losses.perceptual}': {error}; name the file by "
+            "--config.losses.perceptual_weights=FILE, or train without it: --config.losses.perceptual="
         ) from error
     return {"judge": Variables({"network": network}, {}, {})}
 
@@ -183,11 +186,11 @@ def main() -> None:
     )
     check_resumable(config, workdir)
     check_tokens(config)
-    judges = load_judges(config)
+    judges = load_perceptual(config)
     sources = open_sources(config.data)
     resolve_classes(config, sources)
     provide_frozen(config, workdir, mesh)
-    stages, frozen = pipelines.load_frozen(workdir / "frozen", config, mesh)
+    stages, frozen = load_frozen(workdir / "frozen", config, mesh)
     stage = module.build(config, stages)
     processes = (jax.process_index(), jax.process_count())
     batch_size = config.training.batch_size
@@ -197,9 +200,7 @@ def main() -> None:
     )
     trainer = Trainer(stage, config, workdir, data, {**frozen, **judges}, mesh)
     if distributed.is_main():
-        pipelines.write_config(
-            workdir, config
-        )  # not before the checkpoint proved to be of this config
+        write_config(workdir, config)  # not before the checkpoint proved to be of this config
     trainer.run()
 
 

@@ -17,7 +17,7 @@ from maskgit_jax.training.loop import Trainer, TrainingData
 from maskgit_jax.training.sharding import make_mesh
 
 ROOT = Path(__file__).parent.parent
-JUDGES = f"--cache={os.environ['MASKGIT_JAX_TESTS']}/judges"
+CLASSIFIER_CACHE = f"--cache={os.environ['MASKGIT_JAX_TESTS']}/classifiers"
 """A classifier of the digits takes ten seconds: the evaluations of all tests share it."""
 
 TINY_TRANSFORMER = {
@@ -32,35 +32,35 @@ TINY = {
         "model.filters": 8,
         "model.residual_filters": 4,
         "model.num_latents": 4,
-        "players.autoencoder.warmup_steps": 0,
-        "players.autoencoder.learning_rate": 1e-2,
+        "optimizers.autoencoder.warmup_steps": 0,
+        "optimizers.autoencoder.learning_rate": 1e-2,
     },
     "vqvae": {
         "model.filters": 8,
         "model.residual_filters": 4,
         "model.codebook_size": 16,
-        "model.code_width": 4,
+        "model.codebook_dim": 4,
         "model.codebook_update": "gradient",
-        "players.autoencoder.warmup_steps": 0,
-        "players.autoencoder.learning_rate": 1e-2,
+        "optimizers.autoencoder.warmup_steps": 0,
+        "optimizers.autoencoder.learning_rate": 1e-2,
     },
     "vqvae2": {
         "model.filters": 8,
         "model.residual_filters": 4,
         "model.codebook_size": 16,
-        "model.code_width": 4,
+        "model.codebook_dim": 4,
         "model.codebook_init": "kmeans",
         "losses.level_dropout_rate": 0.0,
-        "players.autoencoder.warmup_steps": 0,
-        "players.autoencoder.learning_rate": 1e-2,
+        "optimizers.autoencoder.warmup_steps": 0,
+        "optimizers.autoencoder.learning_rate": 1e-2,
     },
     "vqgan": {
         "model.filters": 8,
-        "model.multipliers": (1, 2, 2),
+        "model.channel_multipliers": (1, 2, 2),
         "model.codebook_size": 16,
-        "model.code_width": 4,
+        "model.codebook_dim": 4,
         "discriminator.filters": 8,
-        "players.discriminator.start_step": 2,
+        "optimizers.discriminator.start_step": 2,
     },
     "maskgit": {
         **TINY_TRANSFORMER,
@@ -69,8 +69,8 @@ TINY = {
     "token_critic": {
         **TINY_TRANSFORMER,
         "sampling.steps": 3,
-        "players.critic.warmup_steps": 0,
-        "players.critic.learning_rate": 1e-2,
+        "optimizers.critic.warmup_steps": 0,
+        "optimizers.critic.learning_rate": 1e-2,
     },
     "pixelcnn": {
         "model.codebook_size": 16,
@@ -78,26 +78,26 @@ TINY = {
         "model.num_layers": 3,
         "model.head_features": 16,
         "model.dropout_rate": 0.0,
-        "players.prior.warmup_steps": 0,
-        "players.prior.learning_rate": 1e-2,
+        "optimizers.prior.warmup_steps": 0,
+        "optimizers.prior.learning_rate": 1e-2,
     },
     "pixelsnail": {
         "model.codebook_size": 16,
         "model.features": 8,
-        "model.hidden": 8,
+        "model.hidden_channels": 8,
         "model.num_blocks": 1,
         "model.num_layers": 1,
         "model.num_heads": (2, 0),
         "model.num_condition_layers": 1,
         "model.dropout_rate": 0.0,
-        **{f"players.{level}.warmup_steps": 0 for level in ("top", "bottom")},
-        **{f"players.{level}.learning_rate": 1e-2 for level in ("top", "bottom")},
+        **{f"optimizers.{level}.warmup_steps": 0 for level in ("top", "bottom")},
+        **{f"optimizers.{level}.learning_rate": 1e-2 for level in ("top", "bottom")},
     },
     "gpt": {
         **TINY_TRANSFORMER,
         "model.dropout_rate": 0.0,
-        "players.prior.warmup_steps": 0,
-        "players.prior.learning_rate": 1e-2,
+        "optimizers.prior.warmup_steps": 0,
+        "optimizers.prior.learning_rate": 1e-2,
     },
 }
 SHORT = {

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from maskgit_jax.configuration import InputError, apply_changes
-from maskgit_jax.costs.chips import Chip
-from maskgit_jax.judging import decoding_speed, step_record, step_speed
-from maskgit_jax.judging.decoding_speed import CACHED, MASKGIT, UNCACHED, Sizes
-from maskgit_jax.judging.step_record import Effort, Seconds, median_seconds, record
+from maskgit_jax.performance import decoding_speed, step_record, step_speed
+from maskgit_jax.performance.chips import Chip
+from maskgit_jax.performance.decoding_speed import CACHED, MASKGIT, UNCACHED, Sizes
+from maskgit_jax.performance.step_record import Seconds, TimingOptions, median_seconds, record
 from maskgit_jax.training.sharding import make_mesh
 from tests.example import preset
 from tests.test_commands import refused, run
@@ -136,13 +136,13 @@ def test_bad_input_is_refused_in_one_line(arguments, message):
 
 
 TINY_CHANGES = {
-    "vqgan": {"model.filters": 4, "model.code_width": 4, "discriminator.filters": 4,
-              "model.codebook_size": 16, "model.multipliers": (1, 2), "discriminator.num_layers": 1,
+    "vqgan": {"model.filters": 4, "model.codebook_dim": 4, "discriminator.filters": 4,
+              "model.codebook_size": 16, "model.channel_multipliers": (1, 2), "discriminator.num_layers": 1,
               "training.batch_size": 8},
     "maskgit": {"model.width": 16, "model.num_layers": 1, "model.num_heads": 2,
                 "model.mlp_width": 32, "sampling.steps": 2, "training.batch_size": 8},
 }  # fmt: skip
-SILENT = Effort(1, 0.0, lambda text: None)
+SILENT = TimingOptions(1, 0.0, lambda text: None)
 
 
 def tiny(stage, **more):
@@ -224,9 +224,9 @@ def test_utilisation_is_that_worked_out_by_hand(monkeypatch):
 
 def test_as_many_runs_are_timed_as_fit():
     counts = []
-    median_seconds(counts.append, Effort(3, 0.0, print))
+    median_seconds(counts.append, TimingOptions(3, 0.0, print))
     assert counts == [1, 1], "one to see how long it takes, one that counts"
-    median_seconds(counts.append, Effort(3, 60.0, print))
+    median_seconds(counts.append, TimingOptions(3, 60.0, print))
     assert counts[2:] == [1, 50, 50, 50]
 
 

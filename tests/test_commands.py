@@ -14,13 +14,13 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
-from tests.example import JUDGES, ROOT
+from tests.example import CLASSIFIER_CACHE, ROOT
 
 TINY_VQGAN = [
     "--config=configs/vqgan.py",
     "--config.model.filters=8",
     "--config.model.codebook_size=16",
-    "--config.model.code_width=4",
+    "--config.model.codebook_dim=4",
     "--config.losses.adversarial_weight=0.0",
     "--config.training.batch_size=16",
     "--config.training.log_every=2",
@@ -216,8 +216,10 @@ def test_sigterm_saves_and_exits_cleanly(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
     assert train_vqgan(tmp_path, 3)[0] == 0
-    broken = "--config.players.autoencoder.learning_rate=1e38"
-    code, _, err = train_vqgan(tmp_path, 30, broken, "--config.players.autoencoder.warmup_steps=0")
+    broken = "--config.optimizers.autoencoder.learning_rate=1e38"
+    code, _, err = train_vqgan(
+        tmp_path, 30, broken, "--config.optimizers.autoencoder.warmup_steps=0"
+    )
     assert code == 2, err[-3000:]
     assert "player 'autoencoder' was not finite at step" in err
     assert "the last good checkpoint is step" in err
@@ -232,21 +234,24 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
         (["--config=configs/vqgan.py:huge"], "no preset 'huge'; the presets are: digits,"),
         (["--config=configs/vqgan.py", "--config.training.num_step=3"], "num_steps"),
         (["--config=configs/missing.py"], "missing.py"),
-        (["--config=configs/vqgan.py", "--config.losses.pixel=l3"], "losses.pixel is 'l3'"),
+        (
+            ["--config=configs/vqgan.py", "--config.losses.reconstruction=l3"],
+            "losses.reconstruction is 'l3'",
+        ),
         (["--config=configs/vqgan.py", "--config.data.image_size=18"], "not a multiple of 4"),
         (
             ["--config=configs/vqgan.py", "--config.training.best_metric=fid"],
             "does not evaluate; choose one of codebook_perplexity,",
         ),
         (
-            ["--config=configs/vqgan.py", "--config.losses.judge=resnet50_features"],
+            ["--config=configs/vqgan.py", "--config.losses.perceptual=resnet50_features"],
             "download.pytorch.org/models/resnet50-0676ba61.pth; name the file by",
         ),
         (
             [
                 "--config=configs/vqgan.py",
-                "--config.losses.judge=lpips",
-                "--config.losses.judge_file=none.ckpt",
+                "--config.losses.perceptual=lpips",
+                "--config.losses.perceptual_weights=none.ckpt",
             ],
             "none.ckpt does not exist",
         ),
@@ -306,7 +311,7 @@ def test_commands_refuse_the_wrong_kind_of_run(runs, tmp_path):
 
 def test_tokens_have_no_ways_between_them(runs):
     assert "needs latents that are numbers" in refused(
-        "sample", f"--workdir={runs / 'vqgan'}", "--what=interpolations"
+        "sample", f"--workdir={runs / 'vqgan'}", "--mode=interpolations"
     )
 
 
@@ -324,25 +329,25 @@ def test_a_truncated_checkpoint_is_named(runs, tmp_path):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_runs_are_evaluated_and_an_evaluation_goes_on(runs):
-    code, out, err = run("evaluate", f"--workdir={runs / 'vqgan'}", JUDGES)
+    code, out, err = run("evaluate", f"--workdir={runs / 'vqgan'}", CLASSIFIER_CACHE)
     assert code == 0, err[-3000:]
     for figure in ("reconstruction_mse", "ssim", "reconstruction_frechet_distance",
                    "codebook_perplexity", "not measured: lpips"):  # fmt: skip
         assert figure in out
-    generate = ("evaluate", f"--workdir={runs / 'maskgit'}", "--num=70", JUDGES)
+    generate = ("evaluate", f"--workdir={runs / 'maskgit'}", "--num=70", CLASSIFIER_CACHE)
     code, out, err = run(*generate)
     assert code == 0, err[-3000:]
     for figure in ("frechet_distance", "inception_score", "kernel_distance", "precision", "recall",
-                   "density", "coverage", "duplicates", "copies", "closer_than_real", "recognised",
+                   "density", "coverage", "duplicates", "copies", "novelty_closer_than_heldout", "recognised",
                    "classification_accuracy_score", "bits_per_token_bound"):  # fmt: skip
         assert figure in out
-    table = ("evaluate", f"--workdir={runs / 'maskgit'}", "--num=70", JUDGES)
-    code, out, err = run(*table, "--decoders=confidence,corrector", "--passes=4", "--guidances=1")
+    table = ("evaluate", f"--workdir={runs / 'maskgit'}", "--num=70", CLASSIFIER_CACHE)
+    code, out, err = run(*table, "--decoders=confidence,corrector", "--nfe=4", "--guidances=1")
     assert code == 0, err[-3000:]
     rows = [line.split("|")[1:5] for line in out.splitlines() if line.startswith("| co")]
     assert rows == [[" confidence ", " 4 ", " 4 ", " 1 "], [" corrector ", " 4 ", " 2 ", " 1 "]]
     assert "| real images |" in out
-    code, out, err = run(*table, "--decoders=halton", "--passes=4", "--inpaint=0.5")
+    code, out, err = run(*table, "--decoders=halton", "--nfe=4", "--inpaint=0.5")
     assert code == 0 and "the class not told" in out and "mean of training images" in out, err
     assert (runs / "maskgit/evaluation/inpainting.png").exists()
     first = (runs / "maskgit/evaluation.json").read_text()

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from maskgit_jax.costs.chips import GIBIBYTE
+from maskgit_jax.performance.chips import GIBIBYTE
 from tests.test_commands import TINY_MASKGIT, refused, run
 
 # Of the size of the digits' tokenizer, for which runs/vqgan-digits stands without being there.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.example import JUDGES
+from tests.example import CLASSIFIER_CACHE
 from tests.test_commands import refused, run
 
 TINY_VAE = [
@@ -44,7 +44,7 @@ def test_a_vae_is_sampled_and_its_latents_are_shown(latent_runs, tmp_path):
         assert file["images"].shape == (5, 16, 16, 1) and file.files == ["images"], "no labels"
     for what, rows, columns in (("interpolations", 3, 12), ("traversals", 4, 10)):
         out = tmp_path / f"{what}.png"
-        code, _, err = run("sample", vae, f"--what={what}", f"--num={rows}", f"--out={out}")
+        code, _, err = run("sample", vae, f"--mode={what}", f"--num={rows}", f"--out={out}")
         assert code == 0, err[-3000:]
         with Image.open(out) as picture:
             assert picture.size == (columns * 66 + 2, rows * 66 + 2)
@@ -59,8 +59,8 @@ def figures_of(workdir) -> dict[str, float]:
 def test_a_vae_is_evaluated_as_first_stage_and_as_generator(latent_runs, tmp_path):
     workdir = latent_runs / "vae"
     code, out, err = run(
-        "evaluate", f"--workdir={workdir}", "--num=70", "--draws=3", "--num_likelihood=20",
-        JUDGES,
+        "evaluate", f"--workdir={workdir}", "--num=70", "--iw_samples=3", "--num_likelihood=20",
+        CLASSIFIER_CACHE,
     )  # fmt: skip
     assert code == 0, err[-3000:]
     found = figures_of(workdir)
@@ -83,18 +83,18 @@ def test_a_vae_is_evaluated_as_first_stage_and_as_generator(latent_runs, tmp_pat
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_an_autoencoder_is_evaluated_and_makes_no_images(latent_runs, tmp_path):
     workdir = latent_runs / "autoencoder"
-    code, out, err = run("evaluate", f"--workdir={workdir}", JUDGES)
+    code, out, err = run("evaluate", f"--workdir={workdir}", CLASSIFIER_CACHE)
     assert code == 0, err[-3000:]
     found = figures_of(workdir)
     assert {"reconstruction_mse_shuffled", "interpolation_precision"} <= set(found)
     assert "elbo" not in found and "neither posteriors nor a prior" in out
     code, _, err = run(
-        "sample", f"--workdir={workdir}", "--what=traversals", f"--out={tmp_path}/t.png"
+        "sample", f"--workdir={workdir}", "--mode=traversals", f"--out={tmp_path}/t.png"
     )
     assert code == 0, err[-3000:]
     assert "config.model.posterior is 'none'" in refused("sample", f"--workdir={workdir}")
     assert "--steps says nothing to a run that makes no images" in refused(
-        "evaluate", f"--workdir={workdir}", "--steps=3", JUDGES
+        "evaluate", f"--workdir={workdir}", "--steps=3", CLASSIFIER_CACHE
     )
 
 
@@ -104,10 +104,10 @@ def test_an_autoencoder_is_evaluated_and_makes_no_images(latent_runs, tmp_path):
         (["--labels=3"], "stage 'vae' knows no classes"),
         (["--steps=4"], "has no setting 'steps'; its settings are temperature, pixels"),
         (["--temperature=-1"], "temperature is -1.0"),
-        (["--what=interpolations", "--num=181"], "need 362 held-out images, and there are 360"),
-        (["--what=traversals", "--out=a.npz"], "traversals are written as .png"),
-        (["--what=traversals", "--labels=3"], "--labels says nothing to --what=traversals"),
-        (["--what=traversals", "--steps=3"], "--steps says nothing to --what=traversals"),
+        (["--mode=interpolations", "--num=181"], "need 362 held-out images, and there are 360"),
+        (["--mode=traversals", "--out=a.npz"], "traversals are written as .png"),
+        (["--mode=traversals", "--labels=3"], "--labels says nothing to --mode=traversals"),
+        (["--mode=traversals", "--steps=3"], "--steps says nothing to --mode=traversals"),
     ],
 )
 def test_sampling_a_vae_refuses_bad_input_in_one_line(latent_runs, arguments, message):
@@ -130,13 +130,13 @@ def test_latents_of_a_small_folder_of_images_of_all_sizes(tmp_path):
     assert code == 0, err[-3000:]
     for what in ("interpolations", "traversals"):
         code, _, err = run(
-            "sample", run_of, f"--what={what}", "--num=2", "--batch_size=3",
+            "sample", run_of, f"--mode={what}", "--num=2", "--batch_size=3",
             f"--out={tmp_path}/{what}.png",
         )  # fmt: skip
         assert code == 0, err[-3000:]
 
     # Too few images for distances of distributions; all else is measured.
-    code, out, err = run("evaluate", run_of, f"--cache={tmp_path}", "--draws=2", "--num=20")
+    code, out, err = run("evaluate", run_of, f"--cache={tmp_path}", "--iw_samples=2", "--num=20")
     assert code == 0, err[-3000:]
     assert "elbo" in out and "not measured: generation" in out
     assert "not measured: interpolation_frechet_distance" in out

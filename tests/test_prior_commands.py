@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskgit_jax.judging.complete_files import write_arrays
-from maskgit_jax.judging.rejection import candidates, surest
+from maskgit_jax.files import write_arrays
 from maskgit_jax.networks.classifier import ImageClassifier
+from maskgit_jax.pipelines.rejection import candidates, most_confident
 from tests.test_commands import TINY_VQGAN, refused, run, train_vqgan
 
 SHORT = [
@@ -18,11 +18,11 @@ SHORT = [
 ]
 TINY_EDGES = [
     "--config=configs/vqvae.py",
-    "--config.data.view=edges",
+    "--config.data.input=edges",
     "--config.model.filters=8",
     "--config.model.residual_filters=4",
     "--config.model.codebook_size=16",
-    "--config.model.code_width=4",
+    "--config.model.codebook_dim=4",
     *SHORT,
 ]
 TINY_GPT = [
@@ -68,16 +68,16 @@ def runs(tmp_path_factory):
 
 def test_a_prior_completes_images(runs, tmp_path):
     out = tmp_path / "a.npz"
-    sample = ("sample", f"--workdir={runs / 'pixelcnn'}", "--num=6", "--variants=3")
-    succeed(*sample, "--keep_upper=0.5", f"--out={out}")
+    sample = ("sample", f"--workdir={runs / 'pixelcnn'}", "--num=6", "--num_per_input=3")
+    succeed(*sample, "--keep_top=0.5", f"--out={out}")
     with np.load(out) as file:
         images, originals, labels = file["images"], file["image"], file["labels"]
     np.testing.assert_array_equal(images[:, :8], originals[:, :8])
     np.testing.assert_array_equal(originals[0], originals[2])
-    assert originals[:, 8:].std(axis=1).max() > 0, "the whole picture, also what was hidden"
+    assert originals[:, 8:].std(axis=1).max() > 0, "the whole picture, also what was masked"
     assert (originals[2] != originals[3]).any() and labels[0] == labels[2]
     assert (images[0, 8:] != images[1, 8:]).any(), "variants differ"
-    succeed(*sample, "--keep_upper=0.5", f"--out={tmp_path / 'a.png'}")
+    succeed(*sample, "--keep_top=0.5", f"--out={tmp_path / 'a.png'}")
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.width > picture.height  # two rows of an original and three variants
 
@@ -92,7 +92,7 @@ def test_a_prior_makes_images_from_others_of_any_size(runs, tmp_path):
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (40, 70, 3), np.uint8)).save(tmp_path / "mine.png")
     succeed(
-        "sample", f"--workdir={runs / 'gpt'}", "--num=2", f"--given={tmp_path / 'mine.png'}",
+        "sample", f"--workdir={runs / 'gpt'}", "--num=2", f"--input={tmp_path / 'mine.png'}",
         "--size=16x32", "--top_k=4", "--top_p=0.9", "--labels=3", f"--out={out}",
     )  # fmt: skip
     with np.load(out) as file:
@@ -107,29 +107,29 @@ def test_the_surest_samples_are_kept(runs, tmp_path):
     write_arrays(tmp_path / "judge.npz", {f"{i:03d}": leaf for i, leaf in enumerate(leaves)})
     sample = ("sample", f"--workdir={runs / 'pixelcnn'}", "--num=4", "--labels=1,2")
     judge = f"--classifier={tmp_path / 'judge.npz'}"
-    succeed(*sample, "--keep_surest=0.5", judge, f"--out={tmp_path / 'a.npz'}")
+    succeed(*sample, "--rejection_keep=0.5", judge, f"--out={tmp_path / 'a.npz'}")
     with np.load(tmp_path / "a.npz") as file:
         assert file["labels"].tolist() == [1, 2, 1, 2] and len(file["images"]) == 4
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     other = f"--classifier={tmp_path / 'other.npz'}"
-    assert "holds no classifier" in refused(*sample, "--keep_surest=0.5", other)
-    assert "above 0 and at most 1" in refused(*sample, "--keep_surest=1.5", judge)
+    assert "holds no classifier" in refused(*sample, "--rejection_keep=0.5", other)
+    assert "above 0 and at most 1" in refused(*sample, "--rejection_keep=1.5", judge)
 
 
 def test_surest_by_hand():
     made = candidates([7, 3, 7], 0.5)
     assert made == [7, 7, 7, 7, 3, 3]
-    assert surest(np.asarray([0.1, 0.9, 0.3, 0.8, 0.2, 0.6]), made, [7, 3, 7]) == [1, 5, 3]
+    assert most_confident(np.asarray([0.1, 0.9, 0.3, 0.8, 0.2, 0.6]), made, [7, 3, 7]) == [1, 5, 3]
 
 
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
         ("pixelcnn", ["--size=16x32"], "stage 'pixelcnn' has no setting 'size'"),
-        ("pixelcnn", ["--keep_upper=1"], "--keep_upper is 1.0; it is a share of the rows"),
-        ("gpt", ["--given=nowhere"], "nowhere: there is no such file or folder"),
+        ("pixelcnn", ["--keep_top=1"], "--keep_top is 1.0; it is a share of the rows"),
+        ("gpt", ["--input=nowhere"], "nowhere: there is no such file or folder"),
         ("gpt", ["--size=wide"], "--size is 'wide'; it is written HEIGHTxWIDTH"),
-        ("gpt", ["--keep_surest=0.5"], "--keep_surest chooses among samples of classes"),
+        ("gpt", ["--rejection_keep=0.5"], "--rejection_keep chooses among samples of classes"),
     ],
 )
 def test_sampling_refuses_bad_input_in_one_line(runs, name, arguments, message):
@@ -141,10 +141,10 @@ def test_training_refuses_conditions_that_do_not_fit(runs, tmp_path):
     edges = f"--config.condition_tokenizer={runs / 'edges'}"
     gpt = ("train", *TINY_GPT, tokenizer, place)
     assert "images made from others need both" in refused(*gpt, "--config.data.condition=edges")
-    assert "was trained with data.view edges, but this run needs grey_levels" in refused(
+    assert "was trained with data.input edges, but this run needs grey_levels" in refused(
         *gpt, edges, "--config.data.condition=grey_levels"
     )
-    assert "--config.data.view=edges" in refused(
+    assert "--config.data.input=edges" in refused(
         *gpt,
         f"--workdir={tmp_path / 'other'}",
         "--config.data.condition=edges",
@@ -153,6 +153,6 @@ def test_training_refuses_conditions_that_do_not_fit(runs, tmp_path):
     assert "makes images of a class only" in refused(
         "train", *TINY_PIXELCNN, tokenizer, place, "--config.data.condition=edges"
     )
-    assert "config.data.view is 'cubes'; allowed: image, edges" in refused(
-        "train", *TINY_VQGAN, "--config.data.view=cubes", place
+    assert "config.data.input is 'cubes'; allowed: image, edges" in refused(
+        "train", *TINY_VQGAN, "--config.data.input=cubes", place
     )

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from maskgit_jax.arrays import Array
 
 
-def interpolated(start: Array, end: Array, steps: int) -> Array:
+def interpolate_latents(start: Array, end: Array, steps: int) -> Array:
     """Returns latents on straight lines, [N, steps, Z]: the first are `start`, the last `end`.
 
     Args:
@@ -29,7 +29,7 @@ def traversals(latents: Array, units: Array, values: Array) -> Array:
     return jnp.where(moved, values[:, :, None], latents[None, None, :])
 
 
-def traversals_around(latents: Array, prior: bool, rows: int, columns: int) -> Array:
+def traverse_latents(latents: Array, prior: bool, rows: int, columns: int) -> Array:
     """Returns traversals through the first latents, [min(rows, Z), columns, Z].
 
     The units whose latents vary most come first: those that say something of the image.

@@ -1,6 +1,6 @@
 """The VQGAN autoencoder, as in google-research/maskgit and as in taming-transformers.
 
-Both are one residual pyramid; the options of `Layout` are the places where they differ.
+Both are one residual pyramid; the options of `Architecture` are the places where they differ.
 Images are [B, H, W, C] in [-1, 1] (the official MaskGIT tokenizer takes [0, 1]).
 """
 
@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from maskgit_jax.arrays import Array
-from maskgit_jax.autoencoders.quantizers import Quantized, VectorQuantizer
 from maskgit_jax.networks.residual import (
     Downsample,
     ResidualBlock,
@@ -18,9 +17,10 @@ from maskgit_jax.networks.residual import (
     Upsample,
     group_norm,
 )
+from maskgit_jax.quantizers.vector import Quantized, VectorQuantizer
 
 
-class Layout(NamedTuple):
+class Architecture(NamedTuple):
     """Where the published VQGANs differ; the defaults are the official MaskGIT tokenizer.
 
     Attributes:
@@ -43,7 +43,7 @@ class Layout(NamedTuple):
     latent_width: int = 0
 
 
-TAMING = Layout(
+TAMING = Architecture(
     residual_bias=True,
     shortcut_from="input",
     downsample="conv",
@@ -52,9 +52,9 @@ TAMING = Layout(
     extra_decoder_block=True,
     latent_width=256,
 )
-LAYOUTS = {
-    "maskgit": Layout(),
-    "maskgit_fixed": Layout(shortcut_from="input"),  # magvit's repair of the shortcut
+ARCHITECTURES = {
+    "maskgit": Architecture(),
+    "maskgit_fixed": Architecture(shortcut_from="input"),  # magvit's repair of the shortcut
     "taming": TAMING,
 }
 
@@ -63,30 +63,36 @@ class _Pyramid(nn.Module):
     """What encoder and decoder share; see `VQGAN` for the attributes."""
 
     filters: int
-    multipliers: tuple[int, ...]
+    channel_multipliers: tuple[int, ...]
     blocks_per_level: int
     image_size: int
-    layout: Layout
+    architecture: Architecture
     remat: bool
     dtype: str
 
     def block(self, x: Array, features: int, name: str) -> Array:
         block = nn.remat(ResidualBlock) if self.remat else ResidualBlock
-        layout = self.layout
+        architecture = self.architecture
         return block(
-            features, layout.residual_bias, layout.shortcut_from, dtype=self.dtype, name=name
+            features,
+            architecture.residual_bias,
+            architecture.shortcut_from,
+            dtype=self.dtype,
+            name=name,
         )(x)
 
     def level(self, x: Array, index: int, num_blocks: int) -> Array:
         for number in range(num_blocks):
-            x = self.block(x, self.filters * self.multipliers[index], f"level{index}_{number}")
-            if self.image_size // 2**index in self.layout.attention_sizes:
+            x = self.block(
+                x, self.filters * self.channel_multipliers[index], f"level{index}_{number}"
+            )
+            if self.image_size // 2**index in self.architecture.attention_sizes:
                 x = self.attention(x, f"level{index}_attention{number}")
         return x
 
     def middle(self, x: Array) -> Array:
         x = self.block(x, x.shape[-1], "mid_0")
-        if self.layout.mid_attention:
+        if self.architecture.mid_attention:
             x = self.attention(x, "mid_attention")
         return self.block(x, x.shape[-1], "mid_1")
 
@@ -100,22 +106,22 @@ class _Pyramid(nn.Module):
 
 
 class Encoder(_Pyramid):
-    """Images to latents before quantization: [B, H, W, C] -> [B, h, w, code_width]."""
+    """Images to latents before quantization: [B, H, W, C] -> [B, h, w, codebook_dim]."""
 
-    code_width: int = 256
+    codebook_dim: int = 256
 
     @nn.compact
     def __call__(self, image: Array) -> Array:
-        layout = self.layout
-        x = self.conv(self.filters, 3, "conv_in", layout.residual_bias)(image)
-        for index in range(len(self.multipliers)):
+        architecture = self.architecture
+        x = self.conv(self.filters, 3, "conv_in", architecture.residual_bias)(image)
+        for index in range(len(self.channel_multipliers)):
             x = self.level(x, index, self.blocks_per_level)
-            if index < len(self.multipliers) - 1:
-                x = Downsample(layout.downsample, self.dtype, name=f"downsample{index}")(x)
+            if index < len(self.channel_multipliers) - 1:
+                x = Downsample(architecture.downsample, self.dtype, name=f"downsample{index}")(x)
         x = nn.silu(group_norm(x.shape[-1], self.dtype, "norm_out")(self.middle(x)))
-        if layout.latent_width:
-            x = self.conv(layout.latent_width, 3, "conv_out")(x)
-        return self.conv(self.code_width, 1, "to_codes")(x)
+        if architecture.latent_width:
+            x = self.conv(architecture.latent_width, 3, "conv_out")(x)
+        return self.conv(self.codebook_dim, 1, "to_codes")(x)
 
 
 class Decoder(_Pyramid):
@@ -123,14 +129,14 @@ class Decoder(_Pyramid):
 
     @nn.compact
     def __call__(self, codes: Array) -> Array:
-        layout = self.layout
+        architecture = self.architecture
         x = codes
-        if layout.latent_width:
-            x = self.conv(layout.latent_width, 1, "from_codes")(x)
-        x = self.conv(self.filters * self.multipliers[-1], 3, "conv_in")(x)
+        if architecture.latent_width:
+            x = self.conv(architecture.latent_width, 1, "from_codes")(x)
+        x = self.conv(self.filters * self.channel_multipliers[-1], 3, "conv_in")(x)
         x = self.middle(x)
-        for index in reversed(range(len(self.multipliers))):
-            x = self.level(x, index, self.blocks_per_level + layout.extra_decoder_block)
+        for index in reversed(range(len(self.channel_multipliers))):
+            x = self.level(x, index, self.blocks_per_level + architecture.extra_decoder_block)
             if index > 0:
                 x = Upsample(self.dtype, name=f"upsample{index}")(x)
         return nn.silu(group_norm(x.shape[-1], self.dtype, "norm_out")(x))
@@ -143,12 +149,12 @@ class VQGAN(nn.Module):
         image_size: Side of the training images in pixels; decides where attention stands.
         channels: Of the images.
         filters: Channels of the highest resolution.
-        multipliers: Channels of each level over `filters`; each further level halves the side.
+        channel_multipliers: Channels of each level over `filters`; each further level halves the side.
         blocks_per_level: Residual blocks in each level.
         codebook_size: K.
-        code_width: D.
+        codebook_dim: D.
         beta: Weight of the commitment loss.
-        layout: Which published network; see `Layout`.
+        architecture: Which published network; see `Architecture`.
         remat: Recompute residual blocks in the backward pass instead of storing them.
         dtype: Type of the activations; the codebook is always float32.
     """
@@ -156,12 +162,12 @@ class VQGAN(nn.Module):
     image_size: int
     channels: int = 3
     filters: int = 128
-    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
     blocks_per_level: int = 2
     codebook_size: int = 1024
-    code_width: int = 256
+    codebook_dim: int = 256
     beta: float = 0.25
-    layout: Layout = Layout()
+    architecture: Architecture = Architecture()
     remat: bool = False
     dtype: str = "float32"
 
@@ -169,15 +175,15 @@ class VQGAN(nn.Module):
         """Declares the submodules."""
         pyramid = dict(
             filters=self.filters,
-            multipliers=self.multipliers,
+            channel_multipliers=self.channel_multipliers,
             blocks_per_level=self.blocks_per_level,
             image_size=self.image_size,
-            layout=self.layout,
+            architecture=self.architecture,
             remat=self.remat,
             dtype=self.dtype,
         )
-        self.encoder = Encoder(code_width=self.code_width, **pyramid)
-        self.quantizer = VectorQuantizer(self.codebook_size, self.code_width, self.beta)
+        self.encoder = Encoder(codebook_dim=self.codebook_dim, **pyramid)
+        self.quantizer = VectorQuantizer(self.codebook_size, self.codebook_dim, self.beta)
         self.decoder = Decoder(**pyramid)
         self.conv_out = nn.Conv(self.channels, (3, 3), padding=1, dtype=self.dtype)
 

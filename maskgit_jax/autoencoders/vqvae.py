@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from maskgit_jax.arrays import Array
-from maskgit_jax.autoencoders.quantizers import Quantized, VectorQuantizer
+from maskgit_jax.quantizers.vector import Quantized, VectorQuantizer
 
 
 class ResidualStack(nn.Module):
@@ -135,7 +135,7 @@ class VQVAE(nn.Module):
         num_residual_blocks: Of encoder and of decoder.
         num_downsamplings: Each halves the sides; images must be multiples of 2 to this power.
         codebook_size: K.
-        code_width: D.
+        codebook_dim: D.
         beta: Weight of the commitment loss.
         codebook_update: How the codebook learns, see `quantizers.UPDATES`.
         remat: Recompute residual blocks in the backward pass instead of storing them.
@@ -152,7 +152,7 @@ class VQVAE(nn.Module):
     num_residual_blocks: int = 2
     num_downsamplings: int = 2
     codebook_size: int = 512
-    code_width: int = 64
+    codebook_dim: int = 64
     beta: float = 0.25
     codebook_update: str = "ema"
     remat: bool = False
@@ -168,9 +168,9 @@ class VQVAE(nn.Module):
             dtype=self.dtype,
         )
         self.encoder = StridedEncoder(num_downsamplings=self.num_downsamplings, **parts)
-        self.to_codes = nn.Conv(self.code_width, (1, 1), dtype=self.dtype)
+        self.to_codes = nn.Conv(self.codebook_dim, (1, 1), dtype=self.dtype)
         self.quantizer = VectorQuantizer(
-            self.codebook_size, self.code_width, self.beta, self.codebook_update
+            self.codebook_size, self.codebook_dim, self.beta, self.codebook_update
         )
         self.decoder = StridedDecoder(
             self.channels, num_upsamplings=self.num_downsamplings, **parts

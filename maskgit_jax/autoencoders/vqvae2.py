@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from maskgit_jax.arrays import Array
-from maskgit_jax.autoencoders.quantizers import Quantized, VectorQuantizer
 from maskgit_jax.autoencoders.vqvae import StridedDecoder, StridedEncoder, double
+from maskgit_jax.quantizers.vector import Quantized, VectorQuantizer
 
 LEVEL_NAMES = {2: ("top", "bottom"), 3: ("top", "middle", "bottom")}
 """Number of levels -> their names, coarsest first."""
@@ -42,7 +42,7 @@ class VQVAE2(nn.Module):
         bottom_downsamplings: 2 as in the paper; 1 for small images. Images must be multiples
             of 2 to the power bottom_downsamplings + num_levels - 1.
         codebook_size: K of each level.
-        code_width: D of each level.
+        codebook_dim: D of each level.
         beta: Weight of the commitment losses.
         codebook_update: How the codebooks learn, see `quantizers.UPDATES`.
         remat: Recompute residual blocks in the backward pass instead of storing them.
@@ -60,7 +60,7 @@ class VQVAE2(nn.Module):
     num_levels: int = 2
     bottom_downsamplings: int = 2
     codebook_size: int = 512
-    code_width: int = 64
+    codebook_dim: int = 64
     beta: float = 0.25
     codebook_update: str = "ema"
     remat: bool = False
@@ -87,20 +87,22 @@ class VQVAE2(nn.Module):
             for name, count in halvings.items()
         }
         self.conv_codes = {
-            name: nn.Conv(self.code_width, (1, 1), dtype=self.dtype) for name in halvings
+            name: nn.Conv(self.codebook_dim, (1, 1), dtype=self.dtype) for name in halvings
         }
         self.quantizer = {
             name: VectorQuantizer(
-                self.codebook_size, self.code_width, self.beta, self.codebook_update
+                self.codebook_size, self.codebook_dim, self.beta, self.codebook_update
             )
             for name in halvings
         }
         # Both bring what the coarser levels hold to the grid of the named one.
         self.condition = {
-            name: StridedDecoder(self.code_width, num_upsamplings=1, **parts)
+            name: StridedDecoder(self.codebook_dim, num_upsamplings=1, **parts)
             for name in self.level_names[1:]
         }
-        self.conv_up = {name: double(self.code_width, self.dtype) for name in self.level_names[1:]}
+        self.conv_up = {
+            name: double(self.codebook_dim, self.dtype) for name in self.level_names[1:]
+        }
         self.decoder = StridedDecoder(
             self.channels, num_upsamplings=self.bottom_downsamplings, **parts
         )

@@ -2,7 +2,7 @@
 
 A record may carry such a picture beside its image, to generate images from it
 (`config.data.condition`), or show it in place of the image, so that a tokenizer of conditions
-is trained like one of images (`config.data.view`).
+is trained like one of images (`config.data.input`).
 """
 
 from typing import Any
@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 from scipy import ndimage
 
-from maskgit_jax.data.transforms import BICUBIC, NEAREST, Choose, as_array, as_picture, cut_array
+from maskgit_jax.data.transforms import Choose, cut_array
+from maskgit_jax.images import BICUBIC, NEAREST, as_array, to_pil
 
 LOW_RESOLUTION_FACTOR = 4
 GREY_LEVELS = 4
@@ -104,11 +105,11 @@ def _largest_along_gradient(square: np.ndarray, down: np.ndarray, right: np.ndar
 
 def _luminance(image: np.ndarray) -> np.ndarray:
     """Returns float64 [H, W], whole numbers from 0 to 255."""
-    return np.asarray(as_picture(image).convert("L"), np.float64)
+    return np.asarray(to_pil(image).convert("L"), np.float64)
 
 
 def _low_resolution(image: np.ndarray) -> np.ndarray:
-    picture = as_picture(image)
+    picture = to_pil(image)
     width, height = (max(1, round(side / LOW_RESOLUTION_FACTOR)) for side in picture.size)
     small = picture.resize((width, height), Image.Resampling.BOX)
     return as_array(small.resize(picture.size, NEAREST))
@@ -165,12 +166,12 @@ def finished(record: dict[str, Any], data: ConfigDict) -> dict[str, Any]:
 
     Returns:
         With `data.condition`: "image" and its "condition" uint8 [H, W, condition channels].
-        Without: "image" as `data.view` shows it, and no "condition".
+        Without: "image" as `data.input` shows it, and no "condition".
     """
     if "image" not in record:
         return record
     if not data.condition:
-        return viewed(record, data.view)
+        return viewed(record, data.input)
     if data.condition == "paired":
         return record
     return {**record, "condition": derived(record["image"], data.condition)}

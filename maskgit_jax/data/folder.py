@@ -11,16 +11,9 @@ import numpy as np
 from PIL import Image
 
 from maskgit_jax.configuration import InputError
-from maskgit_jax.data.transforms import (
-    UNREADABLE,
-    Choose,
-    Part,
-    as_array,
-    cut_opened,
-    to_channels,
-)
+from maskgit_jax.data.transforms import Choose, Part, cut_opened
+from maskgit_jax.images import IMAGE_SUFFIXES, UNREADABLE, as_array, to_channels
 
-ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 TRAIN_NAMES, HELD_OUT_NAMES = ("train",), ("val", "valid", "validation", "eval", "test")
 
 
@@ -78,11 +71,11 @@ def _class_names(root: Path) -> tuple[str, ...]:
 
 
 def _list(root: Path, class_names: tuple[str, ...], place: str) -> list[LabelledPath]:
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in ENDINGS)
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise InputError(
             f"folder:{place}: there is no image in {root}; endings that count: "
-            + " ".join(sorted(ENDINGS))
+            + " ".join(sorted(IMAGE_SUFFIXES))
         )
     if class_names == ("all",):
         return [LabelledPath(path, 0) for path in files]

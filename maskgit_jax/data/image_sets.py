@@ -16,9 +16,9 @@ from PIL import Image
 
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.conditions import cut_from, viewed
-from maskgit_jax.data.folder import ENDINGS
 from maskgit_jax.data.sources import Source
-from maskgit_jax.data.transforms import UNREADABLE, as_array, middle_square, to_channels
+from maskgit_jax.data.transforms import middle_square
+from maskgit_jax.images import IMAGE_SUFFIXES, UNREADABLE, as_array, to_channels
 
 IMAGE_KEYS, LABEL_KEYS = ("images", "arr_0"), ("labels", "arr_1")
 STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
@@ -88,7 +88,7 @@ class ImageSet:
         return {"image": image, "label": -1 if self.labels is None else int(self.labels[index])}
 
 
-class Squares:
+class CenterCropped:
     """The images of a dataset as squares of one size, as training without augmentation sees them.
 
     Args:
@@ -128,7 +128,7 @@ class Subset:
         return self.source[int(self.indices[index])]
 
 
-def shuffled(source: Any, limit: int | None = None, seed: int = 0) -> Subset:
+def random_subset(source: Any, limit: int | None = None, seed: int = 0) -> Subset:
     """Returns `limit` records of a source (all by default) in a fixed random order."""
     return Subset(source, np.random.default_rng(seed).permutation(len(source))[:limit])
 
@@ -290,7 +290,7 @@ def _unreadable(path: Path, error: Exception) -> InputError:
 
 
 def _open_folder(root: Path) -> ImageSet:
-    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in ENDINGS)
+    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     require(bool(paths), f"{root} holds no image")
     files = _Files(paths)
     parts = [path.relative_to(root).parts for path in paths]

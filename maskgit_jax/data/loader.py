@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from maskgit_jax.configuration import require
-from maskgit_jax.data.rows import RowReader
+from maskgit_jax.data.batch_reader import RowReader
 from maskgit_jax.data.sources import Source
 from maskgit_jax.data.transforms import CHANCES
 

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maskgit_jax.configuration import InputError, require
-from maskgit_jax.data.folder import ENDINGS, FolderSource, FoundImages, LabelledPath, find_images
-from maskgit_jax.data.transforms import NEAREST, Choose, as_array, as_picture
+from maskgit_jax.data.folder import FolderSource, FoundImages, LabelledPath, find_images
+from maskgit_jax.data.transforms import Choose
+from maskgit_jax.images import IMAGE_SUFFIXES, NEAREST, as_array, to_pil
 
 
 class FoundPairs(NamedTuple):
@@ -39,7 +40,7 @@ def find_pairs(place: str, eval_fraction: float) -> FoundPairs:
     images = find_images(str(roots["image"]), eval_fraction)
     partners: dict[Path, Path] = {}
     for path in sorted(roots["condition"].rglob("*")):
-        if path.suffix.lower() in ENDINGS:
+        if path.suffix.lower() in IMAGE_SUFFIXES:
             other = partners.setdefault(path.relative_to(roots["condition"]).with_suffix(""), path)
             require(
                 other is path,
@@ -91,7 +92,7 @@ class PairSource(FolderSource):
         height, width = record["image"].shape[:2]
         if condition.shape[:2] != (height, width):
             # Without blending: the condition may be a map of labels.
-            condition = as_array(as_picture(condition).resize((width, height), NEAREST))
+            condition = as_array(to_pil(condition).resize((width, height), NEAREST))
         return {**record, "condition": condition}
 
     def cut_file(self, file: LabelledPath, choose: Choose, size: int) -> dict[str, Any] | None:

@@ -45,10 +45,10 @@ def read_batches(
 
     with ThreadPoolExecutor(workers) as pool:
         firsts = range(start, len(indices), batch_size)
-        yield from done_ahead(pool, read, firsts, workers + 1)
+        yield from map_ahead(pool, read, firsts, workers + 1)
 
 
-def done_ahead(
+def map_ahead(
     pool: Executor, work: Callable[[Any], Any], items: Iterable[Any], ahead: int
 ) -> Iterator[Any]:
     """Yields `work(item)` of all items in order, while up to `ahead` of them run or wait.

@@ -17,8 +17,9 @@ from maskgit_jax.configuration import (
     require,
     validate_conditions,
 )
-from maskgit_jax.data import folder, idx, pairs, prepared, tokens
-from maskgit_jax.data.transforms import as_array, as_picture, center_square, to_channels
+from maskgit_jax.data import folder, idx, pairs, tfds, tokens
+from maskgit_jax.data.transforms import center_square
+from maskgit_jax.images import as_array, to_channels, to_pil
 
 DIGITS_HELD_OUT = 360
 
@@ -75,7 +76,7 @@ def open_sources(data: ConfigDict) -> Sources:
         "idx": _idx,
         "folder": _folder,
         "pairs": _pairs,
-        "tfds": _prepared,
+        "tfds": _tfds,
         "tokens": _tokens,
     }
     if kind not in openers:
@@ -111,7 +112,7 @@ def resolve_classes(config: ConfigDict, sources: Sources) -> None:
         config.data.class_names = sources.class_names
 
 
-def data_of_images(data: ConfigDict) -> ConfigDict:
+def image_data(data: ConfigDict) -> ConfigDict:
     """Returns a copy of `config.data` that reads images: of a dataset of tokens those encoded.
 
     Raises:
@@ -123,7 +124,7 @@ def data_of_images(data: ConfigDict) -> ConfigDict:
         description = tokens.read_description(place)
         with data.unlocked():
             data.source = description["data"]
-            data.view = description.get("view", "image")  # older datasets know no views
+            data.input = description.get("view", "image")  # older datasets know no views
     return data
 
 
@@ -132,7 +133,7 @@ def _in_memory(images: np.ndarray, labels: np.ndarray, data: ConfigDict) -> Arra
     if images.shape[1:] != (size, size, channels):
         images = np.stack(
             [
-                as_array(center_square(to_channels(as_picture(image), channels), size))
+                as_array(center_square(to_channels(to_pil(image), channels), size))
                 for image in images
             ]
         )
@@ -191,8 +192,8 @@ def _pairs(place: str, data: ConfigDict) -> Sources:
     )
 
 
-def _prepared(place: str, data: ConfigDict) -> Sources:
-    return Sources(*prepared.open_splits(place, data.eval_fraction, data.channels))
+def _tfds(place: str, data: ConfigDict) -> Sources:
+    return Sources(*tfds.open_splits(place, data.eval_fraction, data.channels))
 
 
 def _tokens(place: str, data: ConfigDict) -> Sources:

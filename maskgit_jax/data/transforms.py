@@ -2,83 +2,18 @@
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 
-from maskgit_jax.configuration import InputError, require
+from maskgit_jax.images import BICUBIC, _orientation, as_array, to_channels, to_pil
 
-BICUBIC, NEAREST = Image.Resampling.BICUBIC, Image.Resampling.NEAREST
 QUICK_SHRINKING = 1.1
 """From here on a picture can be scaled down by a filter as sharp as BICUBIC in half its time."""
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-"""What opening and decoding raise where a file is no picture, or a damaged one."""
 CHANCES = 4
 """Numbers that `choose_square` takes for one picture."""
-
-
-def to_channels(image: Image.Image, channels: int) -> Image.Image:
-    """Returns the picture as 8-bit grey (1) or RGB (3), upright.
-
-    The EXIF orientation is applied; 16-bit and 32-bit grey are scaled to 8 bits;
-    transparency is laid over white.
-    """
-    image.load()
-    if _orientation(image) != 1:  # `exif_transpose` copies upright pictures too
-        image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = _to_8_bits(image)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    mode = "L" if channels == 1 else "RGB"
-    return image if image.mode == mode else image.convert(mode)
-
-
-def _orientation(image: Image.Image) -> int:
-    return image.getexif().get(ExifTags.Base.Orientation, 1)
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.float64)
-    if image.mode.startswith("I;16") or (values.min() >= 0 and 255 < values.max() <= 65535):
-        low, high = 0.0, 65535.0
-    elif values.min() >= 0 and 1 < values.max() <= 255:
-        low, high = 0.0, 255.0
-    else:  # a float picture has no range of its own
-        low, high = values.min(), max(values.max(), values.min() + 1e-12)
-    return Image.fromarray(np.round((values - low) / (high - low) * 255).astype(np.uint8))
-
-
-def as_array(image: Image.Image) -> np.ndarray:
-    """Returns uint8 [H, W, C] of a grey or RGB picture."""
-    array = np.asarray(image, np.uint8)
-    return array if array.ndim == 3 else array[..., None]
-
-
-def as_picture(array: np.ndarray) -> Image.Image:
-    """Returns the picture of uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]."""
-    if array.ndim == 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    return Image.fromarray(np.ascontiguousarray(array))
-
-
-def read_picture(path: str | Path, channels: int) -> np.ndarray:
-    """Returns a picture of any mode as uint8 [H, W, channels], see `to_channels`.
-
-    Raises:
-        InputError: There is no such file, or it is no image.
-    """
-    require(Path(path).exists(), f"{path}: there is no such file or folder")
-    try:
-        with Image.open(path) as image:
-            return as_array(to_channels(image, channels))
-    except UNREADABLE as error:
-        raise InputError(f"{path} cannot be read as an image ({error})") from error
 
 
 Box = tuple[float, float, float, float]
@@ -167,10 +102,10 @@ def cut_array(
     """Returns `cut_square` of uint8 [H, W, C] as uint8 [size, size, C]."""
     if image.shape[:2] == (size, size) and square.box == (0, 0, size, size):
         return image[:, ::-1] if square.mirrored else image
-    return as_array(cut_square(as_picture(image), square, size, resample))
+    return as_array(cut_square(to_pil(image), square, size, resample))
 
 
-def square_array(image: np.ndarray, size: int, resample: Image.Resampling = BICUBIC) -> np.ndarray:
+def center_crop(image: np.ndarray, size: int, resample: Image.Resampling = BICUBIC) -> np.ndarray:
     """Returns `center_square` of uint8 [H, W, C] as uint8 [size, size, C]."""
     return cut_array(image, middle_square(image.shape[1], image.shape[0]), size, resample)
 

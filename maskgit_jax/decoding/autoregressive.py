@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from maskgit_jax.arrays import Array, Key, PyTree
 from maskgit_jax.configuration import require
-from maskgit_jax.decoding.sampling import check_likely, draw_tokens, likely_logits
+from maskgit_jax.decoding.sampling import check_top_k_top_p, filter_logits, sample_categorical
 
 Step = Callable[[PyTree, Array, Array], tuple[Array, PyTree]]
 """(memory, token before int32 [B], index []) -> (logits [B, K] of place `index`, memory)."""
@@ -19,7 +19,7 @@ PredictInWindow = Callable[[Array, tuple[Array, Array], Array], Array]
 """(tokens int32 [B, h*w] of a window, its first row and column, index inside) -> logits [B, K]."""
 
 
-class OrderSettings(NamedTuple):
+class AutoregressiveSettings(NamedTuple):
     """How tokens are drawn one after another; hashable, so that it can be a static argument.
 
     Attributes:
@@ -36,14 +36,14 @@ class OrderSettings(NamedTuple):
     cached: bool = True
 
 
-class WindowSettings(NamedTuple):
-    """`OrderSettings` of a generator whose images may be larger than those of its training.
+class SlidingWindowSettings(NamedTuple):
+    """`AutoregressiveSettings` of a generator whose images may be larger than those of its training.
 
     Attributes:
-        temperature: See `OrderSettings`.
-        top_k: See `OrderSettings`.
-        top_p: See `OrderSettings`.
-        cached: See `OrderSettings`; it says nothing where a window slides.
+        temperature: See `AutoregressiveSettings`.
+        top_k: See `AutoregressiveSettings`.
+        top_p: See `AutoregressiveSettings`.
+        cached: See `AutoregressiveSettings`; it says nothing where a window slides.
         size: (H, W) of the images in pixels; None for that of the training.
     """
 
@@ -54,38 +54,40 @@ class WindowSettings(NamedTuple):
     size: tuple[int, int] | None = None
 
 
-def check_order_settings(settings: OrderSettings | WindowSettings, codebook_size: int) -> None:
+def check_autoregressive_settings(
+    settings: AutoregressiveSettings | SlidingWindowSettings, codebook_size: int
+) -> None:
     """Raises `InputError` for settings that cannot work."""
     require(settings.temperature > 0, f"temperature is {settings.temperature}; it must be > 0")
-    check_likely(settings.top_k, settings.top_p, codebook_size)
+    check_top_k_top_p(settings.top_k, settings.top_p, codebook_size)
 
 
-def decode_with_memory(
+def decode_with_cache(
     step: Step,
     memory: PyTree,
     tokens: Array,
-    hidden: Array,
+    mask: Array,
     key: Key,
-    settings: OrderSettings | WindowSettings,
+    settings: AutoregressiveSettings | SlidingWindowSettings,
 ) -> Array:
-    """Returns tokens int32 [B, L], the hidden ones drawn in order; the others stay.
+    """Returns tokens int32 [B, L], the masked ones drawn in order; the others stay.
 
     A known token counts for the tokens after it only.
 
     Args:
         step: The network.
         memory: Before the first token.
-        tokens: int32 [B, L]; any value where hidden.
-        hidden: bool [B, L].
+        tokens: int32 [B, L]; any value where masked.
+        mask: bool [B, L].
         key: Of the draws; the draw of a place depends on it and the place only.
-        settings: See `OrderSettings`.
+        settings: See `AutoregressiveSettings`.
     """
-    chex.assert_equal_shape([tokens, hidden])
+    chex.assert_equal_shape([tokens, mask])
 
     def one_place(carry: tuple[PyTree, Array], index: Array):
         memory, previous = carry
         logits, memory = step(memory, previous, index)
-        token = _drawn(logits, tokens[:, index], hidden[:, index], key, index, settings)
+        token = _drawn(logits, tokens[:, index], mask[:, index], key, index, settings)
         return (memory, token), token
 
     start = (memory, jnp.zeros_like(tokens[:, 0]))
@@ -93,19 +95,19 @@ def decode_with_memory(
     return drawn.swapaxes(0, 1)
 
 
-def decode_by_passes(
+def decode_without_cache(
     predict: Predict,
     tokens: Array,
-    hidden: Array,
+    mask: Array,
     key: Key,
-    settings: OrderSettings | WindowSettings,
+    settings: AutoregressiveSettings | SlidingWindowSettings,
 ) -> Array:
-    """Returns the same as `decode_with_memory`, computing every logit from all tokens anew."""
-    chex.assert_equal_shape([tokens, hidden])
+    """Returns the same as `decode_with_cache`, computing every logit from all tokens anew."""
+    chex.assert_equal_shape([tokens, mask])
 
     def one_place(tokens: Array, index: Array):
         logits = predict(tokens, index)
-        token = _drawn(logits, tokens[:, index], hidden[:, index], key, index, settings)
+        token = _drawn(logits, tokens[:, index], mask[:, index], key, index, settings)
         return tokens.at[:, index].set(token), None
 
     return jax.lax.scan(one_place, tokens, jnp.arange(tokens.shape[1]))[0]
@@ -127,29 +129,29 @@ def window_start(place: Array, size: int, window: int) -> Array:
     return jnp.clip(place - window // 2, 0, size - window)
 
 
-def decode_in_window(
+def decode_sliding_window(
     predict: PredictInWindow,
     tokens: Array,
-    hidden: Array,
+    mask: Array,
     window: tuple[int, int],
     key: Key,
-    settings: WindowSettings,
+    settings: SlidingWindowSettings,
 ) -> Array:
     """Returns tokens int32 [B, H, W] of a map larger than the network knows, drawn in order.
 
     Args:
         predict: The network; it sees a window of the map, of which the tokens from the place
             itself on do not matter to it.
-        tokens: int32 [B, H, W]; any value where hidden.
-        hidden: bool [B, H, W].
+        tokens: int32 [B, H, W]; any value where masked.
+        mask: bool [B, H, W].
         window: Rows and columns (h, w) that the network knows; not more than H and W.
         key: Of the draws.
-        settings: See `WindowSettings`; `size` is that of `tokens` already.
+        settings: See `SlidingWindowSettings`; `size` is that of `tokens` already.
 
     Source: taming-transformers scripts/sample_conditional.py, without its error in starting
     columns of completions.
     """
-    chex.assert_equal_shape([tokens, hidden])
+    chex.assert_equal_shape([tokens, mask])
     batch, height, width = tokens.shape
 
     def one_place(tokens: Array, index: Array):
@@ -159,7 +161,7 @@ def decode_in_window(
         seen = jax.lax.dynamic_slice(tokens, (0, top, left), (batch, *window))
         inside = (row - top) * window[1] + column - left
         logits = predict(seen.reshape(batch, -1), (top, left), inside)
-        known, unknown = tokens[:, row, column], hidden[:, row, column]
+        known, unknown = tokens[:, row, column], mask[:, row, column]
         token = _drawn(logits, known, unknown, key, index, settings)
         return tokens.at[:, row, column].set(token), None
 
@@ -169,12 +171,12 @@ def decode_in_window(
 def _drawn(
     logits: Array,
     known: Array,
-    hidden: Array,
+    mask: Array,
     key: Key,
     index: Array,
-    settings: OrderSettings | WindowSettings,
+    settings: AutoregressiveSettings | SlidingWindowSettings,
 ) -> Array:
     logits = logits.astype(jnp.float32) / settings.temperature
-    logits = likely_logits(logits, settings.top_k, settings.top_p)
-    drawn = draw_tokens(jax.random.fold_in(key, index), logits)
-    return jnp.where(hidden, drawn, known)
+    logits = filter_logits(logits, settings.top_k, settings.top_p)
+    drawn = sample_categorical(jax.random.fold_in(key, index), logits)
+    return jnp.where(mask, drawn, known)

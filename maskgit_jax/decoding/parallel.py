@@ -10,14 +10,14 @@ import jax.numpy as jnp
 from maskgit_jax.arrays import Array, Key
 from maskgit_jax.configuration import require
 from maskgit_jax.decoding import rules
-from maskgit_jax.decoding.rules import Critic, Grid, Moment
-from maskgit_jax.decoding.sampling import check_likely, draw_tokens, likely_logits
-from maskgit_jax.decoding.schedules import check_schedule, hidden_counts, ramp, rise
+from maskgit_jax.decoding.rules import Critic, DecodeState, Grid
+from maskgit_jax.decoding.sampling import check_top_k_top_p, filter_logits, sample_categorical
+from maskgit_jax.decoding.schedules import check_schedule, masked_counts, ramp, rise
 
 Predict = Callable[[Array, Array, Array], Array]
-"""(tokens int32 [B, L], hidden bool [B, L], progress []) -> logits float32 [B, L, K]."""
+"""(tokens int32 [B, L], masked bool [B, L], progress []) -> logits float32 [B, L, K]."""
 GUIDANCE_SCHEDULES = ("constant", "linear", "cosine", "interval")
-REMASKINGS = ("cap", "rescale", "confidence", "loop")
+REMASK_SCHEDULES = ("cap", "rescale", "confidence", "loop")
 LOOP_SHARES = (0.45, 0.5)  # of the steps: before the loop, in the loop
 LOOP_HIDDEN = 0.1  # of the tokens, in the loop
 
@@ -26,13 +26,13 @@ class Decoder(NamedTuple):
     """How a decoder differs from others.
 
     Attributes:
-        rule: Which tokens stay hidden after a pass.
+        rule: Which tokens stay masked after a pass.
         revises: Whether an accepted token can be taken back.
-        probes: Whether accepted tokens are hidden to be scored.
+        probes: Whether accepted tokens are masked to be scored.
         corrects: Whether a second pass draws unsure accepted tokens again.
     """
 
-    rule: Callable[[Moment], Array]
+    rule: Callable[[DecodeState], Array]
     revises: bool = False
     probes: bool = False
     corrects: bool = False
@@ -53,7 +53,7 @@ class DecodeSettings(NamedTuple):
     """How a decoder works; hashable, so that it can be a static argument.
 
     Attributes:
-        steps: Decoding steps T; see `network_passes`.
+        steps: Decoding steps T; see `num_network_evaluations`.
         choice_temperature: Gumbel noise on the log confidences at the first step, falling
             linearly to 0 at the last; larger values choose places more at random.
         temperature: Divides the logits before sampling, at the first step.
@@ -68,7 +68,7 @@ class DecodeSettings(NamedTuple):
             self_critic probes it, corrector draws it again, remask takes it back ("cap": at
             most this share; "rescale": this share of the most that is possible).
         remask: How many are taken back: cap, rescale, confidence, or loop, where most steps pass
-            while a tenth of the tokens is hidden.
+            while a tenth of the tokens is masked.
         top_k: Only the k most likely codes are drawn; 0 for all.
         top_p: Of those only the most likely ones that make up this probability.
     """
@@ -107,11 +107,11 @@ class Trajectory(NamedTuple):
 
     Attributes:
         tokens: As drawn in each step, int32 [T, B, L].
-        hidden: What was hidden again after each step, bool [T, B, L].
+        mask: What was masked again after each step, bool [T, B, L].
     """
 
     tokens: Array
-    hidden: Array
+    mask: Array
 
 
 def check_decode_settings(
@@ -133,7 +133,7 @@ def check_decode_settings(
     for name, allowed in (
         ("decoder", tuple(DECODERS)),
         ("guidance_schedule", GUIDANCE_SCHEDULES),
-        ("remask", REMASKINGS),
+        ("remask", REMASK_SCHEDULES),
     ):
         value = getattr(settings, name)
         require(value in allowed, f"{name} is '{value}'; allowed: {', '.join(allowed)}")
@@ -148,16 +148,19 @@ def check_decode_settings(
     )
     low, high = settings.guidance_interval
     require(0 <= low < high <= 1, f"guidance_interval is {low},{high}; 0 <= low < high <= 1")
-    require(0 <= settings.revised <= 1, f"revised is {settings.revised}; it must be in [0, 1]")
+    require(
+        0 <= settings.remask_fraction <= 1,
+        f"revised is {settings.remask_fraction}; it must be in [0, 1]",
+    )
     require(
         critic or settings.decoder != "token_critic",
         "decoder 'token_critic' needs a trained critic: train configs/token_critic.py on this run "
         "and give the --workdir of that",
     )
-    check_likely(settings.top_k, settings.top_p, codebook_size)
+    check_top_k_top_p(settings.top_k, settings.top_p, codebook_size)
 
 
-def network_passes(settings: DecodeSettings) -> int:
+def num_network_evaluations(settings: DecodeSettings) -> int:
     """Returns how many passes through a network an image takes, a guided pass counted twice."""
     low, high = settings.guidance_interval
     steps, guided_steps = settings.steps, settings.steps if settings.guidance else 0
@@ -177,101 +180,101 @@ def guide(conditional: Array, unconditional: Array, scale: Array | float) -> Arr
     return conditional + scale * (conditional - unconditional)
 
 
-def guided(
+def with_guidance(
     logits_of: Callable[[Array, Array, Array], Array],
     label: Array,
-    nobody: int,
+    null_label: int,
     settings: DecodeSettings,
 ) -> Predict:
     """Returns the generator with guidance as the settings say.
 
     Args:
-        logits_of: (tokens, hidden, label int32 [N]) -> logits, of any N that B divides.
+        logits_of: (tokens, masked, label int32 [N]) -> logits, of any N that B divides.
         label: int32 [B].
         nobody: The label that means "no class".
         settings: Of the guidance.
     """
-    without = jnp.full_like(label, nobody)
+    without = jnp.full_like(label, null_label)
 
-    def once(tokens: Array, hidden: Array) -> Array:
-        return logits_of(tokens, hidden, label).astype(jnp.float32)
+    def once(tokens: Array, mask: Array) -> Array:
+        return logits_of(tokens, mask, label).astype(jnp.float32)
 
-    def twice(tokens: Array, hidden: Array, scale: Array | float) -> Array:
-        both = [jnp.concatenate([x, x]) for x in (tokens, hidden)]
+    def twice(tokens: Array, mask: Array, scale: Array | float) -> Array:
+        both = [jnp.concatenate([x, x]) for x in (tokens, mask)]
         logits = logits_of(*both, jnp.concatenate([label, without])).astype(jnp.float32)
         return guide(*jnp.split(logits, 2), scale)
 
-    def predict(tokens: Array, hidden: Array, progress: Array) -> Array:
+    def predict(tokens: Array, mask: Array, progress: Array) -> Array:
         if settings.guidance == 0:
-            return once(tokens, hidden)
+            return once(tokens, mask)
         if settings.guidance_schedule != "interval":
             scale = settings.guidance * rise(progress, settings.guidance_schedule)
-            return twice(tokens, hidden, scale)
+            return twice(tokens, mask, scale)
         low, high = settings.guidance_interval
         inside = (low + 1e-6 < progress) & (progress <= high + 1e-6)
-        return jax.lax.cond(inside, lambda *x: twice(*x, settings.guidance), once, tokens, hidden)
+        return jax.lax.cond(inside, lambda *x: twice(*x, settings.guidance), once, tokens, mask)
 
     return predict
 
 
-def plan(num_hidden: Array, settings: DecodeSettings) -> tuple[Array, Array]:
-    """Returns how many tokens are hidden after each step, and how many of those are taken back.
+def plan(num_masked: Array, settings: DecodeSettings) -> tuple[Array, Array]:
+    """Returns how many tokens are masked after each step, and how many of those are taken back.
 
     Both are int32 [T, B]; the last row is 0. Tokens are taken back by `remask` only: others decide
-    by scores how many of the hidden ones were accepted before.
+    by scores how many of the masked ones were accepted before.
 
     Args:
-        num_hidden: Tokens hidden at the start, int32 [B].
+        num_masked: Tokens masked at the start, int32 [B].
         settings: See `DecodeSettings`.
 
     Source: ReMDM (see `rules.remasked`): sigma is min(eta, sigma_max) for "cap" and eta sigma_max
-    for "rescale", where sigma_max = (1 - alpha_s) / alpha_t takes back as many as are to be hidden
+    for "rescale", where sigma_max = (1 - alpha_s) / alpha_t takes back as many as are to be masked
     next; "loop" stays at alpha = 0.9 from t = 0.55 to 0.05, as in the published scripts.
     """
     steps = settings.steps
-    counts = hidden_counts(num_hidden, steps, settings.schedule)
+    counts = masked_counts(num_masked, steps, settings.schedule)
     if settings.decoder != "remask":
         return counts[1:], jnp.zeros_like(counts[1:])
     in_loop = jnp.ones((steps, 1), bool)
-    if settings.remask == "loop":
-        counts, in_loop = _loop_counts(num_hidden, settings)
-    accepted, left = num_hidden[None] - counts[:-1], counts[1:]
+    if settings.remask_schedule == "loop":
+        counts, in_loop = _loop_counts(num_masked, settings)
+    accepted, left = num_masked[None] - counts[:-1], counts[1:]
     possible = jnp.minimum(accepted, left)
-    if settings.remask in ("rescale", "confidence"):
-        back = jnp.round(settings.revised * possible)
+    if settings.remask_schedule in ("rescale", "confidence"):
+        back = jnp.round(settings.remask_fraction * possible)
     else:
-        back = jnp.minimum(jnp.round(settings.revised * accepted), possible)
+        back = jnp.minimum(jnp.round(settings.remask_fraction * accepted), possible)
     return left, (back * in_loop).astype(jnp.int32)
 
 
-def _loop_counts(num_hidden: Array, settings: DecodeSettings) -> tuple[Array, Array]:
+def _loop_counts(num_masked: Array, settings: DecodeSettings) -> tuple[Array, Array]:
     """Returns the counts [T+1, B] of ReMDM's loop, and which steps [T, 1] are in it."""
     steps = settings.steps
     before = max(1, round(LOOP_SHARES[0] * steps))
     inside = max(0, min(round(LOOP_SHARES[1] * steps), steps - before - 1))
     after = steps - before - inside
-    level = jnp.ceil(LOOP_HIDDEN * num_hidden).astype(jnp.int32) * (after > 0)
-    falling = level[None] + hidden_counts(num_hidden - level, before, settings.schedule)
+    level = jnp.ceil(LOOP_HIDDEN * num_masked).astype(jnp.int32) * (after > 0)
+    falling = level[None] + masked_counts(num_masked - level, before, settings.schedule)
     constant = jnp.broadcast_to(level, (inside, *level.shape))
     parts = [falling, constant]
     if after:
-        parts.append(hidden_counts(level, after, settings.schedule)[1:])
+        parts.append(masked_counts(level, after, settings.schedule)[1:])
     step = jnp.arange(steps)[:, None]
     return jnp.concatenate(parts), (step >= before) & (step < before + inside)
 
 
 def decode(
-    model: Model, tokens: Array, hidden: Array, key: Key, settings: DecodeSettings
+    model: Model, tokens: Array, mask: Array, key: Key, settings: DecodeSettings
 ) -> tuple[Array, Trajectory]:
-    """Fills the hidden tokens in `settings.steps` steps; known tokens stay as they are.
+    """Fills the masked tokens in `settings.steps` steps; known tokens stay as they are.
 
-    Each step draws every hidden token and then hides as many as `plan` says, which ones is
+    Each step draws every masked token and then hides as many as `plan` says, which ones is
     the decoder's rule. The log p of a drawn token plus Gumbel noise is its surety.
 
     Args:
         model: The networks.
-        tokens: int32 [B, L]; any value where hidden.
-        hidden: bool [B, L].
+        tokens: int32 [B, L]; any value where masked.
+        mask: bool [B, L].
         key: Of tokens and noise.
         settings: See `DecodeSettings`.
 
@@ -279,13 +282,13 @@ def decode(
         tokens int32 [B, L], and the way there.
 
     Source: google-research/maskgit libml/parallel_decode.py:decode. Differs: ranks replace a
-    threshold, so that ties cannot change the number of hidden tokens; nothing is hidden after
-    the last step; for the counts see `hidden_counts`.
+    threshold, so that ties cannot change the number of masked tokens; nothing is masked after
+    the last step; for the counts see `masked_counts`.
     """
-    chex.assert_equal_shape([tokens, hidden])
-    decoder, editable = DECODERS[settings.decoder], hidden
+    chex.assert_equal_shape([tokens, mask])
+    decoder, editable = DECODERS[settings.decoder], mask
     rule = decoder.rule
-    if rule is rules.remasked and settings.remask == "confidence":
+    if rule is rules.remasked and settings.remask_schedule == "confidence":
         rule = rules.remasked_by_confidence
     turn = jnp.zeros(tokens.shape, jnp.int32)
     if rule is rules.halton:
@@ -298,40 +301,40 @@ def decode(
         progress = (step + 1) / settings.steps
         logits = model.predict(tokens, asked, progress).astype(jnp.float32)
         logits = logits / ramp(first, last, step, settings.steps)
-        likely = likely_logits(logits, settings.top_k, settings.top_p)
-        return jnp.where(asked, draw_tokens(key, likely), tokens), logits
+        likely = filter_logits(logits, settings.top_k, settings.top_p)
+        return jnp.where(asked, sample_categorical(key, likely), tokens), logits
 
     def one_step(state: tuple[Array, Array, Array], now: tuple[Array, Array, Array]):
-        (tokens, hidden, surety), (step, left, back) = state, now
+        (tokens, mask, confidence), (step, left, back) = state, now
         token_key, place_key, rule_key, revise_key = jax.random.split(
             jax.random.fold_in(key, step), 4
         )
-        accepted = editable & ~hidden
-        probed = jnp.zeros_like(hidden)
+        accepted = editable & ~mask
+        probed = jnp.zeros_like(mask)
         if decoder.probes:
-            count = jnp.minimum(jnp.round(settings.revised * accepted.sum(axis=-1)), left)
-            probed = rules.lowest(count, jax.random.uniform(revise_key, hidden.shape), accepted)
+            count = jnp.minimum(jnp.round(settings.remask_fraction * accepted.sum(axis=-1)), left)
+            probed = rules.lowest(count, jax.random.uniform(revise_key, mask.shape), accepted)
         old = tokens
-        tokens, logits = draw(tokens, hidden | probed, token_key, step)
+        tokens, logits = draw(tokens, mask | probed, token_key, step)
         tokens = jnp.where(probed, old, tokens)
-        surety = jnp.where(hidden | probed, _log_probability(logits, tokens), surety)
+        confidence = jnp.where(mask | probed, _log_probability(logits, tokens), confidence)
         strength = settings.choice_temperature * (1.0 - (step + 1) / settings.steps)
         noise = strength * jax.random.gumbel(place_key, tokens.shape)
-        hidden = rule(
-            Moment(tokens, hidden, probed, editable, surety, left, back, noise, rule_key, turn,
+        mask = rule(
+            DecodeState(tokens, mask, probed, editable, confidence, left, back, noise, rule_key, turn,
                    model.critic)
         )  # fmt: skip
         if decoder.corrects:
-            accepted = editable & ~hidden
-            count = jnp.round(settings.revised * accepted.sum(axis=-1))
-            unsure = rules.lowest(count, surety + noise, accepted)
-            drawn, logits = draw(tokens, hidden | unsure, revise_key, step)
+            accepted = editable & ~mask
+            count = jnp.round(settings.remask_fraction * accepted.sum(axis=-1))
+            unsure = rules.lowest(count, confidence + noise, accepted)
+            drawn, logits = draw(tokens, mask | unsure, revise_key, step)
             tokens = jnp.where(unsure, drawn, tokens)
-            surety = jnp.where(unsure, _log_probability(logits, tokens), surety)
-        return (tokens, hidden, surety), Trajectory(tokens, hidden)
+            confidence = jnp.where(unsure, _log_probability(logits, tokens), confidence)
+        return (tokens, mask, confidence), Trajectory(tokens, mask)
 
-    left, back = plan(hidden.sum(axis=-1), settings)
-    start = (tokens.astype(jnp.int32), hidden, jnp.full(tokens.shape, jnp.inf))
+    left, back = plan(mask.sum(axis=-1), settings)
+    start = (tokens.astype(jnp.int32), mask, jnp.full(tokens.shape, jnp.inf))
     steps = (jnp.arange(settings.steps), left, back)
     (tokens, _, _), trajectory = jax.lax.scan(one_step, start, steps)
     return tokens, trajectory

@@ -6,28 +6,28 @@ import numpy as np
 from maskgit_jax.arrays import Array
 
 
-def hidden_tokens(hidden: Array, grids: tuple[tuple[int, int], ...]) -> Array:
+def token_mask(mask: Array, grids: tuple[tuple[int, int], ...]) -> Array:
     """Returns which tokens are to be made anew, bool [B, L], of all levels, coarsest first.
 
-    A token is hidden if any pixel of its patch is.
+    A token is masked if any pixel of its patch is.
 
     Args:
-        hidden: Which pixels are to be made, bool [B, H, W].
+        mask: Which pixels are to be made, bool [B, H, W].
         grids: Rows and columns (h, w) of each level; they divide H and W.
     """
-    return jnp.concatenate([_patches(hidden, grid) for grid in grids], axis=1)
+    return jnp.concatenate([_patches(mask, grid) for grid in grids], axis=1)
 
 
-def _patches(hidden: Array, grid: tuple[int, int]) -> Array:
-    batch, height, width = hidden.shape
+def _patches(mask: Array, grid: tuple[int, int]) -> Array:
+    batch, height, width = mask.shape
     rows, columns = grid
     if height % rows or width % columns:
         raise ValueError(f"{height} x {width} pixels are no {rows} x {columns} equal patches")
-    parts = hidden.reshape(batch, rows, height // rows, columns, width // columns)
+    parts = mask.reshape(batch, rows, height // rows, columns, width // columns)
     return parts.any(axis=(2, 4)).reshape(batch, -1)
 
 
-def box_tokens(box: tuple[int, int, int, int], grid: tuple[int, int], patch: int) -> np.ndarray:
+def box_token_mask(box: tuple[int, int, int, int], grid: tuple[int, int], patch: int) -> np.ndarray:
     """Returns which tokens a class-conditional edit makes anew, bool [h, w].
 
     The box in tokens, and a token more on each side.
@@ -47,18 +47,18 @@ def box_tokens(box: tuple[int, int, int, int], grid: tuple[int, int], patch: int
     return found
 
 
-def next_window(hidden: np.ndarray, window: tuple[int, int]) -> tuple[int, int]:
+def next_window(mask: np.ndarray, window: tuple[int, int]) -> tuple[int, int]:
     """Returns the first row and column of the window of a map that is to be filled next.
 
-    The one with most hidden tokens, but not more than half of it, so that a part to be filled that
+    The one with most masked tokens, but not more than half of it, so that a part to be filled that
     is larger than the window grows from what is known; of equal ones that in whose middle
-    the hidden tokens lie.
+    the masked tokens lie.
 
     Args:
-        hidden: bool [h, w], some are.
+        mask: bool [h, w], some are.
         window: Rows and columns, not more than h and w.
     """
-    views = np.lib.stride_tricks.sliding_window_view(hidden, window)  # [rows, columns, *window]
+    views = np.lib.stride_tricks.sliding_window_view(mask, window)  # [rows, columns, *window]
     count = views.sum(axis=(2, 3))
     half = max(1, window[0] * window[1] // 2)
     middles = [np.arange(side) - (side - 1) / 2 for side in window]

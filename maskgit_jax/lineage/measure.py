@@ -11,17 +11,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from maskgit_jax import pipelines
 from maskgit_jax.configuration import require
-from maskgit_jax.data.image_sets import ImageSet, shuffled
-from maskgit_jax.decoding.parallel import DECODERS, DecodeSettings, network_passes
-from maskgit_jax.judging import report
-from maskgit_jax.judging.complete_files import write_arrays, write_text
-from maskgit_jax.judging.decoder_table import NAMES, Bench, settings_of
-from maskgit_jax.judging.generation import real_images
-from maskgit_jax.judging.runs import Asked, evaluate_run
-from maskgit_jax.lineage.plan import Plan, training_minutes
+from maskgit_jax.data.image_sets import ImageSet, random_subset
+from maskgit_jax.decoding.parallel import DECODERS, DecodeSettings, num_network_evaluations
+from maskgit_jax.evaluation import report
+from maskgit_jax.evaluation.decoder_comparison import NAMES, DecoderComparison, settings_with_nfe
+from maskgit_jax.evaluation.evaluate import EvaluationOptions, evaluate_run
+from maskgit_jax.evaluation.generation import real_images
+from maskgit_jax.files import write_arrays, write_text
+from maskgit_jax.lineage.schedule import Plan, training_minutes
 from maskgit_jax.lineage.systems import TRAININGS, System
+from maskgit_jax.pipelines.autoencoder import AutoencoderPipeline
+from maskgit_jax.pipelines.generator import GeneratorPipeline
+from maskgit_jax.runs.directory import Run, load_run
 from maskgit_jax.stage import generator_of
 from maskgit_jax.stages.token_priors import token_grids
 
@@ -110,7 +112,7 @@ def read_result(plan: Plan, system: System) -> tuple[Result, Pictures] | None:
 def measure_system(
     plan: Plan,
     system: System,
-    asked: Asked,
+    asked: EvaluationOptions,
     tell: Callable[[str], None],
 ) -> None:
     """Evaluates a system and writes what was found.
@@ -125,10 +127,10 @@ def measure_system(
         InputError: A run is missing or cannot be measured.
     """
     evaluations = {"first": _evaluated(plan, system.first, asked, {}, tell)}
-    first = pipelines.load_run(plan.run(system.first), asked.mesh)
+    first = load_run(plan.run(system.first), asked.mesh)
     maker, tried, own = first, {}, {}
     if system.prior:
-        maker = pipelines.load_run(plan.run(system.prior), asked.mesh)
+        maker = load_run(plan.run(system.prior), asked.mesh)
         _check_same_tokenizer(plan, system, first, maker)
         with maker.config.unlocked():
             maker.config.data.source = plan.chosen.data
@@ -139,11 +141,11 @@ def measure_system(
         evaluations["prior"] = _evaluated(plan, system.prior, asked, own, tell)
     real, _ = real_images(plan.chosen.configuration(TRAININGS[system.first]).data)
     originals = _one_of_each(real.held_out)
-    restored = pipelines.ImageAutoencoder(first, asked.mesh).restore(originals)
+    restored = AutoencoderPipeline(first, asked.mesh).restore(originals)
     made = passes = seconds = None
     decoder = ""
     if generator_of(maker.stage.exports) is not None:
-        generator = pipelines.ImageGenerator(maker, asked.mesh)
+        generator = GeneratorPipeline(maker, asked.mesh)
         settings = generator.settings(**own)
         passes, decoder = _passes(maker, settings), _said(settings)
         made, seconds = _made(generator, settings)
@@ -176,7 +178,7 @@ def measure_system(
 def _evaluated(
     plan: Plan,
     name: str,
-    asked: Asked,
+    asked: EvaluationOptions,
     decoding: Mapping[str, Any],
     tell: Callable[[str], None],
 ) -> report.Evaluation:
@@ -194,9 +196,7 @@ def _evaluated(
     return found
 
 
-def _check_same_tokenizer(
-    plan: Plan, system: System, first: pipelines.Run, prior: pipelines.Run
-) -> None:
+def _check_same_tokenizer(plan: Plan, system: System, first: Run, prior: Run) -> None:
     own = jax.tree.leaves(first.variables.params)
     frozen = jax.tree.leaves(prior.variables.frozen["tokenizer"].params)
     require(
@@ -209,7 +209,7 @@ def _check_same_tokenizer(
     )
 
 
-def _values(figure: report.Figure) -> tuple[float, float | None]:
+def _values(figure: report.Metric) -> tuple[float, float | None]:
     """Returns the value and that of real images; of what is counted, the shares."""
     if figure.name not in ("copies", "duplicates"):
         return figure.value, figure.real
@@ -229,8 +229,8 @@ def machine() -> str:
 def _best_revising(
     plan: Plan,
     name: str,
-    run: pipelines.Run,
-    asked: Asked,
+    run: Run,
+    asked: EvaluationOptions,
     decoding: Mapping[str, Any],
     tell: Callable[[str], None],
 ) -> tuple[dict[str, Any], dict[str, float]]:
@@ -239,16 +239,16 @@ def _best_revising(
     All take as many network passes as the published decoder does. Without classes nothing is
     tried: remasking is taken as the run has it.
     """
-    generator = pipelines.ImageGenerator(run, asked.mesh)
+    generator = GeneratorPipeline(run, asked.mesh)
     own = generator.settings(**decoding)
-    passes = network_passes(own._replace(guidance=0.0))
+    passes = num_network_evaluations(own._replace(guidance=0.0))
     if generator.num_classes < 2:
-        chosen = settings_of("remask", passes, own.guidance, own)
+        chosen = settings_with_nfe("remask", passes, own.guidance, own)
         return {**decoding, "decoder": "remask", "steps": chosen.steps}, {}
-    bench = Bench(run, asked, min(plan.num or _MOST_FOR_CHOICE, _MOST_FOR_CHOICE))
+    bench = DecoderComparison(run, asked, min(plan.num or _MOST_FOR_CHOICE, _MOST_FOR_CHOICE))
     path = plan.measured / "evaluations" / f"decoders-{plan.identity(name)}.json"
     tried = json.loads(path.read_text()) if path.exists() else {}
-    found = {way: settings_of(way, passes, own.guidance, own) for way in REVISING}
+    found = {way: settings_with_nfe(way, passes, own.guidance, own) for way in REVISING}
     for way, settings in found.items():
         if way not in tried:
             tell(f"trying decoder {way}")
@@ -268,7 +268,7 @@ def _one_of_each(source: Any) -> np.ndarray:
     """Returns images of as many classes as there are, the first ones of each, in their order."""
     seen: dict[tuple[int, int], np.ndarray] = {}
     counts: dict[int, int] = {}
-    some = shuffled(source, _LOOKED_THROUGH)
+    some = random_subset(source, _LOOKED_THROUGH)
     for index in range(len(some)):
         record = some[index]
         label = record["label"]
@@ -277,9 +277,9 @@ def _one_of_each(source: Any) -> np.ndarray:
     return np.stack([seen[key] for key in sorted(seen)[:SHOWN_RESTORED]])
 
 
-def _passes(run: pipelines.Run, settings: Any) -> int:
+def _passes(run: Run, settings: Any) -> int:
     if isinstance(settings, DecodeSettings):
-        return network_passes(settings) + 1
+        return num_network_evaluations(settings) + 1
     if "grid" in run.config.model or "grids" in run.config.model:
         return sum(height * width for height, width in token_grids(run.config)) + 1
     return 1
@@ -288,12 +288,12 @@ def _passes(run: pipelines.Run, settings: Any) -> int:
 def _said(settings: Any) -> str:
     if not isinstance(settings, DecodeSettings):
         return ""
-    kind = f":{settings.remask}" if settings.decoder == "remask" else ""
+    kind = f":{settings.remask_schedule}" if settings.decoder == "remask" else ""
     guidance = f", guidance {settings.guidance:g}" if settings.guidance else ""
     return f"{settings.decoder}{kind}, {settings.steps} steps{guidance}"
 
 
-def _made(generator: pipelines.ImageGenerator, settings: Any) -> tuple[np.ndarray, float]:
+def _made(generator: GeneratorPipeline, settings: Any) -> tuple[np.ndarray, float]:
     """Returns images of all classes in turn, and the seconds for one."""
     labels = np.arange(2 * _TIMED_BATCH) % max(1, generator.num_classes)
     images, begun = [], 0.0
@@ -304,6 +304,6 @@ def _made(generator: pipelines.ImageGenerator, settings: Any) -> tuple[np.ndarra
     return np.concatenate(images)[:SHOWN_MADE], seconds
 
 
-def _parameters(run: pipelines.Run, without: str = "") -> int:
+def _parameters(run: Run, without: str = "") -> int:
     players = {name: tree for name, tree in run.variables.params.items() if name != without}
     return sum(leaf.size for leaf in jax.tree.leaves(players))

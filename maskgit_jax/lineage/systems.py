@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from maskgit_jax.configuration import InputError, apply_changes, require
-from maskgit_jax.costs.programs import preset_config
+from maskgit_jax.performance.programs import preset_config
 
 
 class Training(NamedTuple):
@@ -177,7 +177,7 @@ class Chosen(NamedTuple):
             return apply_changes(config, self.changed(training))
         except KeyError as error:
             raise InputError(
-                f"--change={training.stage}.{error.args[0]}=...: configs/{training.stage}.py has "
+                f"--set={training.stage}.{error.args[0]}=...: configs/{training.stage}.py has "
                 "no such key"
             ) from error
 
@@ -233,7 +233,7 @@ def read_changes(words: Iterable[str]) -> dict[str, dict[str, Any]]:
         stage, _, key = key.partition(".")
         require(
             bool(equals and key) and stage in stages,
-            f"--change={word}: it is written STAGE.KEY=VALUE, such as vqgan.model.filters=32, with "
+            f"--set={word}: it is written STAGE.KEY=VALUE, such as vqgan.model.filters=32, with "
             f"a stage of: {', '.join(sorted(stages))}",
         )
         try:
@@ -255,8 +255,8 @@ def read_reused(words: Iterable[str]) -> dict[str, str]:
         name, _, place = word.partition("=")
         require(
             name in TRAININGS and bool(place),
-            f"--reuse={word}: it is written NAME=RUN with a name of: {', '.join(TRAININGS)}",
+            f"--reuse_run={word}: it is written NAME=RUN with a name of: {', '.join(TRAININGS)}",
         )
-        require((Path(place) / "config.json").exists(), f"--reuse={word}: {place} holds no run")
+        require((Path(place) / "config.json").exists(), f"--reuse_run={word}: {place} holds no run")
         reused[name] = place
     return reused

@@ -23,7 +23,7 @@ def token_cross_entropy(logits: Array, tokens: Array, label_smoothing: float = 0
     return -(1.0 - label_smoothing) * true - label_smoothing * log_probability.mean(axis=-1)
 
 
-def mean_over_selected(values: Array, selected: Array) -> Array:
+def masked_mean(values: Array, selected: Array) -> Array:
     """Returns the mean of the selected places of each example, [B]; 0 where none is selected.
 
     Every example counts the same, however many of its tokens are selected.
@@ -35,32 +35,32 @@ def mean_over_selected(values: Array, selected: Array) -> Array:
     return (values * weight).sum(axis=-1) / jnp.maximum(weight.sum(axis=-1), 1.0)
 
 
-def selected_mean(values: Array, selected: Array, of: str) -> Array:
+def reduce_masked(values: Array, selected: Array, of: str) -> Array:
     """Returns the mean of the selected places of a batch, a scalar.
 
     Args:
         values: [B, L].
         selected: Which places count, bool [B, L]; at least one of them does.
-        of: "examples", as published: every example counts the same, see `mean_over_selected`.
+        of: "examples", as published: every example counts the same, see `masked_mean`.
             "tokens": every place does. Its gradients are less noisy, because no example with a
-            single hidden token counts as much as one with all hidden.
+            single masked token counts as much as one with all masked.
     """
     if of == "examples":
-        return mean_over_selected(values, selected).mean()
+        return masked_mean(values, selected).mean()
     return values.mean(where=selected)
 
 
-def any_order_bits(error: Array, hidden: Array) -> Array:
+def any_order_nll_bits(error: Array, mask: Array) -> Array:
     """Returns an estimate of a bound on -log2 p(tokens) / L of each example, [B].
 
     With the mask of `decoding.schedules.any_order_mask` its expectation is what filling in the
     tokens one by one in a random order costs: at least the negative log-likelihood.
 
     Args:
-        error: Cross-entropy of each token given what is not hidden, nats, [B, L].
-        hidden: Which tokens were hidden, bool [B, L].
+        error: Cross-entropy of each token given what is not masked, nats, [B, L].
+        mask: Which tokens were masked, bool [B, L].
 
     Source: Uria et al. 2014, A Deep and Tractable Density Estimator, eq. 10; Hoogeboom et al.
-    2022, Autoregressive Diffusion Models, eq. 3 (L * mean over the hidden ones; here per token).
+    2022, Autoregressive Diffusion Models, eq. 3 (L * mean over the masked ones; here per token).
     """
-    return mean_over_selected(error, hidden) / jnp.log(2.0)
+    return masked_mean(error, mask) / jnp.log(2.0)

@@ -16,7 +16,7 @@ from maskgit_jax.configuration import require
 _BLOCK_ENTRIES = 8_000_000  # 64 MB of float64
 
 
-class ManifoldFigures(NamedTuple):
+class ManifoldMetrics(NamedTuple):
     """Shares in [0, 1], but for density, which is 1 on average for the real distribution.
 
     Attributes:
@@ -32,12 +32,12 @@ class ManifoldFigures(NamedTuple):
     coverage: float
 
 
-def manifold_figures(
+def manifold_metrics(
     real: np.ndarray,
     generated: np.ndarray,
     neighbours_of_balls: int = 3,
     neighbours_of_density: int = 5,
-) -> ManifoldFigures:
+) -> ManifoldMetrics:
     """Returns improved precision and recall, density and coverage.
 
     The ball of a point reaches to its k-th nearest other point of the same set. For precision
@@ -71,7 +71,7 @@ def manifold_figures(
         inside = (squares < density_ball) | (squares == 0.0)
         num_balls += np.count_nonzero(inside)
         num_covered += inside.any(axis=1).sum()
-    return ManifoldFigures(
+    return ManifoldMetrics(
         precision=float(precise.mean()),
         recall=float(num_recalled / len(real)),
         density=float(num_balls / (neighbours_of_density * len(generated))),
@@ -153,17 +153,17 @@ class Novelty(NamedTuple):
     """How far samples keep from the training images, measured by held-out real images.
 
     Attributes:
-        closer_than_real: Probability that a sample lies nearer to its nearest training image
+        novelty_closer_than_heldout: Probability that a sample lies nearer to its nearest training image
             than a held-out image to its own, ties counting one half: 0.5 as novel as real
             images, 1 copies.
-        near_copies: Share of samples that are copies or nearer than the nearest 1% of held-out
+        novelty_memorization_rate: Share of samples that are copies or nearer than the nearest 1% of held-out
             images; about 0.01 for real images.
         median_distance_ratio: Median distance of samples by that of held-out images; NaN where
             the latter is 0, for then held-out images are training images themselves.
     """
 
-    closer_than_real: float
-    near_copies: float
+    novelty_closer_than_heldout: float
+    novelty_memorization_rate: float
     median_distance_ratio: float
 
 
@@ -188,8 +188,8 @@ def novelty(sample_distances: np.ndarray, held_out_distances: np.ndarray) -> Nov
     near = sample_distances < np.quantile(ordered, 0.01)
     median, real_median = np.median(sample_distances), np.median(ordered)
     return Novelty(
-        closer_than_real=float((farther + not_nearer).mean() / (2 * len(ordered))),
-        near_copies=float((near | (sample_distances == 0)).mean()),
+        novelty_closer_than_heldout=float((farther + not_nearer).mean() / (2 * len(ordered))),
+        novelty_memorization_rate=float((near | (sample_distances == 0)).mean()),
         median_distance_ratio=float(median / real_median) if real_median > 0 else float("nan"),
     )
 

@@ -16,8 +16,8 @@ class GatedResidual(nn.Module):
 
     Attributes:
         features: C.
-        hidden: Channels between the convolutions.
-        reach: Places that a convolution reaches above and to each side; 0 sees one place only.
+        hidden_channels: Channels between the convolutions.
+        kernel_radius: Places that a convolution reaches above and to each side; 0 sees one place only.
         dropout_rate: Between the convolutions.
         auxiliary: Whether a second input [B, h, w, C] is added behind the first convolution.
         dtype: Type of the activations.
@@ -27,19 +27,23 @@ class GatedResidual(nn.Module):
     """
 
     features: int
-    hidden: int
-    reach: int
+    hidden_channels: int
+    kernel_radius: int
     dropout_rate: float
     auxiliary: bool
     dtype: str
 
     def setup(self) -> None:
-        area = ((-self.reach, 0), (-self.reach, self.reach), self.reach)
-        self.conv_1 = ShiftedConv(self.features, self.hidden, *area, dtype=self.dtype)
-        self.conv_2 = ShiftedConv(self.hidden, 2 * self.features, *area, dtype=self.dtype)
+        area = (
+            (-self.kernel_radius, 0),
+            (-self.kernel_radius, self.kernel_radius),
+            self.kernel_radius,
+        )
+        self.conv_1 = ShiftedConv(self.features, self.hidden_channels, *area, dtype=self.dtype)
+        self.conv_2 = ShiftedConv(self.hidden_channels, 2 * self.features, *area, dtype=self.dtype)
         self.mix_condition = nn.Dense(2 * self.features, use_bias=False, dtype=self.dtype)
         if self.auxiliary:
-            self.mix_auxiliary = nn.Dense(self.hidden, dtype=self.dtype)
+            self.mix_auxiliary = nn.Dense(self.hidden_channels, dtype=self.dtype)
         self.dropout = nn.Dropout(self.dropout_rate)
 
     def empty_memory(self, batch: int, grid: tuple[int, int]) -> tuple[Array, Array]:

@@ -9,39 +9,40 @@ from jax.sharding import Mesh
 
 from maskgit_jax.arrays import Array, Batch, Key, normalize, to_uint8
 from maskgit_jax.configuration import InputError, base, require
-from maskgit_jax.data.canvas import (
+from maskgit_jax.decoding.regions import box_token_mask, next_window, token_mask
+from maskgit_jax.images import fill_masked_with_nearest
+from maskgit_jax.pipelines.autoencoder import run_padded
+from maskgit_jax.pipelines.canvas import (
     Box,
     Size,
-    blended,
+    add_border,
+    blend,
     check_box,
     check_mask,
-    extended,
-    resized,
-    resized_mask,
-    with_border,
+    resize_images,
+    resize_mask,
     working_size,
 )
-from maskgit_jax.decoding.regions import box_tokens, hidden_tokens, next_window
-from maskgit_jax.pipelines.images import ImageGenerator, check_labels, run_padded
-from maskgit_jax.pipelines.runs import Run, load_run
+from maskgit_jax.pipelines.generator import GeneratorPipeline, check_labels
+from maskgit_jax.runs.directory import Run, load_run
 from maskgit_jax.stage import Tokenizer, Variables
 from maskgit_jax.training import sharding
 
-VEIL = 0.65  # how much of a hidden patch a picture of the way there hides
+VEIL = 0.65  # how much of a masked patch a picture of the way there hides
 
 
-class Edited(NamedTuple):
+class EditResult(NamedTuple):
     """What an edit made.
 
     Attributes:
         images: uint8 [N, H, W, C], the candidates.
-        hidden: Pixels that were made, bool [H, W].
+        mask: Pixels that were made, bool [H, W].
         frames: Every decoding step, uint8 [T, N, h, w, C] in the generator's resolution, what is
-            hidden veiled in grey; None if it was not asked for.
+            masked veiled in grey; None if it was not asked for.
     """
 
     images: np.ndarray
-    hidden: np.ndarray
+    mask: np.ndarray
     frames: np.ndarray | None
 
 
@@ -66,7 +67,7 @@ class Editor:
     """
 
     def __init__(self, run: Run, mesh: Mesh):
-        self.run, self._images = run, ImageGenerator(run, mesh)
+        self.run, self._images = run, GeneratorPipeline(run, mesh)
         generator = self._images.generator
         require(
             generator.fill is not None and not generator.needs,
@@ -90,8 +91,8 @@ class Editor:
             return to_uint8(tokenizer.decode_map(tokenizer_variables, tokens))
 
         def fill(variables: Variables, batch: Batch, key: Key, settings: Any) -> tuple[Array, Any]:
-            tokens, hidden = batch["tokens"], batch["hidden"]
-            return generator.fill(variables, batch, tokens, hidden, key, settings)
+            tokens, mask = batch["tokens"], batch["mask"]
+            return generator.fill(variables, batch, tokens, mask, key, settings)
 
         whole = sharding.replicated(mesh)
         self._encode = sharding.pjit(encode, mesh, out_shardings=whole)
@@ -104,7 +105,7 @@ class Editor:
         mask: np.ndarray,
         grow: int = 0,
         **options: Any,
-    ) -> Edited:
+    ) -> EditResult:
         """Makes the pixels of `mask`, bool [H, W], anew.
 
         Args:
@@ -135,17 +136,17 @@ class Editor:
         top: int = 0,
         bottom: int = 0,
         **options: Any,
-    ) -> Edited:
+    ) -> EditResult:
         """Extends a picture by pixels on each side, as far as you like.
 
         Raises:
             InputError: A number is negative, or nothing is to be added.
         """
         self._check(image)
-        larger, hidden = with_border(image, left, right, top, bottom)
-        return self._made(larger, hidden, self._scale(image), **options)
+        larger, mask = add_border(image, left, right, top, bottom)
+        return self._made(larger, mask, self._scale(image), **options)
 
-    def replace(self, image: np.ndarray, box: Box, label: int, **options: Any) -> Edited:
+    def replace(self, image: np.ndarray, box: Box, label: int, **options: Any) -> EditResult:
         """Makes a box, and a token more on each side, anew as class `label`.
 
         Raises:
@@ -159,12 +160,12 @@ class Editor:
         height, width = self._working_size(image, scale)
         ratios = (height / image.shape[0], width / image.shape[1]) * 2
         scaled = tuple(round(side * ratio) for side, ratio in zip(box, ratios, strict=True))
-        tokens = box_tokens(scaled, (height // self.patch, width // self.patch), self.patch)
+        tokens = box_token_mask(scaled, (height // self.patch, width // self.patch), self.patch)
         pixels = tokens.repeat(self.patch, axis=0).repeat(self.patch, axis=1)
-        hidden = resized_mask(pixels, image.shape[:2])
-        return self._made(image, hidden, scale, tokens, label=label, **options)
+        mask = resize_mask(pixels, image.shape[:2])
+        return self._made(image, mask, scale, tokens, label=label, **options)
 
-    def variations(self, image: np.ndarray, keep: float = 0.5, **options: Any) -> Edited:
+    def variations(self, image: np.ndarray, keep: float = 0.5, **options: Any) -> EditResult:
         """Keeps a random share of the tokens and makes the others anew, other ones each time.
 
         Raises:
@@ -175,15 +176,15 @@ class Editor:
         tokens = self._tokens(image, self._scale(image))
         num, rng = options.get("num", 1), np.random.default_rng(options.get("seed", 0))
         order = rng.random((num, tokens.size)).argsort(axis=1).argsort(axis=1)
-        hidden = (order < max(1, round((1 - keep) * tokens.size))).reshape(num, *tokens.shape)
+        mask = (order < max(1, round((1 - keep) * tokens.size))).reshape(num, *tokens.shape)
         same = np.repeat(tokens[None], num, axis=0)
-        images, frames = self._renewed(image, same, hidden, **options)
-        return Edited(images, np.ones(image.shape[:2], bool), frames)
+        images, frames = self._renewed(image, same, mask, **options)
+        return EditResult(images, np.ones(image.shape[:2], bool), frames)
 
     def interpolate(
         self, image: np.ndarray, other: np.ndarray, columns: int = 8, made: float = 0.5,
         num: int = 1, **options: Any,
-    ) -> Edited:  # fmt: skip
+    ) -> EditResult:  # fmt: skip
         """Goes from one picture to another, in `images` [num * columns, H, W, C], row by row.
 
         At share a of the way each token is the first picture's, the second's, or made anew: of
@@ -215,12 +216,12 @@ class Editor:
         share = made * 4 * way * (1 - way)
         low, high = way * (1 - share), way + share * (1 - way)
         tokens = np.where(places < low, second, first)
-        hidden = (places >= low) & (places < high)
+        mask = (places >= low) & (places < high)
         shape = (num * columns, *first.shape)
         images, frames = self._renewed(
-            image, tokens.reshape(shape), hidden.reshape(shape), num=num * columns, **options
+            image, tokens.reshape(shape), mask.reshape(shape), num=num * columns, **options
         )
-        return Edited(images, np.ones(image.shape[:2], bool), frames)
+        return EditResult(images, np.ones(image.shape[:2], bool), frames)
 
     def _check(self, image: np.ndarray) -> None:
         require(
@@ -237,72 +238,72 @@ class Editor:
 
     def _tokens(self, image: np.ndarray, scale: float) -> np.ndarray:
         """Returns the token map int32 [h, w] of a picture in its working size."""
-        scaled = resized(image[None], self._working_size(image, scale))
+        scaled = resize_images(image[None], self._working_size(image, scale))
         return np.array(self._encode(self._images.variables, scaled)[0])
 
     def _made(
         self,
         image: np.ndarray,
-        hidden: np.ndarray,
+        mask: np.ndarray,
         scale: float,
         tokens_hidden: np.ndarray | None = None,
         grow: int = 0,
         num: int = 1,
         seam: float | None = None,
         **options: Any,
-    ) -> Edited:
-        known = extended(image, hidden)
+    ) -> EditResult:
+        known = fill_masked_with_nearest(image, mask)
         tokens = self._tokens(known, scale)
         if tokens_hidden is None:
-            pixels = resized_mask(hidden, self._working_size(image, scale))
-            tokens_hidden = np.asarray(hidden_tokens(pixels[None], (tokens.shape,)))[0]
+            pixels = resize_mask(mask, self._working_size(image, scale))
+            tokens_hidden = np.asarray(token_mask(pixels[None], (tokens.shape,)))[0]
             tokens_hidden = _grown(tokens_hidden.reshape(tokens.shape), grow)
         same = [np.repeat(one[None], num, axis=0) for one in (tokens, tokens_hidden)]
         made, frames = self._renewed(image, *same, num=num, **options)
         seam = self.patch / scale / 2 if seam is None else seam
         require(seam >= 0, f"seam is {seam}; it is a number of pixels, 0 or more")
-        return Edited(blended(known, made, hidden, seam), hidden, frames)
+        return EditResult(blend(known, made, mask, seam), mask, frames)
 
     def _renewed(
-        self, image: np.ndarray, tokens: np.ndarray, hidden: np.ndarray, **options: Any
+        self, image: np.ndarray, tokens: np.ndarray, mask: np.ndarray, **options: Any
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns what `_filled` makes of the maps, as pictures of the image's size."""
-        filled, frames = self._filled(tokens, hidden, **options)
-        return resized(self._drawn(filled), image.shape[:2]), frames
+        filled, frames = self._filled(tokens, mask, **options)
+        return resize_images(self._drawn(filled), image.shape[:2]), frames
 
     def _filled(
         self,
         tokens: np.ndarray,
-        hidden: np.ndarray,
+        mask: np.ndarray,
         num: int = 1,
         label: int | None = None,
         seed: int = 0,
         frames: bool = False,
         **settings: Any,
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Returns token maps [N, h, w] without hidden ones, and pictures of the way there."""
+        """Returns token maps [N, h, w] without masked ones, and pictures of the way there."""
         require(num >= 1, f"num is {num}; it is the number of candidates, at least 1")
         chosen, label = self._images.settings(**settings), self._label(label)
-        size = sharding.filled_up(num, self.mesh)
-        filled_up = np.arange(size) % num
-        tokens, hidden = tokens[filled_up], hidden[filled_up]
+        size = sharding.round_up_to_shards(num, self.mesh)
+        round_up_to_shards = np.arange(size) % num
+        tokens, mask = tokens[round_up_to_shards], mask[round_up_to_shards]
         labels, root, shown, number = np.full(size, label, np.int32), jax.random.key(seed), [], 0
-        while hidden.any():
-            top, left = next_window(hidden.any(axis=0), self.window)
+        while mask.any():
+            top, left = next_window(mask.any(axis=0), self.window)
             rows, columns = slice(top, top + self.window[0]), slice(left, left + self.window[1])
             inside = (slice(None), rows, columns)
             wanted = {
                 "tokens": tokens[inside].reshape(size, -1),
-                "hidden": hidden[inside].reshape(size, -1),
+                "mask": mask[inside].reshape(size, -1),
                 "label": labels,
             }
             key = jax.random.fold_in(root, number)
             batch = sharding.put_batch(wanted, self.mesh)
             made, way = self._fill(self._images.variables, batch, key, chosen)
             if frames:
-                shown.append(self._shown(tokens, hidden, inside, way, num))
+                shown.append(self._shown(tokens, mask, inside, way, num))
             tokens[inside] = np.asarray(made).reshape(size, *self.window)
-            hidden[inside] = False
+            mask[inside] = False
             number += 1
         pictures = None
         if frames:
@@ -335,12 +336,12 @@ class Editor:
         return run_padded(self._draw, variables, tokens, self.mesh)
 
     def _shown(
-        self, tokens: np.ndarray, hidden: np.ndarray, inside: tuple, way: Any, num: int
+        self, tokens: np.ndarray, mask: np.ndarray, inside: tuple, way: Any, num: int
     ) -> np.ndarray:
         """Returns a picture of each step of one window, uint8 [T, N, h, w, C]."""
         pictures = []
-        for drawn, left in zip(np.asarray(way.tokens), np.asarray(way.hidden), strict=True):
-            now, veiled = tokens.copy(), hidden.copy()
+        for drawn, left in zip(np.asarray(way.tokens), np.asarray(way.mask), strict=True):
+            now, veiled = tokens.copy(), mask.copy()
             now[inside] = drawn.reshape(len(drawn), *self.window)
             veiled[inside] = left.reshape(len(left), *self.window)
             picture = self._drawn(now[:num]).astype(np.float32)
@@ -350,9 +351,9 @@ class Editor:
         return np.stack(pictures)
 
 
-def _grown(hidden: np.ndarray, tokens: int) -> np.ndarray:
+def _grown(mask: np.ndarray, tokens: int) -> np.ndarray:
     """Returns the mask [h, w] and all places that are at most so many rows and columns away."""
-    padded = np.pad(hidden, tokens)
+    padded = np.pad(mask, tokens)
     around = (2 * tokens + 1, 2 * tokens + 1)
     return np.lib.stride_tricks.sliding_window_view(padded, around).any(axis=(2, 3))
 

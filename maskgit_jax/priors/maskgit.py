@@ -89,7 +89,7 @@ class MaskGIT(nn.Module):
     def __call__(
         self,
         tokens: Array,
-        hidden: Array,
+        mask: Array,
         label: Array,
         train: bool,
         condition: Array | None = None,
@@ -97,17 +97,17 @@ class MaskGIT(nn.Module):
         """Returns logits float32 [B, L, K].
 
         Args:
-            tokens: int32 [B, L], 0 .. K-1; ignored where hidden.
-            hidden: bool [B, L], True where the token is to be predicted.
+            tokens: int32 [B, L], 0 .. K-1; ignored where masked.
+            mask: bool [B, L], True where the token is to be predicted.
             label: int32 [B], 0 .. num_classes - 1, or num_classes for "no class".
             train: Whether dropout acts.
             condition: int32 [B, Lc], where there is one.
         """
-        x, table = self._features(tokens, hidden, label, train, condition)
+        x, table = self._features(tokens, mask, label, train, condition)
         return self._head(x, table)
 
     def _features(
-        self, tokens: Array, hidden: Array, label: Array, train: bool, condition: Array | None
+        self, tokens: Array, mask: Array, label: Array, train: bool, condition: Array | None
     ) -> tuple[Array, Array]:
         """Returns what the layers make of each image token, [B, L, D], and the embedding table."""
         chex.assert_shape(tokens, (len(label), self.num_tokens))
@@ -115,7 +115,7 @@ class MaskGIT(nn.Module):
         scaled = self.initialization == "scaled"
         start = nn.initializers.normal(EMBEDDING_SCALE) if scaled else initialize
         table = self.param("word_embedding", start, (rows, self.width))
-        read = self._rows(tokens, hidden, label)
+        read = self._rows(tokens, mask, label)
         if self.num_condition_tokens:
             chex.assert_shape(condition, (len(label), self.num_condition_tokens))
             read = jnp.concatenate([read, self._first_condition_row + condition], axis=1)
@@ -141,11 +141,11 @@ class MaskGIT(nn.Module):
             x = layer_norm(self._epsilon, self.dtype, "final_norm")(x)
         return x[:, 1 : 1 + self.num_tokens], table
 
-    def _rows(self, tokens: Array, hidden: Array, label: Array) -> Array:
+    def _rows(self, tokens: Array, mask: Array, label: Array) -> Array:
         mask_row = self.codebook_size + self.num_classes
         class_row = self.codebook_size + label
         class_row = jnp.where(label == self.num_classes, mask_row + 1, class_row)
-        image_rows = jnp.where(hidden, mask_row, tokens)
+        image_rows = jnp.where(mask, mask_row, tokens)
         return jnp.concatenate([class_row[:, None], image_rows], axis=1)  # [B, L+1]
 
     def _head(self, x: Array, table: Array) -> Array:

@@ -42,7 +42,7 @@ class GatedLayer(nn.Module):
 
     Attributes:
         features: C.
-        reach: Places that a convolution reaches to each side.
+        kernel_radius: Places that a convolution reaches to each side.
         first: Whether the input are the tokens themselves.
         num_classes: Labels are 0 .. num_classes - 1.
         dtype: Type of the activations.
@@ -51,16 +51,18 @@ class GatedLayer(nn.Module):
     """
 
     features: int
-    reach: int
+    kernel_radius: int
     first: bool
     num_classes: int
     dtype: str
 
     def setup(self) -> None:
-        sides, own = (-self.reach, self.reach), -1 if self.first else 0
+        sides, own = (-self.kernel_radius, self.kernel_radius), -1 if self.first else 0
         pair = (self.features, 2 * self.features)
-        self.conv_vertical = ShiftedConv(*pair, (-self.reach, own), sides, dtype=self.dtype)
-        self.conv_horizontal = ShiftedConv(*pair, (0, 0), (-self.reach, own), dtype=self.dtype)
+        self.conv_vertical = ShiftedConv(*pair, (-self.kernel_radius, own), sides, dtype=self.dtype)
+        self.conv_horizontal = ShiftedConv(
+            *pair, (0, 0), (-self.kernel_radius, own), dtype=self.dtype
+        )
         self.mix_link = nn.Dense(2 * self.features, dtype=self.dtype)
         self.mix_out = nn.Dense(self.features, dtype=self.dtype)
         self.class_vertical = nn.Embed(self.num_classes, 2 * self.features, dtype=self.dtype)
@@ -96,7 +98,7 @@ class PixelCNN(nn.Module):
         grid: Rows and columns (h, w) of the token map; L = h*w.
         features: C, channels of each stack.
         num_layers: Layers, the first one included.
-        reach: Places that a convolution reaches to each side: 1 for "3x3".
+        kernel_radius: Places that a convolution reaches to each side: 1 for "3x3".
         head_features: Channels before the logits.
         dropout_rate: Between the layers of the horizontal stack.
         dtype: Type of the activations; logits are float32.
@@ -111,7 +113,7 @@ class PixelCNN(nn.Module):
     grid: tuple[int, int]
     features: int = 128
     num_layers: int = 12
-    reach: int = 1
+    kernel_radius: int = 1
     head_features: int = 512
     dropout_rate: float = 0.0
     dtype: str = "float32"
@@ -119,7 +121,7 @@ class PixelCNN(nn.Module):
     def setup(self) -> None:
         self.token_embedding = nn.Embed(self.codebook_size, self.features, dtype=self.dtype)
         self.gated_layers = [
-            GatedLayer(self.features, self.reach, number == 0, self.num_classes, self.dtype)
+            GatedLayer(self.features, self.kernel_radius, number == 0, self.num_classes, self.dtype)
             for number in range(self.num_layers)
         ]
         self.dropout = nn.Dropout(self.dropout_rate)

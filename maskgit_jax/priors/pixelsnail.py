@@ -38,9 +38,9 @@ class Block(nn.Module):
 
     Attributes:
         features: C.
-        hidden: Channels inside the residual layers.
+        hidden_channels: Channels inside the residual layers.
         num_layers: Residual layers.
-        reach: Of their convolutions.
+        kernel_radius: Of their convolutions.
         num_heads: Of attention; 0 for none.
         dropout_rate: Of residual layers and attention weights.
         dtype: Type of the activations.
@@ -50,22 +50,22 @@ class Block(nn.Module):
     """
 
     features: int
-    hidden: int
+    hidden_channels: int
     num_layers: int
-    reach: int
+    kernel_radius: int
     num_heads: int
     dropout_rate: float
     dtype: str
 
     def setup(self) -> None:
         shared = dict(dropout_rate=self.dropout_rate, dtype=self.dtype)
-        sizes = (self.features, self.hidden)
+        sizes = (self.features, self.hidden_channels)
         self.residuals = [
-            GatedResidual(*sizes, self.reach, auxiliary=False, **shared)
+            GatedResidual(*sizes, self.kernel_radius, auxiliary=False, **shared)
             for _ in range(self.num_layers)
         ]
         if self.num_heads:
-            self.attention = CausalAttention(self.hidden, self.num_heads, **shared)
+            self.attention = CausalAttention(self.hidden_channels, self.num_heads, **shared)
             self.after = GatedResidual(*sizes, 0, auxiliary=True, **shared)
 
     def empty_memory(self, batch: int, grid: Grid) -> BlockMemory:
@@ -146,7 +146,7 @@ class Coarser(nn.Module):
     Attributes:
         codebook_size: K of the coarser levels.
         features: C.
-        hidden: Channels inside the residual layers.
+        hidden_channels: Channels inside the residual layers.
         num_layers: Residual layers of 3x3 convolutions that see all around.
         dtype: Type of the activations.
 
@@ -156,7 +156,7 @@ class Coarser(nn.Module):
 
     codebook_size: int
     features: int
-    hidden: int
+    hidden_channels: int
     num_layers: int
     dtype: str
 
@@ -177,7 +177,7 @@ class Coarser(nn.Module):
 
         x = conv(self.features, "conv_in")(x)
         for number in range(self.num_layers):
-            h = conv(self.hidden, f"conv_{number}_1")(nn.elu(x))
+            h = conv(self.hidden_channels, f"conv_{number}_1")(nn.elu(x))
             x = x + conv(self.features, f"conv_{number}_2")(nn.elu(h))
         return nn.elu(x)
 
@@ -199,7 +199,7 @@ class PixelSNAILMemory(NamedTuple):
 class PixelSNAIL(nn.Module):
     """Prior of one level of tokens: logits of each from those before it, class, coarser levels.
 
-    With attention a place sees every token before it. Without, it sees `reach` more columns to the
+    With attention a place sees every token before it. Without, it sees `kernel_radius` more columns to the
     right for every row above, as one stack of masked convolutions does: all the rest of what a
     bottom level knows of places far to the right comes from the coarser levels.
 
@@ -209,10 +209,10 @@ class PixelSNAIL(nn.Module):
         grid: Rows and columns (h, w) of the token map; L = h*w.
         coarser_grids: Of the levels it depends on, coarsest first; each divides `grid`.
         features: C.
-        hidden: Channels inside the residual layers, and of attention.
+        hidden_channels: Channels inside the residual layers, and of attention.
         num_blocks: Blocks.
         num_layers: Gated residual layers of each block.
-        reach: Places that a convolution reaches above and to each side.
+        kernel_radius: Places that a convolution reaches above and to each side.
         num_heads: Of the attention that ends each block; 0 for none, as VQ-VAE-2's bottom level.
         num_output_layers: Gated residual layers of one place each before the logits.
         num_condition_layers: Residual layers over the coarser levels.
@@ -229,10 +229,10 @@ class PixelSNAIL(nn.Module):
     grid: Grid
     coarser_grids: tuple[Grid, ...] = ()
     features: int = 256
-    hidden: int = 256
+    hidden_channels: int = 256
     num_blocks: int = 4
     num_layers: int = 4
-    reach: int = 2
+    kernel_radius: int = 2
     num_heads: int = 8
     num_output_layers: int = 4
     num_condition_layers: int = 3
@@ -240,14 +240,18 @@ class PixelSNAIL(nn.Module):
     dtype: str = "float32"
 
     def setup(self) -> None:
-        sizes = (self.features, self.hidden)
+        sizes = (self.features, self.hidden_channels)
         shared = dict(dropout_rate=self.dropout_rate, dtype=self.dtype)
         self.token_embedding = nn.Embed(self.codebook_size, self.features, dtype=self.dtype)
         self.class_embedding = nn.Embed(self.num_classes, self.features, dtype=self.dtype)
-        area = ((-self.reach, 0), (-self.reach, self.reach), self.reach + 1)
+        area = (
+            (-self.kernel_radius, 0),
+            (-self.kernel_radius, self.kernel_radius),
+            self.kernel_radius + 1,
+        )
         self.conv_first = ShiftedConv(self.features, self.features, *area, dtype=self.dtype)
         self.blocks = [
-            Block(*sizes, self.num_layers, self.reach, self.num_heads, **shared)
+            Block(*sizes, self.num_layers, self.kernel_radius, self.num_heads, **shared)
             for _ in range(self.num_blocks)
         ]
         self.outputs = [

@@ -9,7 +9,7 @@ from maskgit_jax.priors.maskgit import MaskGIT
 
 
 class TokenCritic(MaskGIT):
-    """MaskGIT's transformer over tokens of which none is hidden, with one log odds for each.
+    """MaskGIT's transformer over tokens of which none is masked, with one log odds for each.
 
     Its parameters are named as the generator's but for the head, so that it can begin with what
     that has learnt.

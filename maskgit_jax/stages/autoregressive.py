@@ -19,22 +19,22 @@ from ml_collections import ConfigDict
 from maskgit_jax.arrays import Array, Batch, Key, normalize
 from maskgit_jax.configuration import require
 from maskgit_jax.decoding.autoregressive import (
-    OrderSettings,
-    check_order_settings,
-    decode_by_passes,
-    decode_in_window,
-    decode_with_memory,
+    AutoregressiveSettings,
+    check_autoregressive_settings,
+    decode_sliding_window,
+    decode_with_cache,
+    decode_without_cache,
 )
 from maskgit_jax.losses.masked_tokens import token_cross_entropy
 from maskgit_jax.stage import Generator, Stage, Tokenizer, Variables
 from maskgit_jax.stages.token_priors import (
-    beside_conditions,
     check_tokenizer,
-    completed,
-    condition_of,
+    encode_condition,
+    encode_tokens,
     known_tokens,
+    paste_known_pixels,
+    show_conditions,
     token_grids,
-    tokens_of,
 )
 
 
@@ -58,7 +58,9 @@ def validate(config: ConfigDict) -> None:
     """Raises `InputError` for values that no such stage can work with."""
     rate = config.losses.keep_rate
     require(0 < rate <= 1, f"config.losses.keep_rate is {rate}; it must be above 0 and at most 1")
-    check_order_settings(OrderSettings(**config.sampling.to_dict()), config.model.codebook_size)
+    check_autoregressive_settings(
+        AutoregressiveSettings(**config.sampling.to_dict()), config.model.codebook_size
+    )
     rate = config.model.dropout_rate
     require(0 <= rate < 1, f"config.model.dropout_rate is {rate}; it must be in [0, 1)")
 
@@ -86,7 +88,7 @@ def build(
         frozen: The tokenizer; and "condition_tokenizer" if there is one.
         parts: What learns. A part is given the maps of all parts before it as condition, the
             first one the condition's tokens.
-        settings: Of sampling: `OrderSettings`, or `WindowSettings` if images may be larger.
+        settings: Of sampling: `AutoregressiveSettings`, or `SlidingWindowSettings` if images may be larger.
         condition_tokenizer: Of the images that a batch holds as `condition`.
 
     Raises:
@@ -137,12 +139,12 @@ def build(
     def losses(variables: Variables, batch: Batch, key: Key, step: Array):
         del step
         keep_key, code_key, dropout_key = jax.random.split(key, 3)
-        tokens = tokens_of(tokenizer, variables, batch)
+        tokens = encode_tokens(tokenizer, variables, batch)
         read = tokens
         if config.losses.keep_rate < 1:
             kept = jax.random.bernoulli(keep_key, config.losses.keep_rate, tokens.shape)
             read = jnp.where(kept, tokens, jax.random.randint(code_key, tokens.shape, 0, codes))
-        condition = condition_of(condition_tokenizer, variables, batch)
+        condition = encode_condition(condition_tokenizer, variables, batch)
         logits = logits_of(variables, tokens, read, batch["label"], condition, dropout_key)
         errors, metrics = {}, {}
         for part, span, own in zip(parts, spans, logits, strict=True):
@@ -153,8 +155,8 @@ def build(
 
     def evaluate(variables: Variables, batch: Batch, key: Key):
         del key
-        tokens = tokens_of(tokenizer, variables, batch)
-        condition = condition_of(condition_tokenizer, variables, batch)
+        tokens = encode_tokens(tokenizer, variables, batch)
+        condition = encode_condition(condition_tokenizer, variables, batch)
         logits = logits_of(variables, tokens, tokens, batch["label"], condition)
         figures, bits = {}, jnp.zeros(len(tokens))
         for part, span, own in zip(parts, spans, logits, strict=True):
@@ -173,37 +175,37 @@ def build(
 
     def decode_part(
         number: int, variables: Variables, label: Array, condition: Array | None,
-        tokens: Array, hidden: Array, key: Key, settings: Any,
+        tokens: Array, mask: Array, key: Key, settings: Any,
     ) -> Array:  # fmt: skip
         part = parts[number]
         params = {"params": variables.params[part.player]}
-        if not settings.cached:
+        if not settings.use_cache:
 
             def predict(tokens: Array, index: Array) -> Array:
                 logits = part.network.apply(params, tokens, label, condition)
                 return jax.lax.dynamic_index_in_dim(logits, index, 1, keepdims=False)
 
-            return decode_by_passes(predict, tokens, hidden, key, settings)
+            return decode_without_cache(predict, tokens, mask, key, settings)
 
         def step(memory: Any, previous: Array, index: Array) -> tuple[Array, Any]:
             return part.network.apply(params, memory, previous, index, method="step")
 
         memory = part.network.apply(params, label, condition, method="begin")
-        return decode_with_memory(step, memory, tokens, hidden, key, settings)
+        return decode_with_cache(step, memory, tokens, mask, key, settings)
 
     def sample(variables: Variables, wanted: Batch, key: Key, settings: Any) -> Array:
         if getattr(settings, "size", None) not in (None, image_size):
-            return completed(sample_larger(variables, wanted, key, settings), wanted)
-        tokens, hidden = known_tokens(tokenizer, variables, wanted, grids)
-        condition = condition_of(condition_tokenizer, variables, wanted)
+            return paste_known_pixels(sample_larger(variables, wanted, key, settings), wanted)
+        tokens, mask = known_tokens(tokenizer, variables, wanted, grids)
+        condition = encode_condition(condition_tokenizer, variables, wanted)
         drawn = tokens[:, :0]
         for number, span in enumerate(spans):
             own = decode_part(
                 number, variables, wanted["label"], drawn if number else condition,
-                tokens[:, span], hidden[:, span], jax.random.fold_in(key, number), settings,
+                tokens[:, span], mask[:, span], jax.random.fold_in(key, number), settings,
             )  # fmt: skip
             drawn = jnp.concatenate([drawn, own], axis=1)
-        return completed(tokenizer.decode(variables.frozen["tokenizer"], drawn), wanted)
+        return paste_known_pixels(tokenizer.decode(variables.frozen["tokenizer"], drawn), wanted)
 
     image_size = (config.data.image_size, config.data.image_size)
 
@@ -212,7 +214,7 @@ def build(
         network, (window,) = parts[0].network, grids
         patch = config.data.image_size // window[0]
         large = (settings.size[0] // patch, settings.size[1] // patch)
-        tokens, hidden = known_tokens(tokenizer, variables, wanted, (large,))
+        tokens, mask = known_tokens(tokenizer, variables, wanted, (large,))
         params, read, scale = {"params": variables.params[parts[0].player]}, None, 1
         if condition_tokenizer is not None:
             chex.assert_shape(wanted["condition"], (None, *settings.size, None))
@@ -230,8 +232,8 @@ def build(
             logits = network.apply(params, seen, wanted["label"], condition)
             return jax.lax.dynamic_index_in_dim(logits, index, 1, keepdims=False)
 
-        maps = (tokens.reshape(-1, *large), hidden.reshape(-1, *large))
-        drawn = decode_in_window(predict, *maps, window, jax.random.fold_in(key, 0), settings)
+        maps = (tokens.reshape(-1, *large), mask.reshape(-1, *large))
+        drawn = decode_sliding_window(predict, *maps, window, jax.random.fold_in(key, 0), settings)
         return tokenizer.decode_map(variables.frozen["tokenizer"], drawn)
 
     def preview(variables: Variables, batch: Batch, key: Key):
@@ -240,10 +242,10 @@ def build(
             return {"samples": sample(variables, {"label": label}, key, settings)}
         wanted = {name: batch[name] for name in ("label", "condition")}
         made = [sample(variables, wanted, own, settings) for own in jax.random.split(key)]
-        return {"condition_original_and_samples": beside_conditions(batch, made)}
+        return {"condition_original_and_samples": show_conditions(batch, made)}
 
     def check(settings: Any) -> None:
-        check_order_settings(settings, codes)
+        check_autoregressive_settings(settings, codes)
         size = getattr(settings, "size", None)
         if size is None:
             return
@@ -267,7 +269,7 @@ def build(
         check,
         num_classes,
         needs=("condition",) if condition_tokenizer else (),
-        accepts=("image", "hidden"),
+        accepts=("image", "mask"),
     )
     return Stage(init, losses, evaluate, summarize, preview, exports)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from maskgit_jax.decoding.autoregressive import WindowSettings
+from maskgit_jax.decoding.autoregressive import SlidingWindowSettings
 from maskgit_jax.priors.gpt import GPT
 from maskgit_jax.stage import Stage, Tokenizer
 from maskgit_jax.stages import autoregressive
@@ -59,5 +59,5 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
     part = autoregressive.Part(
         "prior", transformer, transformer.num_tokens, transformer.num_condition_tokens
     )
-    settings = WindowSettings(**config.sampling.to_dict())
+    settings = SlidingWindowSettings(**config.sampling.to_dict())
     return autoregressive.build(config, frozen, (part,), settings, condition)

@@ -1,4 +1,4 @@
-"""MaskGIT: a transformer that fills in hidden tokens of a frozen tokenizer."""
+"""MaskGIT: a transformer that fills in masked tokens of a frozen tokenizer."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,24 +10,24 @@ from ml_collections import ConfigDict
 from maskgit_jax.arrays import Array, Batch, Key
 from maskgit_jax.configuration import require, require_one_of
 from maskgit_jax.decoding.parallel import check_decode_settings
-from maskgit_jax.decoding.schedules import any_order_mask, check_schedule, scheduled_mask
+from maskgit_jax.decoding.schedules import any_order_mask, check_schedule, sample_mask
 from maskgit_jax.losses.masked_tokens import (
-    any_order_bits,
-    mean_over_selected,
-    selected_mean,
+    any_order_nll_bits,
+    masked_mean,
+    reduce_masked,
     token_cross_entropy,
 )
 from maskgit_jax.priors.maskgit import MaskGIT
 from maskgit_jax.stage import Stage, Tokenizer, Variables
 from maskgit_jax.stages.parallel_decoding import Parts, parallel_generator, sampling_settings
 from maskgit_jax.stages.token_priors import (
-    beside_conditions,
     check_attention,
     check_tokenizer,
-    condition_of,
     condition_tokenizer,
+    encode_condition,
+    encode_tokens,
     needed_tokenizers,
-    tokens_of,
+    show_conditions,
     validate_condition,
 )
 
@@ -38,8 +38,8 @@ def validate(config: ConfigDict) -> None:
     require_one_of(config, "model.norm", ("post", "pre"))
     require_one_of(config, "model.head", ("tied", "linear"))
     require_one_of(config, "model.initialization", ("official", "scaled"))
-    require_one_of(config, "losses.over", ("hidden", "all"))
-    require_one_of(config, "losses.mean_of", ("examples", "tokens"))
+    require_one_of(config, "losses.loss_on", ("mask", "all"))
+    require_one_of(config, "losses.reduction", ("examples", "tokens"))
     check_schedule(config.masking.schedule, "config.masking.schedule")
     check_attention(config)
     for key in ("label_dropout_rate", "label_smoothing"):
@@ -105,15 +105,15 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
 
     def init(key: Key, batch: Batch, frozen: Mapping[str, Variables]) -> Variables:
         tokens = jnp.zeros((len(batch["label"]), num_tokens), jnp.int32)
-        hidden = jnp.zeros_like(tokens, bool)
+        mask = jnp.zeros_like(tokens, bool)
         condition = jnp.zeros((len(tokens), network.num_condition_tokens), jnp.int32)
-        params = network.init(key, tokens, hidden, batch["label"], False, condition)["params"]
+        params = network.init(key, tokens, mask, batch["label"], False, condition)["params"]
         return Variables({"prior": params}, {}, frozen)
 
     def forward(
         variables: Variables,
         tokens: Array,
-        hidden: Array,
+        mask: Array,
         label: Array,
         condition: Array | None,
         key: Key | None = None,
@@ -121,7 +121,7 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         return network.apply(
             {"params": variables.params["prior"]},
             tokens,
-            hidden,
+            mask,
             label,
             key is not None,
             condition,
@@ -131,37 +131,37 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
     def losses(variables: Variables, batch: Batch, key: Key, step: Array):
         del step
         mask_key, label_key, dropout_key = jax.random.split(key, 3)
-        tokens = tokens_of(tokenizer, variables, batch)
-        hidden = scheduled_mask(mask_key, tokens.shape, config.masking.schedule)
+        tokens = encode_tokens(tokenizer, variables, batch)
+        mask = sample_mask(mask_key, tokens.shape, config.masking.schedule)
         label = batch["label"]
         if guidable:
             dropped = jax.random.bernoulli(label_key, weights.label_dropout_rate, label.shape)
             label = jnp.where(dropped, num_classes, label)
-        condition = condition_of(condition_maker, variables, batch)
-        logits = forward(variables, tokens, hidden, label, condition, dropout_key)
+        condition = encode_condition(condition_maker, variables, batch)
+        logits = forward(variables, tokens, mask, label, condition, dropout_key)
         error = token_cross_entropy(logits, tokens, weights.label_smoothing)
-        selected = hidden if weights.over == "hidden" else jnp.ones_like(hidden)
+        selected = mask if weights.loss_on == "mask" else jnp.ones_like(mask)
         right = (logits.argmax(axis=-1) == tokens).astype(jnp.float32)
-        metrics = {"token_accuracy": mean_over_selected(right, hidden).mean()}
-        return {"prior": selected_mean(error, selected, weights.mean_of)}, ({}, metrics)
+        metrics = {"token_accuracy": masked_mean(right, mask).mean()}
+        return {"prior": reduce_masked(error, selected, weights.reduction)}, ({}, metrics)
 
     def evaluate(variables: Variables, batch: Batch, key: Key):
         mask_key, count_key, order_key = jax.random.split(key, 3)
-        tokens = tokens_of(tokenizer, variables, batch)
-        hidden, label = (
-            scheduled_mask(mask_key, tokens.shape, config.masking.schedule),
+        tokens = encode_tokens(tokenizer, variables, batch)
+        mask, label = (
+            sample_mask(mask_key, tokens.shape, config.masking.schedule),
             batch["label"],
         )
-        condition = condition_of(condition_maker, variables, batch)
-        logits = forward(variables, tokens, hidden, label, condition)
+        condition = encode_condition(condition_maker, variables, batch)
+        logits = forward(variables, tokens, mask, label, condition)
         right = (logits.argmax(axis=-1) == tokens).astype(jnp.float32)
         ratio = jax.random.uniform(count_key, (len(tokens),))
         some = any_order_mask(ratio, jax.random.uniform(order_key, tokens.shape))
         error = token_cross_entropy(forward(variables, tokens, some, label, condition), tokens)
         return {
-            "token_cross_entropy": mean_over_selected(token_cross_entropy(logits, tokens), hidden),
-            "token_accuracy": mean_over_selected(right, hidden),
-            "bits_per_token_bound": any_order_bits(error, some),
+            "token_cross_entropy": masked_mean(token_cross_entropy(logits, tokens), mask),
+            "token_accuracy": masked_mean(right, mask),
+            "bits_per_token_bound": any_order_nll_bits(error, some),
         }
 
     settings = sampling_settings(config)
@@ -182,13 +182,13 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
             return {"samples": exports.sample(variables, {"label": label}, key, settings)}
         wanted = {name: batch[name] for name in ("label", "condition")}
         made = [exports.sample(variables, wanted, own, settings) for own in jax.random.split(key)]
-        return {"condition_original_and_samples": beside_conditions(batch, made)}
+        return {"condition_original_and_samples": show_conditions(batch, made)}
 
     return Stage(init, losses, evaluate, summarize, preview, exports)
 
 
 def summarize(means: Mapping[str, Array]) -> dict[str, float]:
-    """Returns the means as numbers: `token_cross_entropy` in nats per hidden token.
+    """Returns the means as numbers: `token_cross_entropy` in nats per masked token.
 
     `bits_per_token_bound` is an upper bound on the negative log-likelihood of whole token maps.
     """

@@ -13,13 +13,13 @@ from maskgit_jax.decoding.parallel import (
     Trajectory,
     check_decode_settings,
     decode,
-    guided,
+    with_guidance,
 )
 from maskgit_jax.stage import Generator, Tokenizer, Variables
-from maskgit_jax.stages.token_priors import completed, condition_of, known_tokens
+from maskgit_jax.stages.token_priors import encode_condition, known_tokens, paste_known_pixels
 
 Logits = Callable[[Variables, Array, Array, Array, Array | None], Array]
-"""(variables, tokens [B, L], hidden [B, L], label [B], condition [B, Lc] or None) -> [B, L, K]."""
+"""(variables, tokens [B, L], masked [B, L], label [B], condition [B, Lc] or None) -> [B, L, K]."""
 
 
 class Parts(NamedTuple):
@@ -58,31 +58,31 @@ def parallel_generator(parts: Parts) -> Generator:
         variables: Variables,
         wanted: Batch,
         tokens: Array,
-        hidden: Array,
+        mask: Array,
         key: Key,
         settings: DecodeSettings,
     ) -> tuple[Array, Trajectory]:
         label = wanted["label"]
-        condition = condition_of(parts.condition_tokenizer, variables, wanted)
+        condition = encode_condition(parts.condition_tokenizer, variables, wanted)
 
-        def logits_of(tokens: Array, hidden: Array, label: Array) -> Array:
+        def logits_of(tokens: Array, mask: Array, label: Array) -> Array:
             read = condition
             if read is not None and len(tokens) != len(read):
                 read = jnp.concatenate([read, read])  # guidance takes away the class only
-            return parts.logits(variables, tokens, hidden, label, read)
+            return parts.logits(variables, tokens, mask, label, read)
 
         def critic(tokens: Array) -> Array:
             return parts.critic(variables, tokens, label)
 
-        nobody = parts.num_classes if parts.null_label is None else parts.null_label
-        predict = guided(logits_of, label, nobody, settings)
+        null_label = parts.num_classes if parts.null_label is None else parts.null_label
+        predict = with_guidance(logits_of, label, null_label, settings)
         model = Model(predict, grid, critic if parts.critic else None)
-        return decode(model, tokens, hidden, key, settings)
+        return decode(model, tokens, mask, key, settings)
 
     def sample(variables: Variables, wanted: Batch, key: Key, settings: DecodeSettings) -> Array:
-        tokens, hidden = known_tokens(tokenizer, variables, wanted, tokenizer.grids)
-        tokens, _ = fill(variables, wanted, tokens, hidden, key, settings)
-        return completed(tokenizer.decode(variables.frozen["tokenizer"], tokens), wanted)
+        tokens, mask = known_tokens(tokenizer, variables, wanted, tokenizer.grids)
+        tokens, _ = fill(variables, wanted, tokens, mask, key, settings)
+        return paste_known_pixels(tokenizer.decode(variables.frozen["tokenizer"], tokens), wanted)
 
     def check(settings: DecodeSettings) -> None:
         check_decode_settings(
@@ -93,8 +93,8 @@ def parallel_generator(parts: Parts) -> Generator:
             parts.critic is not None,
         )
 
-    def logits(variables: Variables, tokens: Array, hidden: Array, label: Array) -> Array:
-        return parts.logits(variables, tokens, hidden, label, None)
+    def logits(variables: Variables, tokens: Array, mask: Array, label: Array) -> Array:
+        return parts.logits(variables, tokens, mask, label, None)
 
     conditioned = parts.condition_tokenizer is not None
     return Generator(
@@ -104,7 +104,7 @@ def parallel_generator(parts: Parts) -> Generator:
         parts.num_classes,
         None if conditioned else logits,
         needs=("condition",) if conditioned else (),
-        accepts=("image", "hidden"),
+        accepts=("image", "mask"),
         fill=fill,
         null_label=parts.null_label,
     )

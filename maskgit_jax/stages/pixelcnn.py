@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from maskgit_jax.configuration import require
-from maskgit_jax.decoding.autoregressive import OrderSettings
+from maskgit_jax.decoding.autoregressive import AutoregressiveSettings
 from maskgit_jax.priors.pixelcnn import PixelCNN
 from maskgit_jax.stage import Stage
 from maskgit_jax.stages import autoregressive
@@ -14,7 +14,7 @@ from maskgit_jax.stages import autoregressive
 def validate(config: ConfigDict) -> None:
     """Raises `InputError` for a configuration that cannot work."""
     autoregressive.validate(config)
-    for key in ("features", "num_layers", "reach", "head_features"):
+    for key in ("features", "num_layers", "kernel_radius", "head_features"):
         value = config.model[key]
         require(value >= 1, f"config.model.{key} is {value}; it must be at least 1")
     autoregressive.require_no_condition(config)
@@ -34,7 +34,7 @@ def network(config: ConfigDict) -> PixelCNN:
         grid=tuple(model.grid),
         features=model.features,
         num_layers=model.num_layers,
-        reach=model.reach,
+        kernel_radius=model.kernel_radius,
         head_features=model.head_features,
         dropout_rate=model.dropout_rate,
         dtype=config.dtype,
@@ -49,5 +49,5 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
     """
     height, width = config.model.grid
     parts = (autoregressive.Part("prior", network(config), height * width),)
-    settings = OrderSettings(**config.sampling.to_dict())
+    settings = AutoregressiveSettings(**config.sampling.to_dict())
     return autoregressive.build(config, frozen, parts, settings)

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from maskgit_jax.autoencoders.vqvae2 import LEVEL_NAMES
 from maskgit_jax.configuration import require
-from maskgit_jax.decoding.autoregressive import OrderSettings
+from maskgit_jax.decoding.autoregressive import AutoregressiveSettings
 from maskgit_jax.priors.pixelsnail import PixelSNAIL
 from maskgit_jax.stage import Stage
 from maskgit_jax.stages import autoregressive
@@ -21,7 +21,7 @@ def validate(config: ConfigDict) -> None:
     autoregressive.validate(config)
     autoregressive.require_no_condition(config)
     model, grids = config.model, token_grids(config)
-    for key in ("features", "hidden", "num_blocks", "num_layers", "reach"):
+    for key in ("features", "hidden_channels", "num_blocks", "num_layers", "kernel_radius"):
         require(model[key] >= 1, f"config.model.{key} is {model[key]}; it must be at least 1")
     require(
         len(grids) in LEVELS,
@@ -34,8 +34,8 @@ def validate(config: ConfigDict) -> None:
     )
     for heads in model.num_heads:
         require(
-            heads >= 0 and (heads == 0 or model.hidden % heads == 0),
-            f"config.model.hidden {model.hidden} is not a multiple of the {heads} heads in "
+            heads >= 0 and (heads == 0 or model.hidden_channels % heads == 0),
+            f"config.model.hidden_channels {model.hidden_channels} is not a multiple of the {heads} heads in "
             "config.model.num_heads",
         )
     for coarse, fine in zip(grids, grids[1:], strict=False):
@@ -46,8 +46,8 @@ def validate(config: ConfigDict) -> None:
         )
     wanted = set(LEVELS[len(grids)])
     require(
-        set(config.players) == wanted,
-        f"config.players has {', '.join(config.players)}; {len(grids)} maps need "
+        set(config.optimizers) == wanted,
+        f"config.optimizers has {', '.join(config.optimizers)}; {len(grids)} maps need "
         f"{', '.join(LEVELS[len(grids)])}",
     )
 
@@ -66,10 +66,10 @@ def network(config: ConfigDict, level: int) -> PixelSNAIL:
         grid=grids[level],
         coarser_grids=grids[:level],
         features=model.features,
-        hidden=model.hidden,
+        hidden_channels=model.hidden_channels,
         num_blocks=model.num_blocks,
         num_layers=model.num_layers,
-        reach=model.reach,
+        kernel_radius=model.kernel_radius,
         num_heads=model.num_heads[level],
         num_output_layers=model.num_output_layers,
         num_condition_layers=model.num_condition_layers,
@@ -92,5 +92,5 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         autoregressive.Part(name, network(config, level), sizes[level], sum(sizes[:level]))
         for level, name in enumerate(LEVELS[len(sizes)])
     )
-    settings = OrderSettings(**config.sampling.to_dict())
+    settings = AutoregressiveSettings(**config.sampling.to_dict())
     return autoregressive.build(config, frozen, parts, settings)

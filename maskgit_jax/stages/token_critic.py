@@ -10,20 +10,20 @@ from ml_collections import ConfigDict
 from maskgit_jax.arrays import Array, Batch, Key, PyTree
 from maskgit_jax.configuration import InputError, require, require_one_of
 from maskgit_jax.decoding.parallel import check_decode_settings
-from maskgit_jax.decoding.sampling import draw_tokens
-from maskgit_jax.decoding.schedules import check_schedule, scheduled_mask
+from maskgit_jax.decoding.sampling import sample_categorical
+from maskgit_jax.decoding.schedules import check_schedule, sample_mask
 from maskgit_jax.priors.token_critic import TokenCritic
 from maskgit_jax.stage import Generator, Stage, Variables
 from maskgit_jax.stages.maskgit import layers_of
 from maskgit_jax.stages.parallel_decoding import Parts, parallel_generator, sampling_settings
-from maskgit_jax.stages.token_priors import check_attention, check_tokenizer, tokens_of
+from maskgit_jax.stages.token_priors import check_attention, check_tokenizer, encode_tokens
 
 
 def validate(config: ConfigDict) -> None:
     """Raises `InputError` for a configuration that cannot work."""
     model = config.model
     require_one_of(config, "model.norm", ("post", "pre"))
-    require_one_of(config, "model.start", ("generator", "random"))
+    require_one_of(config, "model.init_from", ("generator", "random"))
     check_schedule(config.masking.schedule, "config.masking.schedule")
     check_attention(config)
     rate = config.losses.label_dropout_rate
@@ -69,7 +69,7 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
     def init(key: Key, batch: Batch, frozen: Mapping[str, Variables]) -> Variables:
         tokens = jnp.zeros((len(batch["label"]), num_tokens), jnp.int32)
         params = network.init(key, tokens, batch["label"], train=False)["params"]
-        if config.model.start == "generator" and frozen:
+        if config.model.init_from == "generator" and frozen:
             params = begun(params, frozen["generator"].params["prior"])
         return Variables({"critic": params}, {}, frozen)
 
@@ -83,18 +83,18 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         )
 
     def logits_of(
-        variables: Variables, tokens: Array, hidden: Array, label: Array, condition: Array | None
+        variables: Variables, tokens: Array, mask: Array, label: Array, condition: Array | None
     ) -> Array:
         del condition
-        return generator.logits(variables.frozen["generator"], tokens, hidden, label)
+        return generator.logits(variables.frozen["generator"], tokens, mask, label)
 
     def forged(variables: Variables, batch: Batch, key: Key) -> tuple[Array, Array]:
         """Returns tokens, a part of which the generator made, and which part, [B, L] both."""
         mask_key, token_key = jax.random.split(key)
-        tokens = tokens_of(tokenizer, variables, batch)
-        hidden = scheduled_mask(mask_key, tokens.shape, config.masking.schedule)
-        logits = logits_of(variables, tokens, hidden, batch["label"], None)
-        return jnp.where(hidden, draw_tokens(token_key, logits), tokens), hidden
+        tokens = encode_tokens(tokenizer, variables, batch)
+        mask = sample_mask(mask_key, tokens.shape, config.masking.schedule)
+        logits = logits_of(variables, tokens, mask, batch["label"], None)
+        return jnp.where(mask, sample_categorical(token_key, logits), tokens), mask
 
     def losses(variables: Variables, batch: Batch, key: Key, step: Array):
         del step
@@ -138,7 +138,7 @@ def begun(params: PyTree, generator: PyTree) -> PyTree:
     require(
         jax.tree.structure(own) == jax.tree.structure(shared) and shapes[0] == shapes[1],
         "config.model describes a critic of another size than its generator; make them equal, or "
-        "begin at random: --config.model.start=random",
+        "begin at random: --config.model.init_from=random",
     )
     return {**params, **shared}
 

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array, Batch, normalize
 from maskgit_jax.configuration import InputError, require, require_one_of
-from maskgit_jax.decoding.regions import hidden_tokens
+from maskgit_jax.decoding.regions import token_mask
 from maskgit_jax.stage import Stage, Tokenizer, Variables
 
 Grids = tuple[tuple[int, int], ...]
@@ -98,7 +98,9 @@ def needed_tokenizers(config: ConfigDict) -> dict[str, str]:
     return runs
 
 
-def condition_of(tokenizer: Tokenizer | None, variables: Variables, batch: Batch) -> Array | None:
+def encode_condition(
+    tokenizer: Tokenizer | None, variables: Variables, batch: Batch
+) -> Array | None:
     """Returns the tokens of the condition images of a batch, int32 [B, Lc]; None without any."""
     if tokenizer is None:
         return None
@@ -114,7 +116,7 @@ def known_tokens(
     Args:
         tokenizer: Of the images.
         variables: Of the prior.
-        wanted: `label`, and perhaps `image` and `hidden`.
+        wanted: `label`, and perhaps `image` and `mask`.
         maps: Rows and columns of the token maps of the images to be made.
     """
     if "image" not in wanted:
@@ -122,18 +124,18 @@ def known_tokens(
         return jnp.zeros(shape, jnp.int32), jnp.ones(shape, bool)
     encode = tokenizer.encode if maps == tokenizer.grids else tokenizer.encode_map
     tokens = encode(variables.frozen["tokenizer"], normalize(wanted["image"]))
-    hidden = hidden_tokens(wanted["hidden"], maps)
-    return tokens.reshape(hidden.shape), hidden
+    mask = token_mask(wanted["mask"], maps)
+    return tokens.reshape(mask.shape), mask
 
 
-def completed(image: Array, wanted: Batch) -> Array:
+def paste_known_pixels(image: Array, wanted: Batch) -> Array:
     """Returns the image [B, H, W, C] with the pixels of a given one that were to be kept."""
     if "image" not in wanted:
         return image
-    return jnp.where(wanted["hidden"][..., None], image, normalize(wanted["image"]))
+    return jnp.where(wanted["mask"][..., None], image, normalize(wanted["image"]))
 
 
-def beside_conditions(batch: Batch, made: Sequence[Array]) -> Array:
+def show_conditions(batch: Batch, made: Sequence[Array]) -> Array:
     """Returns rows of condition, original and samples of it, in [-1, 1], [B, columns, H, W, C]."""
     shown = [normalize(batch["condition"]), normalize(batch["image"]), *made]
     channels = max(image.shape[-1] for image in shown)
@@ -141,7 +143,7 @@ def beside_conditions(batch: Batch, made: Sequence[Array]) -> Array:
     return jnp.stack(shown, axis=1)
 
 
-def tokens_of(tokenizer: Tokenizer, variables: Variables, batch: Batch) -> Array:
+def encode_tokens(tokenizer: Tokenizer, variables: Variables, batch: Batch) -> Array:
     """Returns the tokens of a batch, int32 [B, L], encoded now unless they are there already."""
     if "tokens" in batch:
         return batch["tokens"]

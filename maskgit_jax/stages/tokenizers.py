@@ -8,18 +8,18 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array, Batch, Key, PyTree, normalize
-from maskgit_jax.autoencoders.quantizers import (
-    STARTS,
-    UPDATES,
-    follow,
-    follow_revived,
-    record_use,
-    revive,
-    running_means,
-    unused_codebook,
-)
 from maskgit_jax.configuration import require, require_one_of
 from maskgit_jax.losses.reconstruction import pixel_loss
+from maskgit_jax.quantizers.vector import (
+    INITS,
+    UPDATES,
+    init_ema,
+    init_usage,
+    reset_ema_of_restarted,
+    restart_dead_codes,
+    update_ema,
+    update_usage,
+)
 from maskgit_jax.stage import Metrics, Tokenizer, Variables
 
 HISTOGRAM = "codebook_histogram"
@@ -28,14 +28,16 @@ HISTOGRAM = "codebook_histogram"
 def validate_codebook(config: ConfigDict) -> None:
     """Raises `InputError` for settings of `config.model` that no codebook can be kept by."""
     require_one_of(config, "model.codebook_update", UPDATES)
-    require_one_of(config, "model.codebook_init", STARTS)
-    for key in ("codebook_size", "code_width"):
+    require_one_of(config, "model.codebook_init", INITS)
+    for key in ("codebook_size", "codebook_dim"):
         value = config.model[key]
         require(value >= 1, f"config.model.{key} is {value}; it must be at least 1")
     decay = config.model.codebook_decay
     require(0 <= decay < 1, f"config.model.codebook_decay is {decay}; it must be in [0, 1)")
-    after = config.model.revive_after
-    require(after >= 0, f"config.model.revive_after is {after}; it must not be negative")
+    after = config.model.restart_dead_codes_after
+    require(
+        after >= 0, f"config.model.restart_dead_codes_after is {after}; it must not be negative"
+    )
 
 
 def validate_image_size(config: ConfigDict, factor: int, *keys: str) -> None:
@@ -51,9 +53,9 @@ def validate_image_size(config: ConfigDict, factor: int, *keys: str) -> None:
 
 def new_level(codebook: Array, update: str) -> dict[str, PyTree]:
     """Returns the running statistics of one codebook [K, D] before the first step."""
-    state: dict[str, PyTree] = {"use": unused_codebook(*codebook.shape)}
+    state: dict[str, PyTree] = {"use": init_usage(*codebook.shape)}
     if update == "ema":
-        state["running"] = running_means(codebook)
+        state["running"] = init_ema(codebook)
     return state
 
 
@@ -73,13 +75,13 @@ def observe_level(
         tokens: Their nearest codes, int32 [...].
         key: Chooses what revives idle codes.
         step: The training step [].
-        model: `config.model` with `codebook_decay` and `revive_after`.
+        model: `config.model` with `codebook_decay` and `restart_dead_codes_after`.
     """
-    use = record_use(state["use"], latents, tokens, key, step, model.revive_after)
+    use = update_usage(state["use"], latents, tokens, key, step, model.restart_dead_codes_after)
     if "running" not in state:
         return {"use": use}
-    running = follow(state["running"], latents, tokens, model.codebook_decay)
-    return {"use": use, "running": follow_revived(running, use, step)}
+    running = update_ema(state["running"], latents, tokens, model.codebook_decay)
+    return {"use": use, "running": reset_ema_of_restarted(running, use, step)}
 
 
 def assigned_codebook(codebook: Array, state: Mapping[str, PyTree], step: Array) -> Array:
@@ -89,7 +91,7 @@ def assigned_codebook(codebook: Array, state: Mapping[str, PyTree], step: Array)
     """
     if "running" in state:
         return state["running"]["means"]
-    return revive(codebook, state["use"], step)
+    return restart_dead_codes(codebook, state["use"], step)
 
 
 def assign_quantizer(
@@ -106,9 +108,9 @@ def assign_quantizer(
     return {**params, "autoencoder": {**player, "quantizer": {"codebook": codebook}}}
 
 
-def revived_codes(state: Mapping[str, PyTree], step: Array) -> Array:
+def restarted_codes(state: Mapping[str, PyTree], step: Array) -> Array:
     """Returns how many codes were given up and replaced at this step, float32 []."""
-    return (state["use"]["revived_at"] == step).sum().astype(jnp.float32)
+    return (state["use"]["restarted_at"] == step).sum().astype(jnp.float32)
 
 
 def reconstruction_figures(image: Array, decoded: Array) -> dict[str, Array]:

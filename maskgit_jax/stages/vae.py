@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array, Batch, Key, PyTree, normalize
-from maskgit_jax.autoencoders.latent_paths import interpolated, traversals_around
+from maskgit_jax.autoencoders.latent_paths import interpolate_latents, traverse_latents
 from maskgit_jax.autoencoders.vae import NETWORKS, POSTERIORS, VAE
 from maskgit_jax.configuration import require, require_one_of
 from maskgit_jax.losses.elbo import (
@@ -20,10 +20,10 @@ from maskgit_jax.losses.elbo import (
 )
 from maskgit_jax.losses.likelihoods import bits_per_dimension, optimal_log_sigma
 from maskgit_jax.stage import Generator, LatentModel, Stage, Variables, Variational
-from maskgit_jax.stages.observations import (
+from maskgit_jax.stages.likelihoods import (
     initial_log_sigma,
-    observation,
-    validate_observation,
+    pixel_likelihood,
+    validate_likelihood,
 )
 from maskgit_jax.stages.tokenizers import (
     reconstruction_figures,
@@ -55,7 +55,7 @@ def validate(config: ConfigDict) -> None:
     model, losses = config.model, config.losses
     require_one_of(config, "model.network", NETWORKS)
     require_one_of(config, "model.posterior", POSTERIORS)
-    validate_observation(config)
+    validate_likelihood(config)
     require_one_of(config, "losses.annealing", ANNEALINGS)
     for key in ("beta", "annealing_steps", "free_bits"):
         value = losses[key]
@@ -138,7 +138,7 @@ class _Forward(NamedTuple):
 
 
 class _Noise(NamedTuple):
-    """How the standard deviation of Gaussian pixels comes about, as `config.model.sigma_is` says.
+    """How the standard deviation of Gaussian pixels comes about, as `config.model.sigma_mode` says.
 
     "fixed" keeps it, "learned" descends it, and "optimal" takes the likeliest one of each batch;
     then what is evaluated has the running mean of the variance, which is kept in the state.
@@ -169,14 +169,14 @@ class _Noise(NamedTuple):
 
 
 def _noise(config: ConfigDict) -> _Noise:
-    gaussian, how = config.model.likelihood == "gaussian", config.model.sigma_is
+    gaussian, how = config.model.likelihood == "gaussian", config.model.sigma_mode
     return _Noise(gaussian and how == "optimal", gaussian and how == "learned", config.model.sigma)
 
 
 def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
     """Returns the stage; its only player is "autoencoder"."""
     del frozen
-    pixels, noise = observation(config), _noise(config)
+    pixels, noise = pixel_likelihood(config), _noise(config)
     autoencoder, weights = network(config, pixels.outputs), config.losses
     variational = config.model.posterior == "gaussian"
     shape = (config.data.image_size, config.data.image_size, config.data.channels)
@@ -277,7 +277,7 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
             "interpolations": decode_grid(variables, latent_rows(latents)),
             "traversals": decode_grid(
                 variables,
-                traversals_around(latents, variational, _PREVIEW_ROWS, _PREVIEW_COLUMNS),
+                traverse_latents(latents, variational, _PREVIEW_ROWS, _PREVIEW_COLUMNS),
             ),
         }
         if variational:
@@ -292,7 +292,7 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
 
     def latent_rows(latents: Array) -> Array:
         rows = min(_PREVIEW_ROWS, max(1, len(latents) // 2))
-        return interpolated(latents[:rows], latents[-rows:], _PREVIEW_COLUMNS)
+        return interpolate_latents(latents[:rows], latents[-rows:], _PREVIEW_COLUMNS)
 
     generator = Generator(sample, sampling_settings(config), check_settings, 0)
     bayes = Variational(posterior, log_weights, pixels.density, pixels.law, generator)

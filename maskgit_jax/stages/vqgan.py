@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array, Batch, Key, PyTree, normalize
-from maskgit_jax.autoencoders.quantizers import draw_codes, record_use
-from maskgit_jax.autoencoders.vqgan import LAYOUTS, VQGAN
+from maskgit_jax.autoencoders.vqgan import ARCHITECTURES, VQGAN
 from maskgit_jax.configuration import require, require_one_of
 from maskgit_jax.losses.adversarial import (
     LecamAverages,
@@ -27,13 +26,14 @@ from maskgit_jax.losses.adversarial import (
 )
 from maskgit_jax.losses.reconstruction import pixel_loss
 from maskgit_jax.networks.discriminators import PatchDiscriminator, StyleGANDiscriminator
-from maskgit_jax.networks.judges import JUDGES, judge_distance, smallest_side
+from maskgit_jax.networks.perceptual import PERCEPTUAL_NETWORKS, min_image_size, perceptual_distance
+from maskgit_jax.quantizers.vector import sample_latents, update_usage
 from maskgit_jax.stage import Stage, Variables
 from maskgit_jax.stages.tokenizers import (
     assign_quantizer,
     new_level,
     one_map,
-    revived_codes,
+    restarted_codes,
     summarize,
     validate_image_size,
 )
@@ -41,31 +41,33 @@ from maskgit_jax.stages.tokenizers import (
 
 def validate(config: ConfigDict) -> None:
     """Raises `InputError` for a configuration that cannot work."""
-    require_one_of(config, "model.layout", tuple(LAYOUTS))
-    require_one_of(config, "losses.pixel", ("l1", "l2"))
+    require_one_of(config, "model.architecture", tuple(ARCHITECTURES))
+    require_one_of(config, "losses.reconstruction", ("l1", "l2"))
     require_one_of(config, "losses.adversarial", ("hinge", "non_saturating"))
-    require_one_of(config, "losses.judge", ("", *JUDGES))
+    require_one_of(config, "losses.perceptual", ("", *PERCEPTUAL_NETWORKS))
     require_one_of(config, "discriminator.kind", ("patch", "stylegan"))
     require_one_of(config, "discriminator.norm", ("batch", "group", "none"))
     losses, side = config.losses, config.data.image_size
-    for key in ("pixel_weight", "quantizer_weight", "judge_weight", "adversarial_weight",
+    for key in ("reconstruction_weight", "quantizer_weight", "perceptual_weight", "adversarial_weight",
                 "r1_weight", "lecam_weight"):  # fmt: skip
         require(losses[key] >= 0, f"config.losses.{key} is {losses[key]}; it must not be negative")
     decay = losses.lecam_decay
     require(0 <= decay < 1, f"config.losses.lecam_decay is {decay}; it must be in [0, 1)")
     require(
-        bool(losses.judge) or not losses.judge_file,
-        f"config.losses.judge_file is '{losses.judge_file}', but config.losses.judge is empty; "
+        bool(losses.perceptual) or not losses.perceptual_weights,
+        f"config.losses.perceptual_weights is '{losses.perceptual_weights}', but config.losses.perceptual is empty; "
         "name the network of these weights",
     )
-    if losses.judge:
-        least = smallest_side(losses.judge)
+    if losses.perceptual:
+        least = min_image_size(losses.perceptual)
         require(
             side >= least,
-            f"config.losses.judge {losses.judge} compares images of {least} pixels or more, and "
+            f"config.losses.perceptual {losses.perceptual} compares images of {least} pixels or more, and "
             f"config.data.image_size is {side}",
         )
-    validate_image_size(config, 2 ** (len(config.model.multipliers) - 1), "multipliers")
+    validate_image_size(
+        config, 2 ** (len(config.model.channel_multipliers) - 1), "channel_multipliers"
+    )
     _validate_discriminator(config)
 
 
@@ -118,12 +120,12 @@ def networks(config: ConfigDict) -> Networks:
         image_size=config.data.image_size,
         channels=config.data.channels,
         filters=model.filters,
-        multipliers=tuple(model.multipliers),
+        channel_multipliers=tuple(model.channel_multipliers),
         blocks_per_level=model.blocks_per_level,
         codebook_size=model.codebook_size,
-        code_width=model.code_width,
+        codebook_dim=model.codebook_dim,
         beta=model.beta,
-        layout=LAYOUTS[model.layout],
+        architecture=ARCHITECTURES[model.architecture],
         remat=model.remat,
         dtype=config.dtype,
     )
@@ -141,16 +143,16 @@ def networks(config: ConfigDict) -> Networks:
 def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
     """Returns the stage; players are "autoencoder" and, if it weighs, "discriminator".
 
-    With `config.losses.judge` the losses (and nothing else) need `frozen["judge"]`, whose
-    `params["network"]` is what `interop.judges.load_judge` gives.
+    With `config.losses.perceptual` the losses (and nothing else) need `frozen["judge"]`, whose
+    `params["network"]` is what `interop.judges.load_perceptual_network` gives.
     """
     del frozen
     autoencoder, discriminator = networks(config)
     weights, model = config.losses, config.model
     adversarial = weights.adversarial_weight > 0
-    perceptual = judge_distance(weights.judge) if weights.judge else None
-    start_step = config.players.discriminator.start_step
-    side = config.data.image_size // 2 ** (len(model.multipliers) - 1)
+    perceptual = perceptual_distance(weights.perceptual) if weights.perceptual else None
+    start_step = config.optimizers.discriminator.start_step
+    side = config.data.image_size // 2 ** (len(model.channel_multipliers) - 1)
 
     def apply(variables: Variables, method: str, *arguments: Array) -> Array:
         return autoencoder.apply(
@@ -162,7 +164,7 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         image = normalize(batch["image"])
         params = autoencoder.init(autoencoder_key, image)["params"]
         latents = autoencoder.apply({"params": params}, image, method="latents")
-        codebook = draw_codes(latents, model.codebook_size, codes_key)
+        codebook = sample_latents(latents, model.codebook_size, codes_key)
         params = {"autoencoder": {**params, "quantizer": {"codebook": codebook}}}
         state = new_level(codebook, "gradient")
         if adversarial:
@@ -175,12 +177,12 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
 
     def faithfulness(variables: Variables, image: Array, decoded: Array) -> dict[str, Array]:
         """Returns the terms, weighted, that ask for the original, [] each."""
-        pixels = pixel_loss(image, decoded, weights.pixel).mean()
-        terms = {"pixel_loss": weights.pixel_weight * pixels}
+        pixels = pixel_loss(image, decoded, weights.reconstruction).mean()
+        terms = {"pixel_loss": weights.reconstruction_weight * pixels}
         if perceptual is not None:
             network = variables.frozen["judge"].params["network"]
             distance = perceptual(network, image, decoded).mean()
-            terms["perceptual_loss"] = weights.judge_weight * distance
+            terms["perceptual_loss"] = weights.perceptual_weight * distance
         return terms
 
     def judge(variables: Variables, statistics: PyTree, image: Array) -> tuple[Array, PyTree]:
@@ -197,7 +199,7 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
     ) -> Array:
         """Returns what the generator's loss is multiplied by, 0 before the discriminator starts."""
         weight = jnp.float32(weights.adversarial_weight)
-        if weights.adaptive:
+        if weights.adaptive_weight:
             last = variables.params["autoencoder"]["conv_out"]
             constant = jax.lax.stop_gradient(features)
             weight *= adaptive_weight(
@@ -246,13 +248,18 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         decoded = apply(variables, "to_image", features)
         terms = faithfulness(variables, image, decoded)
         total = sum(terms.values(), weights.quantizer_weight * quantized.loss)
-        use = record_use(
-            variables.state["use"], latents, quantized.tokens, key, step, model.revive_after
+        use = update_usage(
+            variables.state["use"],
+            latents,
+            quantized.tokens,
+            key,
+            step,
+            model.restart_dead_codes_after,
         )
         metrics = {
             **terms,
             "quantizer_loss": quantized.loss,
-            "revived_codes": revived_codes({"use": use}, step),
+            "restarted_codes": restarted_codes({"use": use}, step),
         }
         if not adversarial:
             return {"autoencoder": total}, ({"use": use}, metrics)

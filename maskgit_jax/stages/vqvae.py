@@ -6,17 +6,17 @@ import jax
 from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array, Batch, Key, normalize
-from maskgit_jax.autoencoders.quantizers import initial_codebook
 from maskgit_jax.autoencoders.vqvae import VQVAE
 from maskgit_jax.configuration import require, require_one_of
 from maskgit_jax.losses.reconstruction import pixel_loss
+from maskgit_jax.quantizers.vector import initial_codebook
 from maskgit_jax.stage import Stage, Variables
 from maskgit_jax.stages.tokenizers import (
     assign_quantizer,
     new_level,
     observe_level,
     one_map,
-    revived_codes,
+    restarted_codes,
     summarize,
     validate_codebook,
     validate_image_size,
@@ -25,7 +25,7 @@ from maskgit_jax.stages.tokenizers import (
 
 def validate(config: ConfigDict) -> None:
     """Raises `InputError` for a configuration that cannot work."""
-    require_one_of(config, "losses.pixel", ("l1", "l2"))
+    require_one_of(config, "losses.reconstruction", ("l1", "l2"))
     validate_codebook(config)
     halvings = config.model.num_downsamplings
     require(halvings >= 1, f"config.model.num_downsamplings is {halvings}; it must be at least 1")
@@ -48,7 +48,7 @@ def network(config: ConfigDict) -> VQVAE:
         num_residual_blocks=model.num_residual_blocks,
         num_downsamplings=model.num_downsamplings,
         codebook_size=model.codebook_size,
-        code_width=model.code_width,
+        codebook_dim=model.codebook_dim,
         beta=model.beta,
         codebook_update=model.codebook_update,
         remat=model.remat,
@@ -83,12 +83,12 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         latents = apply(variables, "latents", image)
         quantized = apply(variables, "quantize", latents)
         decoded = apply(variables, "to_image", quantized.codes)
-        faithful = pixel_loss(image, decoded, weights.pixel).mean()
+        faithful = pixel_loss(image, decoded, weights.reconstruction).mean()
         state = observe_level(variables.state, latents, quantized.tokens, key, step, model)
         metrics = {
             "pixel_loss": faithful,
             "quantizer_loss": quantized.loss,
-            "revived_codes": revived_codes(state, step),
+            "restarted_codes": restarted_codes(state, step),
         }
         total = faithful + weights.quantizer_weight * quantized.loss
         return {"autoencoder": total}, (state, metrics)

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array, Batch, Key, PyTree, normalize
-from maskgit_jax.autoencoders.quantizers import initial_codebook
 from maskgit_jax.autoencoders.vqvae2 import LEVEL_NAMES, VQVAE2
 from maskgit_jax.configuration import require, require_one_of
 from maskgit_jax.losses.reconstruction import pixel_loss
+from maskgit_jax.quantizers.vector import initial_codebook
 from maskgit_jax.stage import Stage, Tokenizer, Variables, join_levels, split_levels
 from maskgit_jax.stages.tokenizers import (
     assigned_codebook,
@@ -19,7 +19,7 @@ from maskgit_jax.stages.tokenizers import (
     new_level,
     observe_level,
     reconstruction_figures,
-    revived_codes,
+    restarted_codes,
     side_by_side,
     summarize,
     validate_codebook,
@@ -29,7 +29,7 @@ from maskgit_jax.stages.tokenizers import (
 
 def validate(config: ConfigDict) -> None:
     """Raises `InputError` for a configuration that cannot work."""
-    require_one_of(config, "losses.pixel", ("l1", "l2"))
+    require_one_of(config, "losses.reconstruction", ("l1", "l2"))
     validate_codebook(config)
     rate = config.losses.level_dropout_rate
     require(0 <= rate < 1, f"config.losses.level_dropout_rate is {rate}; it must be in [0, 1)")
@@ -62,7 +62,7 @@ def network(config: ConfigDict) -> VQVAE2:
         num_levels=model.num_levels,
         bottom_downsamplings=model.bottom_downsamplings,
         codebook_size=model.codebook_size,
-        code_width=model.code_width,
+        codebook_dim=model.codebook_dim,
         beta=model.beta,
         codebook_update=model.codebook_update,
         remat=model.remat,
@@ -137,7 +137,7 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         codes = tuple(level.quantized.codes for level in levels)
         codes = drop_levels(codes, drop_key, weights.level_dropout_rate)
         decoded = apply(variables, "to_image", codes)
-        faithful = pixel_loss(image, decoded, weights.pixel).mean()
+        faithful = pixel_loss(image, decoded, weights.reconstruction).mean()
         distance = sum((level.quantized.loss for level in levels), jnp.float32(0.0))
         state, metrics = {}, {"pixel_loss": faithful, "quantizer_loss": distance}
         for name, level, revive_key in zip(names, levels, revive_keys, strict=True):
@@ -149,7 +149,7 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
                 step,
                 model,
             )
-            metrics[f"revived_codes_{name}"] = revived_codes(state[name], step)
+            metrics[f"revived_codes_{name}"] = restarted_codes(state[name], step)
         return {"autoencoder": faithful + weights.quantizer_weight * distance}, (state, metrics)
 
     def assign(params: Mapping[str, PyTree], state: PyTree, step: Array):

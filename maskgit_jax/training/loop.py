@@ -208,7 +208,7 @@ class Trainer:
         host = jax.device_get(window)
         means = {name: float(np.mean([row[name] for row in host])) for name in host[0]}
         for name in self.state.params:
-            player = self.config.players[name]
+            player = self.config.optimizers[name]
             updates = self.config.training.num_steps - player.start_step
             count = max(0, step - player.start_step)
             means[f"{name}/learning_rate"] = float(learning_rate(player, updates)(count))
@@ -222,7 +222,7 @@ class Trainer:
                 raise NotFinite(
                     f"the loss or gradient of player '{name}' was not finite at step {step}; "
                     f"the last good checkpoint is step {saved} in {self.workdir}; lower "
-                    f"config.players.{name}.learning_rate or set its clip_norm, and start again"
+                    f"config.optimizers.{name}.learning_rate or set its clip_norm, and start again"
                 )
 
     def variables(self) -> Variables:

@@ -63,7 +63,7 @@ PARAMETER_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"attention\w*/(q|k|v|proj_out)/kernel", (None, "filters")),
     (r"attention\w*/(q|k|v|proj_out)/bias", (None,)),
     (r"quantizer(_\w+)?/codebook", (None, None)),
-    (r"use/(idle|revived_at)", (None,)),
+    (r"use/(idle|restarted_at)", (None,)),
     (r"use/replacement", (None, None)),
     (r"running/counts", (None,)),
     (r"running/means", (None, None)),
@@ -150,7 +150,7 @@ def num_shards(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def filled_up(count: int, mesh: Mesh) -> int:
+def round_up_to_shards(count: int, mesh: Mesh) -> int:
     """Returns the smallest batch size from `count` on that the devices can share evenly."""
     return -(-count // num_shards(mesh)) * num_shards(mesh)
 
@@ -168,7 +168,7 @@ def check_training_batch(training: ConfigDict, mesh: Mesh) -> None:
     check_batch_size(part, mesh, "config.training.batch_size / config.training.accumulate_steps")
 
 
-def own_rows(batch_size: int) -> slice:
+def process_rows(batch_size: int) -> slice:
     """Returns which rows of a global batch this process puts on its devices."""
     share = batch_size // jax.process_count()
     return slice(jax.process_index() * share, (jax.process_index() + 1) * share)

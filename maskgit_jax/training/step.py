@@ -18,7 +18,7 @@ TrainStep = Callable[
 ]
 
 
-def player_gradients(
+def network_gradients(
     stage: Stage, variables: Variables, batch: Batch, key: Key, step: Array
 ) -> tuple[dict[str, PyTree], dict[str, Array], PyTree, Metrics]:
     """Returns gradients, losses, new running statistics and metrics.
@@ -43,16 +43,16 @@ def player_gradients(
     return gradients, losses, state, metrics
 
 
-def accumulated_gradients(
+def accumulate_gradients(
     stage: Stage, variables: Variables, batch: Batch, key: Key, step: Array, parts: int
 ) -> tuple[dict[str, PyTree], dict[str, Array], PyTree, Metrics]:
-    """Returns the same as `player_gradients`, averaged over `parts` parts of the batch.
+    """Returns the same as `network_gradients`, averaged over `parts` parts of the batch.
 
     The parts follow each other, so that only one is in memory; each takes rows from every
     device. Running statistics pass from part to part.
     """
     if parts == 1:
-        return player_gradients(stage, variables, batch, key, step)
+        return network_gradients(stage, variables, batch, key, step)
 
     def split(array: Array) -> Array:
         return array.reshape(-1, parts, *array.shape[1:]).swapaxes(0, 1)
@@ -60,7 +60,7 @@ def accumulated_gradients(
     def one_part(carry: tuple, part: tuple):
         state, total = carry
         batch, number = part
-        gradients, losses, state, metrics = player_gradients(
+        gradients, losses, state, metrics = network_gradients(
             stage, variables._replace(state=state), batch, jax.random.fold_in(key, number), step
         )
         total = jax.tree.map(lambda t, x: t + x / parts, total, (gradients, losses, metrics))
@@ -68,7 +68,7 @@ def accumulated_gradients(
 
     pieces = (jax.tree.map(split, dict(batch)), jnp.arange(parts))
     first = jax.tree.map(lambda x: x[0], pieces[0])
-    shapes = jax.eval_shape(lambda *a: player_gradients(stage, *a), variables, first, key, step)
+    shapes = jax.eval_shape(lambda *a: network_gradients(stage, *a), variables, first, key, step)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0], shapes[1], shapes[3]))
     (state, (gradients, losses, metrics)), _ = jax.lax.scan(
         one_part, (variables.state, zeros), pieces
@@ -76,11 +76,11 @@ def accumulated_gradients(
     return gradients, losses, state, metrics
 
 
-def player_optimizers(config: ConfigDict) -> dict[str, optax.GradientTransformation]:
+def make_optimizers(config: ConfigDict) -> dict[str, optax.GradientTransformation]:
     """Returns player -> optimiser."""
     return {
         name: make_optimizer(settings, config.training.num_steps)
-        for name, settings in config.players.items()
+        for name, settings in config.optimizers.items()
     }
 
 
@@ -88,8 +88,8 @@ def make_create_state(
     stage: Stage, config: ConfigDict
 ) -> Callable[[Key, Batch, Mapping[str, Variables]], TrainState]:
     """Returns (key, batch, frozen) -> the state before the first step, see `create_state`."""
-    optimizers = player_optimizers(config)
-    averaged = {name: player.ema_rate for name, player in config.players.items()}
+    optimizers = make_optimizers(config)
+    averaged = {name: player.ema_rate for name, player in config.optimizers.items()}
 
     def create(key: Key, batch: Batch, frozen: Mapping[str, Variables]) -> TrainState:
         return create_state(stage, optimizers, averaged, key, batch, frozen)
@@ -106,20 +106,20 @@ def make_train_step(stage: Stage, config: ConfigDict) -> TrainStep:
 
     Metrics are float32 scalars: `<player>/loss`, `<player>/gradient_norm`, and the stage's.
     """
-    optimizers = player_optimizers(config)
+    optimizers = make_optimizers(config)
     parts = config.training.accumulate_steps
 
-    def updated_player(name: str, state: TrainState, gradient: PyTree) -> tuple[PyTree, PyTree]:
+    def update_network(name: str, state: TrainState, gradient: PyTree) -> tuple[PyTree, PyTree]:
         old = (state.params[name], state.optimizers[name])
         changes, optimizer = optimizers[name].update(gradient, old[1], old[0])
         new = (optax.apply_updates(old[0], changes), optimizer)
-        start_step = config.players[name].start_step
+        start_step = config.optimizers[name].start_step
         return new if start_step == 0 else _where(state.step >= start_step, new, old)
 
     def train_step(state: TrainState, frozen: Mapping[str, Variables], batch: Batch, root: Key):
         key = jax.random.fold_in(root, state.step)
         variables = Variables(state.params, state.state, frozen)
-        gradients, losses, running, metrics = accumulated_gradients(
+        gradients, losses, running, metrics = accumulate_gradients(
             stage, variables, batch, key, state.step, parts
         )
         norms = {name: optax.tree.norm(tree) for name, tree in gradients.items()}
@@ -131,10 +131,10 @@ def make_train_step(stage: Stage, config: ConfigDict) -> TrainStep:
             )
             for name in losses
         }
-        players = {name: updated_player(name, state, gradients[name]) for name in losses}
-        params = {name: player[0] for name, player in players.items()}
+        updated = {name: update_network(name, state, gradients[name]) for name in losses}
+        params = {name: new[0] for name, new in updated.items()}
         averages = {
-            name: update_average(tree, params[name], config.players[name].ema_rate, state.step)
+            name: update_average(tree, params[name], config.optimizers[name].ema_rate, state.step)
             for name, tree in state.averages.items()
         }
         new = TrainState(
@@ -142,7 +142,7 @@ def make_train_step(stage: Stage, config: ConfigDict) -> TrainStep:
             params=dict(stage.assign(params, running, state.step)),
             state=running,
             averages=dict(stage.assign(averages, running, state.step)),
-            optimizers={name: player[1] for name, player in players.items()},
+            optimizers={name: new[1] for name, new in updated.items()},
             failed_at=failed_at,
         )
         healthy = jnp.stack([step < 0 for step in failed_at.values()]).all()

@@ -6,57 +6,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-
-def image_grid(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
-    """Returns one picture uint8 [H', W', C] of images uint8 [N, H, W, C], row by row."""
-    count, height, width, channels = images.shape
-    rows = -(-count // columns)
-    shape = (rows * (height + gap) + gap, columns * (width + gap) + gap, channels)
-    grid = np.full(shape, 255, np.uint8)
-    for index, image in enumerate(images):
-        top = (index // columns) * (height + gap) + gap
-        left = (index % columns) * (width + gap) + gap
-        grid[top : top + height, left : left + width] = image
-    return grid
-
-
-def write_png(path: Path, images: np.ndarray, columns: int) -> None:
-    """Writes images uint8 [N, H, W, C] as one PNG; small images are enlarged by a whole factor."""
-    scale = max(1, round(64 / images.shape[1]))
-    images = images.repeat(scale, axis=1).repeat(scale, axis=2)
-    grid = image_grid(images, columns, gap=2)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid).save(path)
-
-
-def write_pictures(path: Path, images: np.ndarray) -> None:
-    """Writes images uint8 [N, H, W, C] as an even grid, [rows, columns, H, W, C] as they say."""
-    if images.ndim == 5:
-        write_png(path, images.reshape(-1, *images.shape[2:]), images.shape[1])
-        return
-    columns = 2 * max(1, round((len(images) / 2) ** 0.5))
-    write_png(path, images, min(columns, len(images)))
-
-
-def write_animation(path: Path, frames: np.ndarray, milliseconds: int = 250) -> None:
-    """Writes frames uint8 [T, N, H, W, C] as a GIF that repeats; the last one stays longer.
-
-    Args:
-        path: Ends in .gif.
-        frames: N images beside each other in each frame; small ones are enlarged.
-        milliseconds: A frame's time.
-    """
-    scale = max(1, round(64 / frames.shape[2]))
-    frames = frames.repeat(scale, axis=2).repeat(scale, axis=3)
-    pictures = [image_grid(images, len(images), gap=2) for images in frames]
-    pictures = [Image.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid) for grid in pictures]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    times = [milliseconds] * (len(pictures) - 1) + [8 * milliseconds]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=times, loop=0)
+from maskgit_jax.images import write_image_grid
 
 
 class Writers:
@@ -120,7 +73,7 @@ class Writers:
         """Writes `previews/<title>-<step>.png`, see `Stage.preview`."""
         for title, images in pictures.items():
             path = self._workdir / "previews" / f"{title}-{step:07d}.png"
-            write_pictures(path, images)
+            write_image_grid(path, images)
 
     def restart_clock(self) -> None:
         """Leaves what was done since the last `progress` out of the next speed."""

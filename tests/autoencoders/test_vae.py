@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskgit_jax.autoencoders.latent_paths import interpolated, traversals, traversals_around
+from maskgit_jax.autoencoders.latent_paths import interpolate_latents, traversals, traverse_latents
 from maskgit_jax.autoencoders.vae import VAE
 from maskgit_jax.autoencoders.vqvae import VQVAE
 
@@ -51,7 +51,7 @@ def test_the_linear_network_is_linear_and_its_variance_the_same_for_all(key):
 def test_interpolations_by_hand():
     start, end = jnp.asarray([[0.0, 2.0]]), jnp.asarray([[4.0, 0.0]])
     expected = [[[0.0, 2.0], [2.0, 1.0], [4.0, 0.0]]]
-    np.testing.assert_allclose(interpolated(start, end, 3), expected)
+    np.testing.assert_allclose(interpolate_latents(start, end, 3), expected)
 
 
 def test_traversals_by_hand():
@@ -63,7 +63,7 @@ def test_traversals_by_hand():
 def test_traversals_begin_with_the_unit_that_varies_most(prior):
     rng = np.random.default_rng(0)
     latents = jnp.asarray(rng.normal([0, 5, 0], [0.1, 2.0, 1.0], (500, 3)), jnp.float32)
-    rows = np.asarray(traversals_around(latents, prior, 2, 3))
+    rows = np.asarray(traverse_latents(latents, prior, 2, 3))
     assert rows.shape == (2, 3, 3)
     middle, deviation = latents.mean(axis=0), latents.std(axis=0)
     for row, unit in zip(rows, (1, 2), strict=True):
@@ -72,4 +72,4 @@ def test_traversals_begin_with_the_unit_that_varies_most(prior):
         others = [place for place in range(3) if place != unit]
         for value in row:
             np.testing.assert_allclose(value[others], latents[0, np.asarray(others)])
-    assert len(traversals_around(latents, prior, 9, 3)) == 3, "not more rows than units"
+    assert len(traverse_latents(latents, prior, 9, 3)) == 3, "not more rows than units"

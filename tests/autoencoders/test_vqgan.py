@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskgit_jax.autoencoders.vqgan import LAYOUTS, TAMING, VQGAN
+from maskgit_jax.autoencoders.vqgan import ARCHITECTURES, TAMING, VQGAN
 
 
 def num_params(tree) -> int:
@@ -16,8 +16,10 @@ def shapes_of(module: VQGAN, size: int):
 
 
 def small(**changes) -> VQGAN:
-    options = dict(image_size=16, channels=1, filters=8, multipliers=(1, 2), blocks_per_level=1)
-    return VQGAN(**{**options, "codebook_size": 8, "code_width": 4, **changes})
+    options = dict(
+        image_size=16, channels=1, filters=8, channel_multipliers=(1, 2), blocks_per_level=1
+    )
+    return VQGAN(**{**options, "codebook_size": 8, "codebook_dim": 4, **changes})
 
 
 def test_the_official_maskgit_tokenizer_has_54515587_parameters():
@@ -28,7 +30,7 @@ def test_the_official_maskgit_tokenizer_has_54515587_parameters():
 
 
 def test_the_taming_tokenizer_has_its_published_size():
-    params = shapes_of(VQGAN(image_size=256, layout=TAMING), 256)
+    params = shapes_of(VQGAN(image_size=256, architecture=TAMING), 256)
     # 72,141,699 with the 1x1 projections: they belong to encoder and decoder here.
     assert num_params(params) == 72_141_699
     assert num_params(params["encoder"]) == 29_298_176 + 256 * 256 + 256
@@ -36,17 +38,21 @@ def test_the_taming_tokenizer_has_its_published_size():
 
 def test_the_shortcut_shape_tells_official_from_repaired():
     official, repaired = (
-        shapes_of(small(layout=LAYOUTS[name]), 16)["encoder"]["level1_0"]["shortcut"]["kernel"]
+        shapes_of(small(architecture=ARCHITECTURES[name]), 16)["encoder"]["level1_0"]["shortcut"][
+            "kernel"
+        ]
         for name in ("maskgit", "maskgit_fixed")
     )
     assert official.shape == (1, 1, 16, 16)
     assert repaired.shape == (1, 1, 8, 16)
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("size", [16, 32])
 def test_encode_and_decode_agree_on_shapes_at_any_size(key, name, size):
-    module = small(layout=LAYOUTS[name]._replace(latent_width=4 if name == "taming" else 0))
+    module = small(
+        architecture=ARCHITECTURES[name]._replace(latent_width=4 if name == "taming" else 0)
+    )
     image = jax.random.uniform(key, (2, size, size, 1))
     params = module.init(key, image)
     tokens = module.apply(params, image, method="encode")

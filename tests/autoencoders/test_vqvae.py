@@ -7,7 +7,7 @@ from maskgit_jax.autoencoders.vqvae import VQVAE
 
 
 def small(**changes) -> VQVAE:
-    options = dict(channels=1, filters=8, residual_filters=4, codebook_size=8, code_width=4)
+    options = dict(channels=1, filters=8, residual_filters=4, codebook_size=8, codebook_dim=4)
     return VQVAE(**{**options, **changes})
 
 

@@ -7,7 +7,7 @@ from maskgit_jax.autoencoders.vqvae2 import VQVAE2
 
 
 def small(**changes) -> VQVAE2:
-    options = dict(channels=1, filters=8, residual_filters=4, codebook_size=32, code_width=4)
+    options = dict(channels=1, filters=8, residual_filters=4, codebook_size=32, codebook_dim=4)
     return VQVAE2(**{**options, "bottom_downsamplings": 1, **changes})
 
 

@@ -3,7 +3,7 @@ import pytest
 
 from maskgit_jax.configuration import InputError, condition_channels, validate
 from maskgit_jax.data.conditions import cut_record, derived, finished, viewed
-from maskgit_jax.data.image_sets import Squares
+from maskgit_jax.data.image_sets import CenterCropped
 from maskgit_jax.data.sources import ArraySource, open_sources
 from maskgit_jax.data.transforms import middle_square
 from tests.example import preset
@@ -145,7 +145,7 @@ def test_labels_of_a_condition_are_not_blended():
 def test_judging_sees_the_view():
     images = np.random.default_rng(0).integers(0, 256, (2, 12, 10, 1), np.uint8)
     source = ArraySource(images, np.arange(2))
-    plain, seen = Squares(source, 8, 1)[1], Squares(source, 8, 1, "grey_levels")[1]
+    plain, seen = CenterCropped(source, 8, 1)[1], CenterCropped(source, 8, 1, "grey_levels")[1]
     np.testing.assert_array_equal(seen["image"], derived(plain["image"], "grey_levels"))
     assert seen["label"] == plain["label"] == 1
 
@@ -170,7 +170,7 @@ def test_channels_of_conditions_follow_from_their_kind(changes, channels):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(view="edge"), "config.data.view is 'edge'; allowed: image, edges"),
+        (dict(view="edge"), "config.data.input is 'edge'; allowed: image, edges"),
         (dict(condition="image"), "config.data.condition is 'image'; allowed: edges"),
         (dict(condition="paired"), "which digits lacks; set config.data.source=pairs:DIR"),
         (dict(view="paired", source="folder:d"), "folder:d lacks; set config.data.source=pairs"),

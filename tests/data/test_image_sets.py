@@ -6,8 +6,8 @@ from maskgit_jax.configuration import InputError
 from maskgit_jax.data.image_sets import (
     fingerprint,
     open_images,
+    random_subset,
     read_statistics,
-    shuffled,
 )
 from maskgit_jax.data.reading import read_batches
 from maskgit_jax.data.sample_store import SampleStore
@@ -115,8 +115,8 @@ def test_fingerprints_tell_sets_apart(tmp_path, images):
     np.savez(tmp_path / "a.npz", images=images)
     whole = open_images(tmp_path / "a.npz")
     assert fingerprint(whole) == fingerprint(whole)
-    assert fingerprint(shuffled(whole)) != fingerprint(whole)
-    assert fingerprint(shuffled(whole, 6)) != fingerprint(shuffled(whole))
+    assert fingerprint(random_subset(whole)) != fingerprint(whole)
+    assert fingerprint(random_subset(whole, 6)) != fingerprint(random_subset(whole))
 
 
 def test_a_store_takes_no_files_of_another_batch_size(tmp_path):
@@ -132,5 +132,5 @@ def test_a_store_takes_no_files_of_another_batch_size(tmp_path):
 
 def test_a_choice_of_labelled_images_keeps_its_labels(tmp_path, images):
     np.savez(tmp_path / "a.npz", images=images, labels=np.arange(7))
-    chosen = shuffled(open_images(tmp_path / "a.npz"), 4)
+    chosen = random_subset(open_images(tmp_path / "a.npz"), 4)
     assert chosen.labels.tolist() == [chosen[place]["label"] for place in range(4)]

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from maskgit_jax.configuration import InputError
-from maskgit_jax.data.image_sets import Squares
+from maskgit_jax.data.image_sets import CenterCropped
 from maskgit_jax.data.loader import eval_batches, train_batches
 from maskgit_jax.data.sources import open_sources
 from tests.example import preset
@@ -123,7 +123,7 @@ def test_a_view_shows_the_conditions_instead(tmp_path):
     source = open_sources(config).evaluation
     assert set(next(train_batches(source, config, 1, seed=0))) == {"image", "label"}
     (batch,) = eval_batches(source, config, len(source))
-    judged = Squares(source, 16, 1, "paired")
+    judged = CenterCropped(source, 16, 1, "paired")
     for index, image in enumerate(batch["image"]):
         np.testing.assert_array_equal(image, source[index]["condition"])
         np.testing.assert_array_equal(image, judged[index]["image"])

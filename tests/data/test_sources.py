@@ -187,7 +187,7 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
             yield i, {{"image": buffer, "label": i % 2}}
 
 Tiny(data_dir={str(tmp_path)!r}, file_format="array_record").download_and_prepare()
-from maskgit_jax.data.prepared import open_splits
+from maskgit_jax.data.tfds import open_splits
 train, held_out, names = open_splits({str(tmp_path / "tiny" / "1.0.0")!r}, 0.1, 3)
 assert (len(train), len(held_out), names) == (10, 4, ("a", "b")), names
 assert train[0]["image"].shape == (9, 12, 3)

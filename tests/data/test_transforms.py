@@ -7,16 +7,16 @@ from PIL import Image
 from maskgit_jax.configuration import InputError
 from maskgit_jax.data.conditions import cut_record
 from maskgit_jax.data.folder import FolderSource, LabelledPath
-from maskgit_jax.data.prepared import PreparedSource
+from maskgit_jax.data.tfds import PreparedSource
 from maskgit_jax.data.transforms import (
     CHANCES,
     Square,
-    as_array,
     choose_square,
     cut_array,
     cut_square,
     middle_square,
 )
+from maskgit_jax.images import as_array
 
 
 def choose(width, height, crop="resized", flip=True):

@@ -7,16 +7,16 @@ import pytest
 
 from maskgit_jax.configuration import InputError
 from maskgit_jax.decoding.autoregressive import (
-    OrderSettings,
-    WindowSettings,
-    check_order_settings,
-    decode_by_passes,
-    decode_in_window,
-    decode_with_memory,
+    AutoregressiveSettings,
+    SlidingWindowSettings,
+    check_autoregressive_settings,
+    decode_sliding_window,
+    decode_with_cache,
+    decode_without_cache,
     window_start,
 )
 
-ORDER, WINDOW = OrderSettings(), WindowSettings()
+ORDER, WINDOW = AutoregressiveSettings(), SlidingWindowSettings()
 BATCH, LENGTH, CODES = 3, 12, 5
 TABLE = 2 * np.random.default_rng(0).normal(size=(LENGTH, CODES, CODES)).astype(np.float32)
 """Logits of a place, by the sum of all tokens before it."""
@@ -35,32 +35,34 @@ def predict(tokens, index):
     return jnp.asarray(TABLE)[index, total % CODES]
 
 
-def with_memory(tokens, hidden, key, settings=ORDER):
+def with_memory(tokens, mask, key, settings=ORDER):
     memory = jnp.zeros(len(tokens), jnp.int32)
-    return decode_with_memory(step, memory, tokens, hidden, key, settings)
+    return decode_with_cache(step, memory, tokens, mask, key, settings)
 
 
-def by_passes(tokens, hidden, key, settings=ORDER):
-    return decode_by_passes(predict, tokens, hidden, key, settings)
+def by_passes(tokens, mask, key, settings=ORDER):
+    return decode_without_cache(predict, tokens, mask, key, settings)
 
 
 DECODERS = {"memory": with_memory, "passes": by_passes}
 JITTED = {name: jax.jit(decoder, static_argnums=3) for name, decoder in DECODERS.items()}
 
 
-@pytest.mark.parametrize("settings", [ORDER, OrderSettings(temperature=2.0, top_k=4, top_p=0.9)])
-@pytest.mark.parametrize("hidden", [np.ones_like(SOME), SOME], ids=["all", "some"])
-def test_a_memory_and_whole_passes_give_the_same_tokens(key, hidden, settings):
-    one, other = (JITTED[name](TOKENS, hidden, key, settings) for name in DECODERS)
+@pytest.mark.parametrize(
+    "settings", [ORDER, AutoregressiveSettings(temperature=2.0, top_k=4, top_p=0.9)]
+)
+@pytest.mark.parametrize("mask", [np.ones_like(SOME), SOME], ids=["all", "some"])
+def test_a_memory_and_whole_passes_give_the_same_tokens(key, mask, settings):
+    one, other = (JITTED[name](TOKENS, mask, key, settings) for name in DECODERS)
     assert one.dtype == jnp.int32
     np.testing.assert_array_equal(one, other)
-    third = JITTED["memory"](TOKENS, hidden, jax.random.key(1), settings)
+    third = JITTED["memory"](TOKENS, mask, jax.random.key(1), settings)
     assert not np.array_equal(one, third)
 
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_known_tokens_stay_and_count_for_later_ones(key, name):
-    coldest = OrderSettings(temperature=1e-4)
+    coldest = AutoregressiveSettings(temperature=1e-4)
     out = JITTED[name](TOKENS, SOME, key, coldest)
     expected = TOKENS.copy()
     for place in range(LENGTH):
@@ -83,13 +85,13 @@ def test_what_is_hidden_does_not_matter(key):
 
 
 def test_one_code_only_is_the_likeliest_whatever_the_key():
-    hidden = np.ones_like(SOME)
+    mask = np.ones_like(SOME)
     one, other, coldest = (
-        JITTED["memory"](TOKENS, hidden, jax.random.key(seed), settings)
+        JITTED["memory"](TOKENS, mask, jax.random.key(seed), settings)
         for seed, settings in (
-            (0, OrderSettings(top_k=1)),
-            (5, OrderSettings(top_k=1)),
-            (7, OrderSettings(temperature=1e-4)),
+            (0, AutoregressiveSettings(top_k=1)),
+            (5, AutoregressiveSettings(top_k=1)),
+            (7, AutoregressiveSettings(temperature=1e-4)),
         )
     )
     np.testing.assert_array_equal(one, other)
@@ -101,7 +103,7 @@ def test_draws_follow_the_softmax_at_their_temperature(name):
     batch, temperature = 4000, 1.5
     tokens = np.zeros((batch, 2), np.int32)
     out = JITTED[name](
-        tokens, np.ones_like(tokens, bool), jax.random.key(3), OrderSettings(temperature)
+        tokens, np.ones_like(tokens, bool), jax.random.key(3), AutoregressiveSettings(temperature)
     )
     powers = np.exp(TABLE[:2] / temperature)
     shares = powers / powers.sum(axis=-1, keepdims=True)
@@ -115,13 +117,13 @@ def test_draws_follow_the_softmax_at_their_temperature(name):
 def test_different_masks_are_one_program(key):
     traces = []
 
-    def counted(tokens, hidden, key):
+    def counted(tokens, mask, key):
         traces.append(1)
-        return with_memory(tokens, hidden, key)
+        return with_memory(tokens, mask, key)
 
     decode = jax.jit(counted)
-    for hidden in (SOME, ~SOME, np.ones_like(SOME)):
-        decode(TOKENS, hidden, key)
+    for mask in (SOME, ~SOME, np.ones_like(SOME)):
+        decode(TOKENS, mask, key)
     assert len(traces) == 1
 
 
@@ -150,11 +152,11 @@ def test_windows_of_any_size_hold_their_place_and_lie_in_the_map(size, window):
     assert ((starts >= 0) & (starts + window <= size)).all()
 
 
-def in_window(predict, tokens, hidden, window, seed=0):
+def in_window(predict, tokens, mask, window, seed=0):
     decode = jax.jit(
-        lambda tokens, hidden, key: decode_in_window(predict, tokens, hidden, window, key, WINDOW)
+        lambda tokens, mask, key: decode_sliding_window(predict, tokens, mask, window, key, WINDOW)
     )
-    return np.asarray(decode(tokens, hidden, jax.random.key(seed)))
+    return np.asarray(decode(tokens, mask, jax.random.key(seed)))
 
 
 def test_a_window_as_large_as_the_map_is_a_whole_pass():
@@ -189,7 +191,7 @@ def test_the_network_sees_its_window_with_all_tokens_so_far(all_hidden):
     size, window, batch = (7, 6), (4, 2), 2
     rng = np.random.default_rng(3)
     tokens = rng.integers(0, CODES, (batch, *size)).astype(np.int32)
-    hidden = np.ones_like(tokens, bool) if all_hidden else rng.random(tokens.shape) < 0.5
+    mask = np.ones_like(tokens, bool) if all_hidden else rng.random(tokens.shape) < 0.5
     weights = rng.integers(0, CODES, window[0] * window[1])
 
     def code(seen, start, inside, numbers):
@@ -211,11 +213,11 @@ def test_the_network_sees_its_window_with_all_tokens_so_far(all_hidden):
             seen = expected[:, top : top + window[0], left : left + window[1]].reshape(batch, -1)
             inside = (row - top) * window[1] + column - left
             drawn = code(seen, (top, left), inside, np)
-            own = hidden[:, row, column]
+            own = mask[:, row, column]
             expected[:, row, column] = np.where(own, drawn, expected[:, row, column])
-    out = in_window(asked, tokens, hidden, window)
+    out = in_window(asked, tokens, mask, window)
     np.testing.assert_array_equal(out, expected)
-    np.testing.assert_array_equal(out[~hidden], tokens[~hidden])
+    np.testing.assert_array_equal(out[~mask], tokens[~mask])
 
 
 @pytest.mark.parametrize("decode", [*DECODERS.values(), None], ids=[*DECODERS, "window"])
@@ -224,12 +226,12 @@ def test_tokens_and_masks_of_different_shapes_are_our_own_mistake(key, decode):
         if decode:
             decode(TOKENS, SOME[:, 1:], key)
         else:
-            decode_in_window(None, TOKENS[:, None], SOME[:, None, 1:], (1, 2), key, WINDOW)
+            decode_sliding_window(None, TOKENS[:, None], SOME[:, None, 1:], (1, 2), key, WINDOW)
 
 
-@pytest.mark.parametrize("kind", [OrderSettings, WindowSettings])
+@pytest.mark.parametrize("kind", [AutoregressiveSettings, SlidingWindowSettings])
 def test_settings_that_cannot_work_are_refused(kind):
-    check_order_settings(kind(), CODES)
+    check_autoregressive_settings(kind(), CODES)
     for wrong, message in (
         (dict(temperature=0.0), "temperature is 0.0"),
         (dict(temperature=-1.0), "it must be > 0"),
@@ -237,4 +239,4 @@ def test_settings_that_cannot_work_are_refused(kind):
         (dict(top_p=0.0), "top_p is 0.0"),
     ):
         with pytest.raises(InputError, match=message):
-            check_order_settings(kind(**wrong), CODES)
+            check_autoregressive_settings(kind(**wrong), CODES)

@@ -8,19 +8,19 @@ import pytest
 from maskgit_jax.configuration import InputError
 from maskgit_jax.decoding.parallel import (
     DECODERS,
-    REMASKINGS,
+    REMASK_SCHEDULES,
     DecodeSettings,
     Model,
     check_decode_settings,
     decode,
     guide,
-    guided,
-    network_passes,
+    num_network_evaluations,
     plan,
+    with_guidance,
 )
 from maskgit_jax.decoding.rules import halton_turns
-from maskgit_jax.decoding.sampling import draw_tokens
-from maskgit_jax.decoding.schedules import hidden_counts, rise
+from maskgit_jax.decoding.sampling import sample_categorical
+from maskgit_jax.decoding.schedules import masked_counts, rise
 
 OFFICIAL = {
     "linear": lambda r, n: 1 - r,
@@ -34,7 +34,7 @@ OFFICIAL = {
 }
 VARIANTS = [
     *({"decoder": name} for name in DECODERS if name != "remask"),
-    *({"decoder": "remask", "remask": kind} for kind in REMASKINGS),
+    *({"decoder": "remask", "remask": kind} for kind in REMASK_SCHEDULES),
 ]
 
 
@@ -46,15 +46,15 @@ def model_of(logits: jax.Array) -> Model:
     """A generator that ignores what it sees, and a critic that prefers small codes."""
     side = round(logits.shape[1] ** 0.5)
     return Model(
-        lambda tokens, hidden, progress: logits,
+        lambda tokens, mask, progress: logits,
         (side, side),
         lambda tokens: -tokens.astype(jnp.float32),
     )
 
 
-def run(settings, logits, hidden, key, tokens=None):
-    tokens = jnp.zeros(hidden.shape, jnp.int32) if tokens is None else tokens
-    return decode(model_of(logits), tokens, hidden, key, settings)
+def run(settings, logits, mask, key, tokens=None):
+    tokens = jnp.zeros(mask.shape, jnp.int32) if tokens is None else tokens
+    return decode(model_of(logits), tokens, mask, key, settings)
 
 
 @pytest.mark.parametrize(
@@ -70,49 +70,49 @@ def test_parity_with_the_official_rule_on_a_table_of_logits(key, schedule, steps
     unknown, tokens = np.ones(length, bool), np.zeros(length, int)
     for step in range(steps):
         token_key, place_key, _, _ = jax.random.split(jax.random.fold_in(key, step), 4)
-        sampled = np.asarray(draw_tokens(token_key, logits))[0]
+        sampled = np.asarray(sample_categorical(token_key, logits))[0]
         tokens = np.where(unknown, sampled, tokens)
         np.testing.assert_array_equal(way.tokens[step, 0], tokens)
         ratio = np.float32((step + 1) / steps)
         share = np.clip(OFFICIAL[schedule](ratio, np.float32(length)), 1e-6, 1.0)
         count = int(max(1, min(unknown.sum() - 1, np.floor(length * np.float32(share)))))
         noise = np.asarray(jax.random.gumbel(place_key, (1, length)))[0]
-        surety = log_p[np.arange(length), tokens] + 4.5 * (1 - ratio) * noise
-        surety = np.where(unknown, surety, np.inf)
-        unknown = surety < np.sort(surety)[count]
+        confidence = log_p[np.arange(length), tokens] + 4.5 * (1 - ratio) * noise
+        confidence = np.where(unknown, confidence, np.inf)
+        unknown = confidence < np.sort(confidence)[count]
         if step < steps - 1:  # the published loop hides one token even after its last step
-            np.testing.assert_array_equal(way.hidden[step, 0], unknown)
-    assert not way.hidden[-1].any()
+            np.testing.assert_array_equal(way.mask[step, 0], unknown)
+    assert not way.mask[-1].any()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_laws_of_all_decoders(key, variant):
     settings = DecodeSettings(16, **variant)  # more steps than one of the examples has tokens
-    hidden = jnp.stack([jnp.ones(16, bool), jnp.arange(16) < 5, jnp.zeros(16, bool)])
-    tokens = jnp.where(hidden, -7, 3)
-    out, way = run(settings, table(batch=3), hidden, key, tokens)
+    mask = jnp.stack([jnp.ones(16, bool), jnp.arange(16) < 5, jnp.zeros(16, bool)])
+    tokens = jnp.where(mask, -7, 3)
+    out, way = run(settings, table(batch=3), mask, key, tokens)
     assert ((out >= 0) & (out < 5)).all()
-    np.testing.assert_array_equal(out[~hidden], 3, err_msg="known tokens stay")
-    assert not (way.hidden & ~hidden[None]).any(), "only what was to be filled is ever hidden"
-    left, _ = plan(hidden.sum(axis=-1), settings)
-    np.testing.assert_array_equal(way.hidden.sum(axis=-1), left)
+    np.testing.assert_array_equal(out[~mask], 3, err_msg="known tokens stay")
+    assert not (way.mask & ~mask[None]).any(), "only what was to be filled is ever masked"
+    left, _ = plan(mask.sum(axis=-1), settings)
+    np.testing.assert_array_equal(way.mask.sum(axis=-1), left)
     assert not left[-1].any()
     np.testing.assert_array_equal(way.tokens[-1], out)
-    accepted = hidden[None] & ~way.hidden[:-1]
-    taken_back = accepted & way.hidden[1:]
+    accepted = mask[None] & ~way.mask[:-1]
+    taken_back = accepted & way.mask[1:]
     redrawn = accepted & (way.tokens[1:] != way.tokens[:-1])
     if not DECODERS[settings.decoder].revises:
         assert not (taken_back | redrawn).any()
     elif variant["decoder"] != "self_critic":
         assert (taken_back | redrawn)[:, 0].any(), "a revising decoder revises"
-    again, _ = run(settings, table(batch=3), hidden, key, tokens)
+    again, _ = run(settings, table(batch=3), mask, key, tokens)
     np.testing.assert_array_equal(again, out)
 
 
 def test_a_probed_token_comes_back_when_the_generator_changes_its_mind(key):
     """A generator that is sure of code 0 first, and of code 1 as soon as a quarter is filled."""
 
-    def predict(tokens, hidden, progress):
+    def predict(tokens, mask, progress):
         sure = jnp.where(progress > 0.5, 1, 0)
         return jnp.broadcast_to(20.0 * jax.nn.one_hot(sure, 5), (*tokens.shape, 5))
 
@@ -127,7 +127,7 @@ def test_a_probed_token_comes_back_when_the_generator_changes_its_mind(key):
 
 def test_counts_are_exact_and_every_step_reveals():
     for schedule in (*OFFICIAL, "arccos", "pow0.3", "pow9"):
-        counts = np.asarray(hidden_counts(jnp.asarray([256, 49, 16, 5, 1, 0]), 16, schedule))
+        counts = np.asarray(masked_counts(jnp.asarray([256, 49, 16, 5, 1, 0]), 16, schedule))
         assert counts.shape == (17, 6)
         np.testing.assert_array_equal(counts[0], [256, 49, 16, 5, 1, 0])
         assert not counts[-1].any()
@@ -138,7 +138,7 @@ def test_counts_are_exact_and_every_step_reveals():
 
 
 def test_cosine_counts_are_the_official_ones():
-    counts = hidden_counts(jnp.asarray([256]), 8, "cosine")[1:, 0]
+    counts = masked_counts(jnp.asarray([256]), 8, "cosine")[1:, 0]
     assert counts.tolist() == [251, 236, 212, 181, 142, 97, 49, 0]
 
 
@@ -147,7 +147,7 @@ def test_numbers_taken_back_are_those_of_remdm():
     cap = DecodeSettings(8, decoder="remask", remask="cap", revised=0.25, schedule="linear")
     left, back = plan(n, cap)
     assert left[:, 0].tolist() == [112, 96, 80, 64, 48, 32, 16, 0]
-    # a quarter of the 0, 16, 32 ... accepted before, at most as many as are hidden next
+    # a quarter of the 0, 16, 32 ... accepted before, at most as many as are masked next
     assert back[:, 0].tolist() == [0, 4, 8, 12, 16, 20, 16, 0]
     _, back = plan(n, cap._replace(remask="rescale"))
     assert back[:, 0].tolist() == [0, 4, 8, 12, 12, 8, 4, 0]
@@ -169,14 +169,14 @@ def test_halton_turns_are_a_bijection_that_spreads():
 
 def test_samples_follow_the_logits():
     logits = jnp.log(jnp.asarray([0.7, 0.2, 0.1]))[None, None].repeat(64, 0).repeat(49, 1)
-    hidden = jnp.ones((64, 49), bool)
+    mask = jnp.ones((64, 49), bool)
     for settings in (DecodeSettings(1), DecodeSettings(4, decoder="halton")):
-        out, _ = run(settings, logits, hidden, jax.random.key(5))
+        out, _ = run(settings, logits, mask, jax.random.key(5))
         share = np.bincount(np.asarray(out).ravel(), minlength=3) / out.size
         np.testing.assert_allclose(share, [0.7, 0.2, 0.1], atol=0.03)
     # Cold at the end: only the likeliest; with top_k 1 too.
     for changes in (dict(last_temperature=1e-3, temperature=1e-3), dict(top_k=1)):
-        assert not run(DecodeSettings(2, **changes), logits, hidden, jax.random.key(5))[0].any()
+        assert not run(DecodeSettings(2, **changes), logits, mask, jax.random.key(5))[0].any()
 
 
 def test_guidance_by_hand():
@@ -197,10 +197,10 @@ def test_guided_predictions_follow_their_schedule(shape, scales):
     settings = DecodeSettings(2, guidance=3.0, guidance_schedule=shape)
     settings = settings._replace(guidance_interval=(0.5, 1.0))
 
-    def logits_of(tokens, hidden, label):
+    def logits_of(tokens, mask, label):
         return jnp.broadcast_to(label[:, None, None], (*tokens.shape, 4)).astype(jnp.float32)
 
-    predict = guided(logits_of, jnp.asarray([5, 6]), 9, settings)
+    predict = with_guidance(logits_of, jnp.asarray([5, 6]), 9, settings)
     tokens = jnp.zeros((2, 3), jnp.int32)
     for progress, scale in zip((0.5, 1.0), scales, strict=True):
         found = jax.jit(predict)(tokens, tokens == 0, jnp.float32(progress))
@@ -209,12 +209,12 @@ def test_guided_predictions_follow_their_schedule(shape, scales):
 
 def test_passes_are_counted():
     plain = DecodeSettings(8)
-    assert network_passes(plain) == 8
-    assert network_passes(plain._replace(guidance=1.0)) == 16
-    assert network_passes(plain._replace(decoder="corrector", guidance=1.0)) == 32
-    assert network_passes(plain._replace(decoder="token_critic")) == 15
+    assert num_network_evaluations(plain) == 8
+    assert num_network_evaluations(plain._replace(guidance=1.0)) == 16
+    assert num_network_evaluations(plain._replace(decoder="corrector", guidance=1.0)) == 32
+    assert num_network_evaluations(plain._replace(decoder="token_critic")) == 15
     half = plain._replace(guidance=1.0, guidance_schedule="interval", guidance_interval=(0.5, 1))
-    assert network_passes(half) == 12
+    assert num_network_evaluations(half) == 12
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskgit_jax.decoding.regions import box_tokens, hidden_tokens, next_window
+from maskgit_jax.decoding.regions import box_token_mask, next_window, token_mask
 
 
 def below(size: int, first: int, batch: int = 1) -> jax.Array:
@@ -13,31 +13,31 @@ def below(size: int, first: int, batch: int = 1) -> jax.Array:
 
 
 def test_a_token_is_hidden_if_any_pixel_of_its_patch_is():
-    hidden = hidden_tokens(below(28, 14, batch=2), ((7, 7),))  # row 3 are pixels 12 to 15
-    assert hidden.shape == (2, 49)
-    rows = hidden.reshape(2, 7, 7)
+    mask = token_mask(below(28, 14, batch=2), ((7, 7),))  # row 3 are pixels 12 to 15
+    assert mask.shape == (2, 49)
+    rows = mask.reshape(2, 7, 7)
     assert not rows[:, :3].any()
     assert rows[:, 3:].all()
 
 
 def test_one_pixel_hides_one_token_of_each_map_coarsest_first():
     pixels = jnp.zeros((1, 8, 12), bool).at[0, 5, 4].set(True)
-    hidden = hidden_tokens(pixels, ((2, 3), (4, 6)))
-    assert hidden.shape == (1, 6 + 24)
+    mask = token_mask(pixels, ((2, 3), (4, 6)))
+    assert mask.shape == (1, 6 + 24)
     # Patches of 4 x 4: row 1 of 2, column 1 of 3; of 2 x 2: row 2 of 4, column 2 of 6.
-    assert np.flatnonzero(hidden[0]).tolist() == [1 * 3 + 1, 6 + 2 * 6 + 2]
+    assert np.flatnonzero(mask[0]).tolist() == [1 * 3 + 1, 6 + 2 * 6 + 2]
 
 
 @pytest.mark.parametrize("value", [False, True])
 def test_nothing_and_everything(value):
-    hidden = hidden_tokens(jnp.full((3, 4, 4), value), ((1, 1), (2, 2), (4, 4)))
-    np.testing.assert_array_equal(hidden, np.full((3, 1 + 4 + 16), value))
+    mask = token_mask(jnp.full((3, 4, 4), value), ((1, 1), (2, 2), (4, 4)))
+    np.testing.assert_array_equal(mask, np.full((3, 1 + 4 + 16), value))
 
 
 def test_maps_that_do_not_divide_the_image_are_refused():
     for grid in ((3, 4), (4, 3)):
         with pytest.raises(ValueError, match="16 x 16 pixels are no"):
-            hidden_tokens(jnp.zeros((1, 16, 16), bool), (grid,))
+            token_mask(jnp.zeros((1, 16, 16), bool), (grid,))
 
 
 @pytest.mark.parametrize(
@@ -51,18 +51,18 @@ def test_edit_masks_are_those_of_the_official_notebook(box):
     for row in range(max(0, top // 16 - 1), min(512 // 16, height // 16 + top // 16 + 1)):
         for column in range(max(0, left // 16 - 1), min(512 // 16, width // 16 + left // 16 + 1)):
             expected[row, column] = True
-    np.testing.assert_array_equal(box_tokens(box, (32, 32), 16), expected)
+    np.testing.assert_array_equal(box_token_mask(box, (32, 32), 16), expected)
     assert expected.any()
 
 
 def test_windows_grow_from_what_is_known():
-    hidden = np.zeros((4, 12), bool)
-    hidden[:, 4:] = True  # a picture of four columns, continued to the right
+    mask = np.zeros((4, 12), bool)
+    mask[:, 4:] = True  # a picture of four columns, continued to the right
     visited = []
-    while hidden.any():
-        top, left = next_window(hidden, (4, 4))
+    while mask.any():
+        top, left = next_window(mask, (4, 4))
         visited.append(left)
-        hidden[top : top + 4, left : left + 4] = False
+        mask[top : top + 4, left : left + 4] = False
     assert visited == [2, 4, 6, 8]
     hole = np.zeros((9, 9), bool)
     hole[4, 4] = True

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from maskgit_jax.configuration import InputError
-from maskgit_jax.decoding.sampling import check_likely, draw_tokens, likely_logits
+from maskgit_jax.decoding.sampling import check_top_k_top_p, filter_logits, sample_categorical
 
 SHARES = jnp.log(jnp.asarray([0.15, 0.5, 0.05, 0.3]))
 
 
 def kept(logits, **settings):
     """Which codes may be drawn; their logits must not have changed."""
-    out = likely_logits(logits, **settings)
+    out = filter_logits(logits, **settings)
     stay = np.isfinite(out)
     np.testing.assert_array_equal(out[stay], logits[stay])
     assert (out[~stay] == -jnp.inf).all()
@@ -62,19 +62,19 @@ def test_p_counts_what_k_left_over_as_all():
 
 @pytest.mark.parametrize("settings", [{}, dict(top_k=4), dict(top_k=0, top_p=1.0)])
 def test_nothing_is_left_out_unasked(settings):
-    assert likely_logits(SHARES, **settings) is SHARES
+    assert filter_logits(SHARES, **settings) is SHARES
 
 
 def test_any_leading_axes_and_one_code():
     logits = jax.random.normal(jax.random.key(0), (2, 3, 5))
-    out = jax.jit(lambda x: likely_logits(x, 2, 0.9))(logits)
-    np.testing.assert_array_equal(out[1, 2], likely_logits(logits[1, 2], 2, 0.9))
-    assert likely_logits(jnp.zeros((2, 1)), 1, 0.1).tolist() == [[0.0], [0.0]]
+    out = jax.jit(lambda x: filter_logits(x, 2, 0.9))(logits)
+    np.testing.assert_array_equal(out[1, 2], filter_logits(logits[1, 2], 2, 0.9))
+    assert filter_logits(jnp.zeros((2, 1)), 1, 0.1).tolist() == [[0.0], [0.0]]
 
 
 def test_more_codes_than_there_are_cannot_be_kept():
     with pytest.raises(AssertionError):
-        likely_logits(SHARES, top_k=5)
+        filter_logits(SHARES, top_k=5)
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,9 @@ def test_more_codes_than_there_are_cannot_be_kept():
 )
 def test_misuse_is_refused(values, message):
     with pytest.raises(InputError, match=message):
-        check_likely(*values, 16)
-    check_likely(16, 1.0, 16)
-    check_likely(0, 0.01, 16)
+        check_top_k_top_p(*values, 16)
+    check_top_k_top_p(16, 1.0, 16)
+    check_top_k_top_p(0, 0.01, 16)
 
 
 @pytest.mark.parametrize("codes", [1, 2, 5, 16, 37])
@@ -99,7 +99,7 @@ def test_draws_are_as_often_as_they_are_likely(codes):
     logits = 2.0 * jax.random.normal(jax.random.key(codes), (codes,))
     share = np.asarray(jax.nn.softmax(logits))
     many = jnp.broadcast_to(logits, (40_000, codes))
-    drawn = np.asarray(jax.jit(draw_tokens)(jax.random.key(1), many))
+    drawn = np.asarray(jax.jit(sample_categorical)(jax.random.key(1), many))
     assert drawn.dtype == np.int32 and drawn.shape == (40_000,)
     found = np.bincount(drawn, minlength=codes) / 40_000
     assert len(found) == codes
@@ -109,8 +109,8 @@ def test_draws_are_as_often_as_they_are_likely(codes):
 def test_what_is_impossible_is_never_drawn():
     possible = np.asarray([0, 3, 4, 35])
     logits = jnp.full((20_000, 37), -jnp.inf).at[:, possible].set(0.0)
-    drawn = np.asarray(jax.jit(draw_tokens)(jax.random.key(0), logits))
+    drawn = np.asarray(jax.jit(sample_categorical)(jax.random.key(0), logits))
     assert set(drawn.tolist()) == set(possible.tolist())
     sure = jnp.full((50, 1000), -1e9).at[jnp.arange(50), jnp.arange(50) * 20].set(1e9)
-    drawn = np.asarray(draw_tokens(jax.random.key(1), sure))
+    drawn = np.asarray(sample_categorical(jax.random.key(1), sure))
     np.testing.assert_array_equal(drawn, np.arange(50) * 20)

@@ -7,7 +7,7 @@ import pytest
 
 from maskgit_jax.configuration import InputError
 from maskgit_jax.interop import feature_weights
-from maskgit_jax.interop.judges import load_judge
+from maskgit_jax.interop.perceptual import load_perceptual_network
 from maskgit_jax.networks.lpips import lpips_distance
 from maskgit_jax.networks.resnet import resnet50_distance, resnet50_outputs
 from tests.golden_values import assert_close, golden, images, state_dict
@@ -119,7 +119,7 @@ def test_lpips_is_read_from_two_torch_files(files):
     vgg, layers = lpips_state()
     head = {"classifier.0.weight": np.zeros((2, 2), np.float32)}  # not needed, ignored
     both = f"{files('vgg16.pth', vgg | head)},{files('vgg.pth', layers)}"
-    params = load_judge("lpips", both)
+    params = load_perceptual_network("lpips", both)
     image, other = (images(name, (3, 32, 32, 3)) for name in ("lpips", "other"))
     found = jax.jit(lpips_distance)(params, image, other)
     assert_close(found, golden("lpips")["distance"])
@@ -147,7 +147,7 @@ def test_a_judge_without_weights_says_in_one_line_where_to_get_them(
 ):
     monkeypatch.setattr(feature_weights, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=advice) as caught:
-        load_judge(name, path)
+        load_perceptual_network(name, path)
     assert "\n" not in str(caught.value)
 
 
@@ -158,4 +158,4 @@ def test_the_layers_of_lpips_are_asked_for_when_only_they_are_missing(files):
 
 def test_an_unknown_judge_is_refused():
     with pytest.raises(InputError, match="no judge 'vgg'; allowed: lpips, resnet50_logits"):
-        load_judge("vgg", "")
+        load_perceptual_network("vgg", "")

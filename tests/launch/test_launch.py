@@ -233,14 +233,14 @@ def test_slice_is_created_and_all_workers_run_the_same(stand_ins: StandIns):
     done = stand_ins.run("tpu_pod.sh", *RUN, "--spot", "--env=A=x y", *COMMAND)
     assert done.returncode == 0
     assert stand_ins.steps() == ["create", "scp", "install", "start", "logs"]
-    create, copy, install, start, follow = [
+    create, copy, install, start, update_ema = [
         call for call in stand_ins.log() if call[0] == "gcloud" and call[4] in "create scp ssh"
     ][:5]
     assert create[5] == "pod" and "--node-id=pod" in create and "--spot" in create
     assert "--accelerator-type=v4-32" in create
     assert "--runtime-version=tpu-ubuntu2204-base" in create
     assert all("--worker=all" in call for call in (copy, install, start))
-    assert "--worker=0" in follow
+    assert "--worker=0" in update_ema
     assert install[-1].endswith("tpu_worker.sh install runs")
     words = shlex.split(start[-1].removeprefix("--command="))
     assert words == ["bash", "maskgit_jax/launch/tpu_worker.sh", "start", "A=x y", *COMMAND]

@@ -6,14 +6,14 @@ import signal
 import numpy as np
 from PIL import Image
 
-from tests.example import JUDGES
+from tests.example import CLASSIFIER_CACHE
 from tests.test_commands import refused, run, start
 
 SMALL = {
     "vqgan": (
         "model.filters=8",
         "model.codebook_size=16",
-        "model.code_width=4",
+        "model.codebook_dim=4",
         "losses.adversarial_weight=0.0",
     ),
     "maskgit": ("model.codebook_size=16", "model.width=16", "model.num_layers=1"),
@@ -22,13 +22,13 @@ WORDS = [
     "--systems=vqgan_maskgit",
     "--budget=0.02",
     "--num=200",
-    "--num_originality=100",
-    *(f"--change={stage}.{change}" for stage, changes in SMALL.items() for change in changes),
+    "--num_novelty=100",
+    *(f"--set={stage}.{change}" for stage, changes in SMALL.items() for change in changes),
 ]
 
 
 def test_the_page_is_made_in_two_sittings(tmp_path):
-    words = [*WORDS, f"--workdir={tmp_path}/lineage", JUDGES]
+    words = [*WORDS, f"--workdir={tmp_path}/lineage", CLASSIFIER_CACHE]
     process = start("lineage", *words)
     while "training vqgan" not in (line := process.stdout.readline()):
         assert line, process.stderr.read()

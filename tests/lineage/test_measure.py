@@ -4,19 +4,19 @@ import jax
 import numpy as np
 import pytest
 
-from maskgit_jax import pipelines
 from maskgit_jax.configuration import base
-from maskgit_jax.judging.report import Evaluation, Figure
-from maskgit_jax.judging.runs import Asked
+from maskgit_jax.evaluation.evaluate import EvaluationOptions
+from maskgit_jax.evaluation.report import Evaluation, Metric
 from maskgit_jax.lineage import measure
 from maskgit_jax.lineage.systems import SYSTEMS
+from maskgit_jax.runs.directory import load_run, write_config
 from maskgit_jax.training.sharding import make_mesh
 from tests.example import tiny_stage, trainer
-from tests.lineage.test_plan import plan_in
+from tests.lineage.test_schedule import plan_in
 
 FIGURES = [
-    Figure("reconstruction_mse", 0.01, "lower"),
-    Figure("copies", 3, "0", real=1, count=300, real_count=50),
+    Metric("reconstruction_mse", 0.01, "lower"),
+    Metric("copies", 3, "0", real=1, count=300, real_count=50),
 ]
 
 
@@ -26,7 +26,7 @@ def plan(tmp_path):
     changes = {"model__posterior": "none", "training__best_metric": "reconstruction_mse"}
     stage, config, frozen = tiny_stage("vae", training__num_steps=2, **changes)
     run = trainer(stage, config, frozen, tmp_path / "run")
-    pipelines.write_config(tmp_path / "run", config)
+    write_config(tmp_path / "run", config)
     run.run()
     return plan_in(tmp_path, reused={"autoencoder": str(tmp_path / "run")})
 
@@ -40,7 +40,7 @@ def test_a_system_that_makes_no_images(plan, tmp_path, monkeypatch):
 
     monkeypatch.setattr(measure, "evaluate_run", evaluated)
     system, mesh = SYSTEMS["autoencoder"], make_mesh(base("", "").mesh, jax.devices()[:1])
-    asked = Asked({"classifier": None}, None, mesh, tmp_path / "cache", 64)
+    asked = EvaluationOptions({"classifier": None}, None, mesh, tmp_path / "cache", 64)
     assert measure.read_result(plan, system) is None
     for _ in range(2):
         measure.measure_system(plan, system, asked, lambda text: None)
@@ -48,7 +48,7 @@ def test_a_system_that_makes_no_images(plan, tmp_path, monkeypatch):
 
     result, pictures = measure.read_result(plan, system)
     assert result.passes is None and result.seconds is None and pictures.made is None
-    run = pipelines.load_run(tmp_path / "run", mesh)
+    run = load_run(tmp_path / "run", mesh)
     leaves = jax.tree.leaves(run.variables.params)
     assert result.parameters == sum(np.prod(leaf.shape, dtype=int) for leaf in leaves)
     assert result.figures["copies"] == [0.01, 0.02], "shares"

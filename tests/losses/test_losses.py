@@ -5,9 +5,9 @@ import pytest
 
 from maskgit_jax.losses.adversarial import adaptive_weight, discriminator_loss, generator_loss
 from maskgit_jax.losses.masked_tokens import (
-    any_order_bits,
-    mean_over_selected,
-    selected_mean,
+    any_order_nll_bits,
+    masked_mean,
+    reduce_masked,
     token_cross_entropy,
 )
 from maskgit_jax.losses.quantization import quantization_loss
@@ -94,20 +94,20 @@ def test_uniform_logits_cost_log_k_whatever_the_smoothing():
 def test_mean_over_selected_counts_examples_equally_and_survives_an_empty_mask():
     values = jnp.asarray([[1.0, 3.0], [5.0, 7.0], [9.0, 9.0]])
     selected = jnp.asarray([[True, True], [False, True], [False, False]])
-    np.testing.assert_allclose(mean_over_selected(values, selected), [2.0, 7.0, 0.0])
+    np.testing.assert_allclose(masked_mean(values, selected), [2.0, 7.0, 0.0])
 
 
 def test_the_mean_is_of_examples_or_of_tokens():
     values = jnp.asarray([[1.0, 3.0, 8.0], [5.0, 7.0, 9.0]])
     selected = jnp.asarray([[True, True, False], [False, True, False]])
-    assert selected_mean(values, selected, "examples") == (2.0 + 7.0) / 2
-    np.testing.assert_allclose(selected_mean(values, selected, "tokens"), 11.0 / 3, rtol=1e-6)
+    assert reduce_masked(values, selected, "examples") == (2.0 + 7.0) / 2
+    np.testing.assert_allclose(reduce_masked(values, selected, "tokens"), 11.0 / 3, rtol=1e-6)
 
 
 def test_any_order_bits_are_the_likelihood_of_an_independent_model():
     # Where tokens are independent, every order costs the same: the bound is the entropy.
     chances = np.asarray([[0.5, 0.25, 0.125]])
-    hidden = np.asarray([[[1, 1, 1]], [[1, 0, 0]], [[0, 1, 0]], [[0, 0, 1]]], bool)
-    bits = [float(any_order_bits(jnp.log(1 / jnp.asarray(chances)), row)[0]) for row in hidden]
+    mask = np.asarray([[[1, 1, 1]], [[1, 0, 0]], [[0, 1, 0]], [[0, 0, 1]]], bool)
+    bits = [float(any_order_nll_bits(jnp.log(1 / jnp.asarray(chances)), row)[0]) for row in mask]
     np.testing.assert_allclose(bits[0], 2.0, rtol=1e-6)
     np.testing.assert_allclose(bits[1:], [1.0, 2.0, 3.0], rtol=1e-6)

@@ -4,9 +4,9 @@ from scipy.spatial.distance import cdist
 
 from maskgit_jax.configuration import InputError
 from maskgit_jax.metrics.neighbours import (
-    ManifoldFigures,
+    ManifoldMetrics,
     NearestSearch,
-    manifold_figures,
+    manifold_metrics,
     novelty,
 )
 from tests.golden import make_metrics
@@ -19,27 +19,27 @@ def block_entries(request, monkeypatch):
 
 
 def test_a_published_program_gives_the_same_figures(block_entries):
-    figures = manifold_figures(*make_metrics.features())
+    figures = manifold_metrics(*make_metrics.features())
     np.testing.assert_allclose(figures, np.load(make_metrics.FILE)["manifold"], rtol=1e-12)
 
 
 def test_figures_by_hand():
     real = np.asarray([[0.0], [1.0], [10.0], [11.0]])  # every ball has the radius 1
     generated = np.asarray([[0.5], [2.0], [30.0]])  # radii 1.5, 1.5, 28
-    figures = manifold_figures(real, generated, neighbours_of_balls=1, neighbours_of_density=1)
+    figures = manifold_metrics(real, generated, neighbours_of_balls=1, neighbours_of_density=1)
     # 2.0 lies on the border of the ball of 1.0: within for precision, not for density.
-    assert figures == pytest.approx(ManifoldFigures(2 / 3, 1.0, 2 / 3, 1 / 2))
+    assert figures == pytest.approx(ManifoldMetrics(2 / 3, 1.0, 2 / 3, 1 / 2))
 
 
 def test_copies_of_the_real_set_are_perfect(block_entries):
     real = np.random.default_rng(0).normal(size=(300, 30)).astype(np.float32) + 100.0
-    assert manifold_figures(real, real[::-1]) == (1.0, 1.0, 1.0, 1.0)
+    assert manifold_metrics(real, real[::-1]) == (1.0, 1.0, 1.0, 1.0)
 
 
 def test_far_sets_share_nothing_and_one_repeated_image_covers_little():
     real = np.random.default_rng(0).normal(size=(200, 8))
-    assert manifold_figures(real, real + 1000.0) == (0.0, 0.0, 0.0, 0.0)
-    figures = manifold_figures(real, real[:1].repeat(200, 0))
+    assert manifold_metrics(real, real + 1000.0) == (0.0, 0.0, 0.0, 0.0)
+    figures = manifold_metrics(real, real[:1].repeat(200, 0))
     assert figures.precision == 1.0
     assert figures.recall == 1 / 200  # its own place and no other
     assert figures.coverage < 0.2
@@ -47,7 +47,7 @@ def test_far_sets_share_nothing_and_one_repeated_image_covers_little():
 
 def test_balls_that_copies_made_a_point_hold_their_centre():
     real = np.concatenate([np.full((8, 3), 0.1), np.random.default_rng(0).normal(size=(8, 3))])
-    figures = manifold_figures(real, real)
+    figures = manifold_metrics(real, real)
     assert figures.precision == figures.recall == figures.coverage == 1.0
 
 
@@ -61,8 +61,8 @@ def test_figures_are_those_of_exact_distances_where_many_are_equal():
     squares = cdist(7 * real, 7 * generated, "sqeuclidean")  # whole numbers
     ball, generated_ball = radius(7 * real, 3)[:, None], radius(7 * generated, 3)[None]
     inside = (squares < radius(7 * real, 5)[:, None]) | (squares == 0)
-    assert manifold_figures(7 * real, 7 * generated) == pytest.approx(
-        ManifoldFigures(
+    assert manifold_metrics(7 * real, 7 * generated) == pytest.approx(
+        ManifoldMetrics(
             (squares <= ball).any(0).mean(),
             (squares <= generated_ball).any(1).mean(),
             inside.sum() / (5 * 70),
@@ -130,7 +130,7 @@ def test_novelty_of_real_images_of_copies_and_of_far_samples():
 def test_novelty_by_hand_with_ties():
     figures = novelty(np.asarray([1.0, 2.0]), np.asarray([2.0, 2.0, 3.0, 0.5]))
     # 1 is nearer than 3 of 4; 2 is nearer than 1 and equal to 2.
-    assert figures.closer_than_real == (3 / 4 + 2 / 4) / 2
+    assert figures.novelty_closer_than_heldout == (3 / 4 + 2 / 4) / 2
     assert figures.median_distance_ratio == 1.5 / 2.0
 
 
@@ -143,11 +143,11 @@ def test_novelty_beside_held_out_images_that_are_training_images():
 def test_misuse_is_told():
     points = np.zeros((9, 2))
     with pytest.raises(InputError, match="5 images are too few for 5 neighbours"):
-        manifold_figures(points[:5], points)
+        manifold_metrics(points[:5], points)
     with pytest.raises(InputError, match="too few for 3"):
-        manifold_figures(points, points[:3])
+        manifold_metrics(points, points[:3])
     with pytest.raises(InputError, match="2 and 3 dimensions"):
-        manifold_figures(points, np.zeros((9, 3)))
+        manifold_metrics(points, np.zeros((9, 3)))
     with pytest.raises(InputError, match="NaN"):
         NearestSearch(np.full((3, 2), np.nan))
     with pytest.raises(InputError, match="at least one sample"):

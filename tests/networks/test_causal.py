@@ -163,9 +163,9 @@ def test_the_first_place_of_attention_has_no_gradient_and_no_nan(attention):
     np.testing.assert_array_equal(jax.jit(jax.grad(first))(told), np.zeros_like(told))
 
 
-def residual(reach, auxiliary=False):
-    layer = GatedResidual(2, 3, reach, 0.0, auxiliary, "float32")
-    area = (reach + 1, 2 * reach + 1)
+def residual(kernel_radius, auxiliary=False):
+    layer = GatedResidual(2, 3, kernel_radius, 0.0, auxiliary, "float32")
+    area = (kernel_radius + 1, 2 * kernel_radius + 1)
     params = {
         "conv_1": {"kernel": random(*area, 2, 3, seed=1), "bias": random(3, seed=2)},
         "conv_2": {"kernel": random(*area, 3, 4, seed=3), "bias": random(4, seed=4)},
@@ -177,7 +177,7 @@ def residual(reach, auxiliary=False):
 
 
 def test_a_gated_residual_of_one_place_by_hand():
-    layer, params = residual(reach=0, auxiliary=True)
+    layer, params = residual(kernel_radius=0, auxiliary=True)
     x, auxiliary, condition = random(2, 1, 2, 2), random(2, 1, 2, 2, seed=9), random(2, 1, 1, 2)
     y, _ = jax.jit(layer.apply)(params, x, condition, auxiliary)
     own = params["params"]
@@ -194,7 +194,7 @@ def test_a_gated_residual_of_one_place_by_hand():
 
 
 def test_a_gated_residual_place_by_place_is_the_whole_map():
-    layer, params = residual(reach=1)
+    layer, params = residual(kernel_radius=1)
     x, condition = random(2, 4, 5, 2), random(2, 1, 1, 2)
     whole, _ = jax.jit(layer.apply)(params, x, condition)
 

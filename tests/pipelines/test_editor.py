@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from maskgit_jax.configuration import InputError
-from maskgit_jax.pipelines import Editor, Run
+from maskgit_jax.pipelines.editor import Editor
+from maskgit_jax.runs.directory import Run
 from maskgit_jax.training.sharding import make_mesh
 from tests.example import digits_batch, tiny_stage, tiny_tokenizer
 
@@ -73,7 +74,7 @@ def test_pictures_of_other_sizes(editor, shape):
 
 def test_panoramas_and_their_way(editor, image):
     made = editor.outpaint(image, left=3, right=37, top=8, num=2, frames=True, steps=2)
-    assert made.images.shape == (2, 24, 56, 1) and made.hidden.sum() == 24 * 56 - 256
+    assert made.images.shape == (2, 24, 56, 1) and made.mask.sum() == 24 * 56 - 256
     np.testing.assert_array_equal(made.images[:, 8:, 3:19], np.stack([image] * 2))
     steps, rest = made.frames.shape[0], made.frames.shape[1:]
     assert rest == (2, 24, 56, 1) and steps % 2 == 1 and steps > 2 * 4  # windows of 2 steps each
@@ -83,9 +84,9 @@ def test_panoramas_and_their_way(editor, image):
 
 def test_a_box_is_replaced_with_a_token_around(editor, image):
     made = editor.replace(image, (8, 8, 4, 4), 7, num=2, seam=0.0)
-    rows, columns = np.nonzero(made.hidden)
+    rows, columns = np.nonzero(made.mask)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4, 15, 4, 15)
-    np.testing.assert_array_equal(made.images[:, ~made.hidden], np.stack([image[~made.hidden]] * 2))
+    np.testing.assert_array_equal(made.images[:, ~made.mask], np.stack([image[~made.mask]] * 2))
 
 
 def test_interpolations_begin_and_end_with_the_pictures_as_tokens_say_them(editor, image):

@@ -18,7 +18,9 @@ CODES, CLASSES, GRID = 5, 3, (3, 4)
 LENGTH = GRID[0] * GRID[1]
 COARSER = ((1, 2), (3, 2))
 TRANSFORMER = dict(width=8, num_layers=2, num_heads=2, mlp_width=16, remat=False)
-SNAIL = dict(features=6, hidden=4, num_layers=1, num_output_layers=1, num_condition_layers=1)
+SNAIL = dict(
+    features=6, hidden_channels=4, num_layers=1, num_output_layers=1, num_condition_layers=1
+)
 
 
 def gpt(codes=CODES, **changes):
@@ -37,15 +39,15 @@ NETWORKS = {
     "gpt": (gpt, {}),
     "gpt of a condition": (gpt, dict(condition_codebook_size=7, condition_grids=((2, 3),))),
     "pixelcnn": (pixelcnn, dict(num_layers=4)),
-    "pixelcnn of reach 2": (pixelcnn, dict(num_layers=3, reach=2)),
+    "pixelcnn of kernel_radius 2": (pixelcnn, dict(num_layers=3, kernel_radius=2)),
     "pixelsnail": (pixelsnail, {}),
     "pixelsnail, coarser": (
         pixelsnail,
-        dict(num_heads=0, coarser_grids=COARSER, num_layers=2, reach=1, num_blocks=3),
+        dict(num_heads=0, coarser_grids=COARSER, num_layers=2, kernel_radius=1, num_blocks=3),
     ),
     "pixelsnail, coarser, attention": (
         pixelsnail,
-        dict(coarser_grids=COARSER[1:], num_blocks=1, reach=1),
+        dict(coarser_grids=COARSER[1:], num_blocks=1, kernel_radius=1),
     ),
 }
 CONDITIONED = tuple(name for name in NETWORKS if "condition" in name or "coarser" in name)
@@ -150,7 +152,7 @@ def places_where(condition):
 
 BEFORE = places_where(lambda row, column, r, c: (r < row) | ((r == row) & (c < column)))
 # Without attention one stack of masked convolutions cannot look around the corner: of the rows
-# above a place sees no more than `reach` columns to the right for each row.
+# above a place sees no more than `kernel_radius` columns to the right for each row.
 IN_CONE = BEFORE & places_where(lambda row, column, r, c: c - column <= row - r)
 
 
@@ -253,8 +255,8 @@ def seen_places(network, select):
     return dict(zip(names, np.asarray(jacobian != 0).any(axis=-1), strict=True))
 
 
-@pytest.mark.parametrize(("reach", "num_layers"), [(1, 4), (2, 3)])
-def test_pixelcnn_has_no_blind_spot_and_no_leak_in_any_layer(reach, num_layers):
+@pytest.mark.parametrize(("kernel_radius", "num_layers"), [(1, 4), (2, 3)])
+def test_pixelcnn_has_no_blind_spot_and_no_leak_in_any_layer(kernel_radius, num_layers):
     def select(found, kept):
         chosen = {"logits": found}
         for number in range(num_layers):
@@ -263,11 +265,11 @@ def test_pixelcnn_has_no_blind_spot_and_no_leak_in_any_layer(reach, num_layers):
                 chosen[f"{stack} {number + 1}"] = layer[stack][0]
         return chosen
 
-    network = pixelcnn(LENGTH, num_layers=num_layers, reach=reach)
+    network = pixelcnn(LENGTH, num_layers=num_layers, kernel_radius=kernel_radius)
     seen = seen_places(network, select)
     assert len(seen) == 2 * num_layers  # behind the last layer no vertical stack
     for number in range(1, num_layers + 1):
-        far = number * reach
+        far = number * kernel_radius
         above = places_where(
             lambda row, column, r, c, far=far: (
                 (r < row) & (r >= row - far) & (abs(c - column) <= far)
@@ -288,7 +290,7 @@ def test_pixelcnn_has_no_blind_spot_and_no_leak_in_any_layer(reach, num_layers):
     ids=["attention", "convolutions"],
 )
 def test_pixelsnail_with_attention_has_no_blind_spot(num_heads, num_blocks, expected):
-    network = pixelsnail(LENGTH, num_heads=num_heads, num_blocks=num_blocks, reach=1)
+    network = pixelsnail(LENGTH, num_heads=num_heads, num_blocks=num_blocks, kernel_radius=1)
     seen = seen_places(network, lambda found, kept: {"logits": found})
     np.testing.assert_array_equal(seen["logits"], expected)
 

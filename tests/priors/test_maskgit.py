@@ -14,8 +14,8 @@ def small(**changes) -> MaskGIT:
     return MaskGIT(**{**options, **changes})
 
 
-def logits(module, params, tokens, hidden, label):
-    arrays = (jnp.asarray(tokens), jnp.asarray(hidden), jnp.asarray(label))
+def logits(module, params, tokens, mask, label):
+    arrays = (jnp.asarray(tokens), jnp.asarray(mask), jnp.asarray(label))
     return module.apply(params, *arrays, train=False)
 
 
@@ -41,12 +41,12 @@ def test_the_paper_model_has_172457193_parameters():
 )
 def test_hidden_tokens_cannot_be_seen_and_known_ones_are(key, changes):
     module = small(**changes)
-    hidden = [[True, True, False, False]]
+    mask = [[True, True, False, False]]
     params = module.init(
-        key, jnp.zeros((1, 4), int), jnp.asarray(hidden), jnp.zeros(1, int), train=False
+        key, jnp.zeros((1, 4), int), jnp.asarray(mask), jnp.zeros(1, int), train=False
     )
     one, other, third = (
-        logits(module, params, [tokens], hidden, [0])
+        logits(module, params, [tokens], mask, [0])
         for tokens in ([0, 1, 2, 3], [5, 5, 2, 3], [0, 1, 2, 4])
     )
     np.testing.assert_array_equal(one, other)
@@ -80,15 +80,15 @@ def test_a_condition_has_rows_of_its_own_and_is_read(key):
     module = small(condition_codebook_size=4, num_condition_tokens=2)
     assert module.num_rows == 15
     tokens, label = jnp.zeros((1, 4), int), jnp.zeros(1, int)
-    hidden = jnp.ones((1, 4), bool)
-    params = module.init(key, tokens, hidden, label, False, jnp.zeros((1, 2), int))
+    mask = jnp.ones((1, 4), bool)
+    params = module.init(key, tokens, mask, label, False, jnp.zeros((1, 2), int))
 
     def given(condition):
-        return module.apply(params, tokens, hidden, label, False, jnp.asarray([condition]))
+        return module.apply(params, tokens, mask, label, False, jnp.asarray([condition]))
 
     assert given([0, 0]).shape == (1, 4, 6)
     assert abs(given([0, 3]) - given([0, 0])).max() > 1e-6
     rows = jax.grad(
-        lambda p: module.apply(p, tokens, hidden, label, False, jnp.asarray([[0, 3]])).sum()
+        lambda p: module.apply(p, tokens, mask, label, False, jnp.asarray([[0, 3]])).sum()
     )(params)["params"]["word_embedding"]
     assert abs(rows[jnp.asarray([11, 14])]).max() > 0 and not rows[jnp.asarray([12, 13])].any()

@@ -9,7 +9,11 @@ import pytest
 
 from maskgit_jax.arrays import normalize
 from maskgit_jax.configuration import InputError
-from maskgit_jax.decoding.autoregressive import OrderSettings, WindowSettings, decode_with_memory
+from maskgit_jax.decoding.autoregressive import (
+    AutoregressiveSettings,
+    SlidingWindowSettings,
+    decode_with_cache,
+)
 from maskgit_jax.priors.gpt import GPT
 from maskgit_jax.priors.pixelcnn import PixelCNN
 from maskgit_jax.priors.pixelsnail import PixelSNAIL
@@ -35,7 +39,7 @@ SMALL = {
     "gpt": GPT(3, 2, (2, 2), width=8, num_layers=1, num_heads=2, mlp_width=8, remat=False),
     "pixelcnn": PixelCNN(2, 2, (2, 3), features=4, num_layers=2, head_features=4),
     "pixelsnail": PixelSNAIL(
-        2, 2, (3, 2), features=4, hidden=4, num_blocks=1, num_layers=1, reach=1, num_heads=2,
+        2, 2, (3, 2), features=4, hidden_channels=4, num_blocks=1, num_layers=1, kernel_radius=1, num_heads=2,
         num_output_layers=1,
     ),
 }  # fmt: skip
@@ -79,8 +83,8 @@ def test_maps_are_drawn_as_often_as_they_are_likely(name):
     def draw(key):
         memory = network.apply(params, jnp.ones(count, jnp.int32), method="begin")
         tokens = jnp.zeros((count, maps.shape[1]), jnp.int32)
-        hidden = jnp.ones_like(tokens, bool)
-        return decode_with_memory(step, memory, tokens, hidden, key, OrderSettings())
+        mask = jnp.ones_like(tokens, bool)
+        return decode_with_cache(step, memory, tokens, mask, key, AutoregressiveSettings())
 
     drawn = np.asarray(draw(jax.random.key(4)))
     numbers = np.ravel_multi_index(drawn.T, (network.codebook_size,) * maps.shape[1])
@@ -254,7 +258,7 @@ def test_what_is_read_is_noisy_in_training_only(name):
         return losses, bits
 
     (loss, noisy_loss), (bits, noisy_bits) = figures(variables, batch)
-    assert set(loss) == set(config.players)
+    assert set(loss) == set(config.optimizers)
     for player in loss:
         assert abs(loss[player] - noisy_loss[player]) > 1e-3, player
         # Without noise and dropout the loss is what is evaluated.
@@ -300,25 +304,23 @@ def test_one_code_only_leaves_nothing_to_the_key(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_kept_pixels_stay_exactly_and_others_are_made(name):
     image = grey_batch(levels=len(levels_of(name)))["image"]
-    hidden = np.zeros((BATCH, 16, 16), bool)
-    hidden[:, 8:] = True
-    hidden[0] = False  # keep all of the first one
+    mask = np.zeros((BATCH, 16, 16), bool)
+    mask[:, 8:] = True
+    mask[0] = False  # keep all of the first one
     before = sampler(name)._cache_size()
-    one, other = (
-        sample(name, {**labels(), "image": image, "hidden": hidden}, seed) for seed in (0, 1)
-    )
+    one, other = (sample(name, {**labels(), "image": image, "mask": mask}, seed) for seed in (0, 1))
     original = np.asarray(normalize(jnp.asarray(image)))
     for made in (one, other):
-        np.testing.assert_array_equal(made[~hidden], original[~hidden])
-    assert (one != other)[hidden].any()
-    narrow = np.zeros_like(hidden)
+        np.testing.assert_array_equal(made[~mask], original[~mask])
+    assert (one != other)[mask].any()
+    narrow = np.zeros_like(mask)
     narrow[:, 3:5, 3] = True
-    third = sample(name, {**labels(3), "image": image, "hidden": narrow})
+    third = sample(name, {**labels(3), "image": image, "mask": narrow})
     np.testing.assert_array_equal(third[~narrow], original[~narrow])
     assert sampler(name)._cache_size() <= before + 1, "one program for all labels and regions"
     # What is drawn depends on what was kept.
-    fourth = sample(name, {**labels(), "image": image[::-1].copy(), "hidden": hidden})
-    assert (fourth != one)[hidden].any()
+    fourth = sample(name, {**labels(), "image": image[::-1].copy(), "mask": mask})
+    assert (fourth != one)[mask].any()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -326,7 +328,7 @@ def test_generators_say_what_they_take(name):
     exports = ready(name)[0].exports
     assert exports.num_classes == 10
     assert exports.needs == ()
-    assert exports.accepts == ("image", "hidden")
+    assert exports.accepts == ("image", "mask")
     assert hasattr(exports.settings, "size") == (name == "gpt")
     exports.check_settings(exports.settings)
     with pytest.raises(InputError, match="top_k is 17"):
@@ -350,11 +352,11 @@ def test_larger_images_begin_as_those_of_the_training_size():
 
 def test_a_part_of_a_larger_image_is_made_anew():
     image = grey_batch((32, 16))["image"]
-    hidden = np.zeros((BATCH, 32, 16), bool)
-    hidden[:, 12:, 4:] = True
-    made = sample("gpt", {**labels(), "image": image, "hidden": hidden}, size=(32, 16))
+    mask = np.zeros((BATCH, 32, 16), bool)
+    mask[:, 12:, 4:] = True
+    made = sample("gpt", {**labels(), "image": image, "mask": mask}, size=(32, 16))
     original = np.asarray(normalize(jnp.asarray(image)))
-    np.testing.assert_array_equal(made[~hidden], original[~hidden])
+    np.testing.assert_array_equal(made[~mask], original[~mask])
     changed = tokens_in(made, (4, 4)) != tokens_in(image, (4, 4))
     assert not changed[:, :3].any()
     assert not changed[:, :, 0].any()
@@ -366,9 +368,9 @@ def test_sizes_that_cannot_be_are_refused(size):
     check = ready("gpt")[0].exports.check_settings
     message = f"size is {size[0]}x{size[1]}; both must be multiples of .* 4 pixels, and at least 16"
     with pytest.raises(InputError, match=message):
-        check(WindowSettings(size=size))
+        check(SlidingWindowSettings(size=size))
     for fine in (None, (16, 16), (16, 20), (64, 32)):
-        check(WindowSettings(size=fine))
+        check(SlidingWindowSettings(size=fine))
 
 
 # GPT by condition image.
@@ -451,10 +453,10 @@ def test_previews_show_condition_original_and_two_samples():
 )
 def test_conditions_that_cannot_be_windowed_refuse_larger_images_only(condition):
     check = built("gpt", condition, **OF_EDGES)[0].exports.check_settings
-    check(WindowSettings())
-    check(WindowSettings(size=(16, 16)))
+    check(SlidingWindowSettings())
+    check(SlidingWindowSettings(size=(16, 16)))
     with pytest.raises(InputError, match="larger than those of training need at least as many"):
-        check(WindowSettings(size=(32, 16)))
+        check(SlidingWindowSettings(size=(32, 16)))
 
 
 # What is refused.
@@ -484,14 +486,14 @@ def test_values_that_cannot_work_are_refused(name, changes, message):
         ("gpt", dict(model__num_heads=3), "width 16 is not a multiple of .*num_heads 3"),
         ("gpt", dict(data__condition="edges"), "need both"),
         ("gpt", dict(condition_tokenizer="x"), "need both"),
-        ("pixelcnn", dict(model__reach=0), "reach is 0; it must be at least 1"),
+        ("pixelcnn", dict(model__kernel_radius=0), "kernel_radius is 0; it must be at least 1"),
         ("pixelcnn", dict(model__num_layers=0), "num_layers is 0"),
         ("pixelcnn", dict(data__condition="edges"), "of a class only; train configs/maskgit.py or"),
         ("pixelsnail", dict(data__condition="edges"), "of a class only"),
-        ("pixelsnail", dict(model__reach=0), "reach is 0"),
+        ("pixelsnail", dict(model__kernel_radius=0), "kernel_radius is 0"),
         ("pixelsnail", dict(model__num_heads=(2,)), "a number for each of the 2 maps"),
         ("pixelsnail", dict(model__num_heads=(2, 0, 0)), "a number for each of the 2 maps"),
-        ("pixelsnail", dict(model__num_heads=(3, 0)), "hidden 8 is not a multiple of the 3 heads"),
+        ("pixelsnail", dict(model__num_heads=(3, 0)), "masked 8 is not a multiple of the 3 heads"),
         ("pixelsnail", dict(model__num_heads=(-1, 0)), "not a multiple of the -1 heads"),
         ("pixelsnail", dict(model__grids=((8, 8), (4, 4))), "put the coarsest first"),
         ("pixelsnail", dict(model__grids=((4, 4), (8, 6))), "cannot be divided into"),

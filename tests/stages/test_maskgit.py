@@ -27,7 +27,7 @@ def conditioned():
         losses__label_dropout_rate=0.5,
     )
     tokenizer, variables = tiny_tokenizer()
-    reader, reader_variables = tiny_tokenizer("vqvae", data__view="edges")
+    reader, reader_variables = tiny_tokenizer("vqvae", data__input="edges")
     stage = STAGES["maskgit"].build(config, {"tokenizer": tokenizer, "condition_tokenizer": reader})
     frozen = {"tokenizer": variables, "condition_tokenizer": reader_variables}
     return stage, jax.jit(stage.init)(jax.random.key(0), batch_with_edges(), frozen)
@@ -63,8 +63,8 @@ def test_given_halves_are_completed():
     stage, _, frozen = tiny_stage("maskgit")
     batch = digits_batch(4)
     variables = jax.jit(stage.init)(jax.random.key(0), digits_batch(), frozen)
-    hidden = np.repeat((np.arange(16) >= 8)[None, :, None], 4, axis=0).repeat(16, axis=2)
-    wanted = {"label": batch["label"], "image": batch["image"], "hidden": hidden}
+    mask = np.repeat((np.arange(16) >= 8)[None, :, None], 4, axis=0).repeat(16, axis=2)
+    wanted = {"label": batch["label"], "image": batch["image"], "mask": mask}
     generator = stage.exports
     made = jax.jit(generator.sample, static_argnums=3)(
         variables, wanted, jax.random.key(1), generator.settings
@@ -93,7 +93,7 @@ def test_the_critic_decides_what_comes_back():
     by_critic, way = fill(variables, wanted, *nothing, key, settings)
     by_surety, _ = fill(variables, wanted, *nothing, key, settings._replace(decoder="confidence"))
     assert by_critic.mean() < 0.6 * by_surety.mean(), "what the critic dislikes is drawn again"
-    assert (~way.hidden[:-1] & way.hidden[1:]).any(), "accepted tokens come back"
+    assert (~way.mask[:-1] & way.mask[1:]).any(), "accepted tokens come back"
 
 
 def test_judgement_by_hand():
@@ -122,7 +122,7 @@ def test_a_critic_needs_a_generator_of_tokens():
         ("maskgit", {"sampling__decoder": "token_critic"}, "train configs/token_critic.py"),
         ("maskgit", {"model__head": "free"}, "config.model.head is 'free'; allowed: tied, linear"),
         ("maskgit", {"model__initialization": "x"}, "allowed: official, scaled"),
-        ("maskgit", {"losses__mean_of": "images"}, "allowed: examples, tokens"),
+        ("maskgit", {"losses__reduction": "images"}, "allowed: examples, tokens"),
         ("maskgit", {"data__condition": "edges"}, "images made from others need both"),
         ("token_critic", {"data__condition": "edges"}, "images made of a class only"),
         ("token_critic", {"model__num_heads": 3}, "not a multiple of config.model.num_heads"),

@@ -14,10 +14,10 @@ from maskgit_jax.losses.elbo import importance_weighted_bound
 from maskgit_jax.metrics.posterior import maximum_likelihood_sigma2, probabilistic_pca
 from maskgit_jax.stage import generator_of
 from maskgit_jax.stages import STAGES
-from maskgit_jax.stages.observations import observation
+from maskgit_jax.stages.likelihoods import pixel_likelihood
 from maskgit_jax.stages.vae import PriorSettings
 from maskgit_jax.training.sharding import path_name
-from maskgit_jax.training.step import player_gradients
+from maskgit_jax.training.step import network_gradients
 from tests.example import ROOT, digits_batch, tiny_config, tiny_stage
 
 AUTOENCODER = {"model__posterior": "none", "training__best_metric": "reconstruction_mse"}
@@ -50,7 +50,7 @@ def loss_of(stage, variables, step=0, seed=1):
 def test_gradients_reach_every_parameter(changes):
     stage, _, variables = started(**changes)
     gradients, _, _, _ = jax.jit(
-        lambda v: player_gradients(stage, v, digits_batch(), jax.random.key(1), jnp.int32(5))
+        lambda v: network_gradients(stage, v, digits_batch(), jax.random.key(1), jnp.int32(5))
     )(variables)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
         assert float(abs(leaf).max()) > 0, path_name(path)
@@ -164,7 +164,7 @@ def test_binary_pixels_have_the_brightness_of_the_image(binarization):
     config = tiny_config("vae", model__likelihood="bernoulli", model__binarization=binarization)
     image = jnp.linspace(-1, 1, 5).reshape(1, 1, 5, 1)
     keys = jax.random.split(jax.random.key(0), 4000)
-    binary = jax.vmap(lambda key: observation(config).prepare(image, key))(keys)
+    binary = jax.vmap(lambda key: pixel_likelihood(config).prepare(image, key))(keys)
     assert set(np.unique(binary)) == {-1.0, 1.0}
     expected = image if binarization == "dynamic" else jnp.where(image > 0, 1.0, -1.0)
     np.testing.assert_allclose(binary.mean(axis=0), expected, atol=0.06)
@@ -202,7 +202,7 @@ def test_an_autoencoder_has_no_prior():
         ({"model__network": "deep"}, "network is 'deep'; allowed: convolutional, linear"),
         ({"model__posterior": "laplace"}, "posterior is 'laplace'"),
         ({"model__likelihood": "student"}, "allowed: gaussian, bernoulli, logistic_mixture"),
-        ({"model__sigma_is": "large"}, "sigma_is is 'large'; allowed: fixed, learned, optimal"),
+        ({"model__sigma_is": "large"}, "sigma_mode is 'large'; allowed: fixed, learned, optimal"),
         ({"model__sigma": 0.0}, "sigma is 0.0"),
         ({"model__binarization": "none"}, "binarization is 'none'"),
         ({"model__num_mixtures": 0}, "num_mixtures is 0"),

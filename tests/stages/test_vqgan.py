@@ -10,13 +10,13 @@ from maskgit_jax.stage import Variables
 from maskgit_jax.stages import STAGES, vqgan
 from maskgit_jax.stages.tokenizers import summarize
 from maskgit_jax.training.sharding import path_name
-from maskgit_jax.training.step import make_train_step, player_gradients
+from maskgit_jax.training.step import make_train_step, network_gradients
 from tests.example import digits_batch, preset, tiny_config, tiny_stage
-from tests.networks.test_judges import params_of
-from tests.stages.test_laws import new_state
+from tests.networks.test_perceptual import params_of
+from tests.stages.test_all_stages import new_state
 
-JUDGES = {
-    "losses__judge": "lpips",
+ALL_LOSSES = {
+    "losses__perceptual": "lpips",
     "losses__judge_weight": 0.5,
     "losses__r1_weight": 2.0,
     "losses__lecam_weight": 3.0,
@@ -28,9 +28,9 @@ def test_the_adaptive_game_with_batch_statistics():
     """taming's recipe: adaptive weight, batch norm, a discriminator that starts later."""
     stage, config, frozen = tiny_stage(
         "vqgan",
-        losses__adaptive=True,
+        losses__adaptive_weight=True,
         losses__adversarial="hinge",
-        losses__pixel="l1",
+        losses__reconstruction="l1",
         discriminator__norm="batch",
     )
     state = new_state(stage, config, frozen, digits_batch())
@@ -64,7 +64,7 @@ def losses_at(stage, variables, step):
 
 def test_all_judges_enter_the_losses_as_written(judge):
     """Each term against an independent computation, with taming's discriminator of patches."""
-    stage, config, _ = tiny_stage("vqgan", **JUDGES)
+    stage, config, _ = tiny_stage("vqgan", **ALL_LOSSES)
     variables = jax.jit(stage.init)(jax.random.key(0), digits_batch(), judge)
     image = normalize(jnp.asarray(digits_batch()["image"]))
     losses, (state, metrics) = losses_at(stage, variables, 5)
@@ -96,11 +96,11 @@ def test_all_judges_enter_the_losses_as_written(judge):
 
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_with_all_judges_gradients_reach_both_players(judge, adaptive):
-    changes = {"discriminator__kind": "stylegan", "losses__adaptive": adaptive}
-    stage, config, _ = tiny_stage("vqgan", **JUDGES, **changes)
+    changes = {"discriminator__kind": "stylegan", "losses__adaptive_weight": adaptive}
+    stage, config, _ = tiny_stage("vqgan", **ALL_LOSSES, **changes)
     variables = jax.jit(stage.init)(jax.random.key(0), digits_batch(), judge)
     gradients, _, _, _ = jax.jit(
-        lambda v: player_gradients(stage, v, digits_batch(), jax.random.key(1), jnp.int32(5))
+        lambda v: network_gradients(stage, v, digits_batch(), jax.random.key(1), jnp.int32(5))
     )(variables)
     assert set(gradients) == {"autoencoder", "discriminator"}, "the judge is no player"
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
@@ -111,7 +111,7 @@ def test_with_all_judges_gradients_reach_both_players(judge, adaptive):
 
 
 def test_a_judge_is_not_part_of_what_is_saved(judge):
-    stage, config, _ = tiny_stage("vqgan", **JUDGES)
+    stage, config, _ = tiny_stage("vqgan", **ALL_LOSSES)
     state = new_state(stage, config, judge, digits_batch())
     names = {path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)}
     assert not any("vgg16" in name for name in names)
@@ -122,8 +122,10 @@ def test_the_official_tokenizer_is_a_preset():
     """google-research/magvit's recipe of MaskGIT, on pixels in [-1, 1]."""
     config = preset("vqgan", "imagenet256")
     STAGES["vqgan"].validate(config)
-    assert config.losses.judge == "resnet50_features" and config.losses.judge_weight == 0.1
-    assert config.losses.r1_weight == 10 * 4 and config.losses.pixel_weight == 1 / 4
+    assert (
+        config.losses.perceptual == "resnet50_features" and config.losses.perceptual_weight == 0.1
+    )
+    assert config.losses.r1_weight == 10 * 4 and config.losses.reconstruction_weight == 1 / 4
     image = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
     discriminator = vqgan.networks(config).discriminator
     shapes = jax.eval_shape(
@@ -135,9 +137,9 @@ def test_the_official_tokenizer_is_a_preset():
 @pytest.mark.parametrize(
     "changes,message",
     [
-        ({"losses__judge": "vgg"}, "judge is 'vgg'; allowed: , lpips"),
-        ({"losses__judge": "lpips", "data__image_size": 8}, "images of 16 pixels or more"),
-        ({"losses__judge_weight": -1.0}, "judge_weight is -1.0"),
+        ({"losses__perceptual": "vgg"}, "judge is 'vgg'; allowed: , lpips"),
+        ({"losses__perceptual": "lpips", "data__image_size": 8}, "images of 16 pixels or more"),
+        ({"losses__judge_weight": -1.0}, "perceptual_weight is -1.0"),
         ({"losses__judge_file": "vgg.pth"}, "name the network of these weights"),
         ({"discriminator__max_width": 0}, "max_width is 0"),
         ({"losses__lecam_decay": 1.0}, "lecam_decay is 1.0"),

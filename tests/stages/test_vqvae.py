@@ -14,7 +14,7 @@ from maskgit_jax.stages.tokenizers import summarize
 from maskgit_jax.stages.vqvae2 import drop_levels, grids_of
 from maskgit_jax.training.step import make_train_step
 from tests.example import digits_batch, preset, tiny_config, tiny_stage, tiny_tokenizer
-from tests.stages.test_laws import new_state
+from tests.stages.test_all_stages import new_state
 from tests.test_commands import refused
 
 
@@ -29,9 +29,9 @@ def level_parts(name, tree, state):
 
 @pytest.mark.parametrize("name", ["vqvae", "vqvae2"])
 def test_codebooks_of_running_means_are_set_in_parameters_and_average(name):
-    changes = dict(model__codebook_update="ema", players__autoencoder__optimizer="adamw")
+    changes = dict(model__codebook_update="ema", optimizers__autoencoder__optimizer="adamw")
     stage, config, frozen = tiny_stage(
-        name, **changes, players__autoencoder__weight_decay=0.5, model__revive_after=3
+        name, **changes, optimizers__autoencoder__weight_decay=0.5, model__revive_after=3
     )
     state = new_state(stage, config, frozen, digits_batch())
     before = level_parts(name, state.params, state.state)
@@ -44,7 +44,7 @@ def test_codebooks_of_running_means_are_set_in_parameters_and_average(name):
         np.testing.assert_array_equal(book, statistics["running"]["means"])
         np.testing.assert_array_equal(mean, book)
         assert float(abs(book - old).max()) > 0
-        revived = statistics["use"]["revived_at"] == 4
+        revived = statistics["use"]["restarted_at"] == 4
         np.testing.assert_array_equal(statistics["running"]["counts"][revived], 1.0)
 
 
@@ -138,10 +138,10 @@ def test_with_level_dropout_the_loss_depends_on_the_key():
         ("vqvae", {"model__codebook_update": "momentum"}, "codebook_update is 'momentum'"),
         ("vqvae", {"model__codebook_init": "zeros"}, "codebook_init is 'zeros'"),
         ("vqvae", {"model__codebook_decay": 1.0}, "codebook_decay is 1.0"),
-        ("vqvae", {"model__revive_after": -1}, "revive_after is -1"),
+        ("vqvae", {"model__revive_after": -1}, "restart_dead_codes_after is -1"),
         ("vqvae", {"data__image_size": 30}, "30 is not a multiple of 4"),
         ("vqvae", {"model__num_downsamplings": 0}, "num_downsamplings is 0"),
-        ("vqvae", {"losses__pixel": "l3"}, "l1, l2"),
+        ("vqvae", {"losses__reconstruction": "l3"}, "l1, l2"),
         ("vqvae2", {"model__codebook_update": "momentum"}, "allowed: gradient, ema"),
         ("vqvae2", {"data__image_size": 30}, "30 is not a multiple of 4"),
         ("vqvae2", {"model__num_levels": 4}, "num_levels is 4; allowed: 2, 3"),

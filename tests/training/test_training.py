@@ -9,12 +9,13 @@ from PIL import Image
 
 from maskgit_jax.arrays import normalize, to_uint8
 from maskgit_jax.configuration import InputError, player
+from maskgit_jax.images import image_grid, write_png
 from maskgit_jax.training.optimizers import learning_rate, make_optimizer, update_average
 from maskgit_jax.training.sharding import AXES, check_batch_size, make_mesh, partition_spec, pjit
 from maskgit_jax.training.step import make_train_step
-from maskgit_jax.training.writers import Writers, image_grid, write_png
+from maskgit_jax.training.writers import Writers
 from tests.example import digits_batch, preset, tiny_stage
-from tests.stages.test_laws import assert_equal, new_state
+from tests.stages.test_all_stages import assert_equal, new_state
 
 
 def test_warm_up_and_cosine_by_hand():
@@ -51,7 +52,7 @@ def test_the_running_average_starts_fast():
 
 
 def test_a_waiting_player_keeps_its_optimiser_fresh():
-    stage, config, frozen = tiny_stage("vqgan", players__discriminator__start_step=3)
+    stage, config, frozen = tiny_stage("vqgan", optimizers__discriminator__start_step=3)
     before = new_state(stage, config, frozen, digits_batch())
     step = jax.jit(make_train_step(stage, config))
     state = before

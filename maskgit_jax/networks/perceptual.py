@@ -1,0 +1,56 @@
+"""The networks in whose features images can be compared, by name."""
+
+from collections.abc import Callable
+from functools import partial
+
+from maskgit_jax.arrays import Array, PyTree
+from maskgit_jax.configuration import require
+from maskgit_jax.networks import lpips
+from maskgit_jax.networks.efficientnet import efficientnet_distance
+from maskgit_jax.networks.resnet import resnet50_distance
+
+Distance = Callable[[PyTree, Array, Array], Array]
+
+_DISTANCES: dict[str, Distance] = {
+    "lpips": lpips.lpips_distance,
+    "resnet50_logits": partial(resnet50_distance, layer="logits"),
+    "resnet50_features": partial(resnet50_distance, layer="features"),
+    "efficientnet_logits": partial(efficientnet_distance, layer="logits"),
+    "efficientnet_features": partial(efficientnet_distance, layer="features"),
+}
+PERCEPTUAL_NETWORKS = tuple(_DISTANCES)
+
+
+def perceptual_distance(name: str) -> Distance:
+    """Returns the function (params, image, other) -> distances, float32 [B].
+
+    Both images are float [B, H, W, C] in [-1, 1], C = 1 or 3. Distances are 0 for equal images
+    and can be differentiated with respect to either; their scales differ by orders of magnitude
+    from one judge to the next, and so must their weights in a loss.
+
+    Args:
+        name: One of `PERCEPTUAL_NETWORKS`; `interop.judges.load_perceptual_network` loads its parameters.
+
+    Raises:
+        InputError: There is no such judge.
+    """
+    check_perceptual_network(name)
+    return _DISTANCES[name]
+
+
+def min_image_size(name: str) -> int:
+    """Returns the smallest height and width of images that a judge can compare, in pixels.
+
+    Raises:
+        InputError: There is no such judge.
+    """
+    check_perceptual_network(name)
+    return lpips.SMALLEST_SIDE if name == "lpips" else 1
+
+
+def check_perceptual_network(name: str) -> None:
+    """Raises `InputError` unless the name is one of `PERCEPTUAL_NETWORKS`."""
+    require(
+        name in PERCEPTUAL_NETWORKS,
+        f"there is no judge '{name}'; allowed: {', '.join(PERCEPTUAL_NETWORKS)}",
+    )

@@ -1,0 +1,1 @@
+"""Quantizers: continuous latents to codes and tokens, and how a codebook is kept in use."""
