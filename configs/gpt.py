@@ -10,10 +10,10 @@ from maskgit_jax.configuration import (
     FOLDER_DATA,
     IMAGENET_DATA,
     apply_changes,
-    base,
+    base_config,
     choose_preset,
     default_workdir,
-    player,
+    optimizer,
 )
 
 IMAGENET = {
@@ -120,7 +120,7 @@ def get_config(preset: str = "") -> ConfigDict:
     16 heads, AdamW (0.9, 0.95) with weight decay 0.01 on matrices; here with classes.
     """
     name, changes = choose_preset(preset, PRESETS)
-    config = base("gpt", name)
+    config = base_config("gpt", name)
     config.tokenizer = default_workdir("vqgan", name)
     config.condition_tokenizer = ""  # run of a tokenizer of config.data.condition
     config.model = ConfigDict(
@@ -146,7 +146,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.training.best_metric = "bits_per_token"
     config.optimizers = ConfigDict(
         dict(
-            prior=player(
+            prior=optimizer(
                 optimizer="adamw",
                 learning_rate=4.5e-4,
                 beta2=0.95,

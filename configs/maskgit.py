@@ -6,11 +6,11 @@ from maskgit_jax.configuration import (
     FOLDER_DATA,
     IMAGENET_DATA,
     apply_changes,
-    base,
+    base_config,
     choose_preset,
     default_workdir,
     parallel_sampling,
-    player,
+    optimizer,
 )
 
 IMAGENET = {
@@ -137,7 +137,7 @@ def get_config(preset: str = "") -> ConfigDict:
     parameters), post-LN, tied head, label smoothing 0.1, AdamW (0.9, 0.96) at 1e-4.
     """
     name, changes = choose_preset(preset, PRESETS)
-    config = base("maskgit", name)
+    config = base_config("maskgit", name)
     config.tokenizer = default_workdir("vqgan", name)
     config.condition_tokenizer = ""  # run of a tokenizer of config.data.condition
     config.model = ConfigDict(
@@ -170,7 +170,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.training.best_metric = "token_cross_entropy"
     config.optimizers = ConfigDict(
         dict(
-            prior=player(
+            prior=optimizer(
                 optimizer="adamw",
                 beta2=0.96,
                 weight_decay=0.045,

@@ -6,10 +6,10 @@ from maskgit_jax.configuration import (
     FOLDER_DATA,
     IMAGENET_DATA,
     apply_changes,
-    base,
+    base_config,
     choose_preset,
     default_workdir,
-    player,
+    optimizer,
 )
 
 IMAGENET = {
@@ -87,7 +87,7 @@ PRESETS = {
 def get_config(preset: str = "") -> ConfigDict:
     """Returns the configuration of a preset."""
     name, changes = choose_preset(preset, PRESETS)
-    config = base("pixelcnn", name)
+    config = base_config("pixelcnn", name)
     config.tokenizer = default_workdir("vqvae", name)
     config.model = ConfigDict(
         dict(
@@ -109,6 +109,6 @@ def get_config(preset: str = "") -> ConfigDict:
     config.data.channels = 3
     config.training.best_metric = "bits_per_token"
     config.optimizers = ConfigDict(
-        dict(prior=player(learning_rate=3e-4, clip_norm=1.0, ema_rate=0.999))
+        dict(prior=optimizer(learning_rate=3e-4, clip_norm=1.0, ema_rate=0.999))
     )
     return apply_changes(config, changes)

@@ -9,10 +9,10 @@ from maskgit_jax.configuration import (
     FOLDER_DATA,
     IMAGENET_DATA,
     apply_changes,
-    base,
+    base_config,
     choose_preset,
     default_workdir,
-    player,
+    optimizer,
 )
 
 IMAGENET = {
@@ -114,7 +114,7 @@ def get_config(preset: str = "") -> ConfigDict:
     """
     name, changes = choose_preset(preset, PRESETS)
     grids = changes.get("model.grids", ((32, 32), (64, 64)))
-    config = base("pixelsnail", name)
+    config = base_config("pixelsnail", name)
     config.tokenizer = default_workdir("vqvae2", name)
     config.model = ConfigDict(
         dict(
@@ -141,5 +141,5 @@ def get_config(preset: str = "") -> ConfigDict:
     config.training.best_metric = "bits_per_token"
     prior = dict(learning_rate=3e-4, clip_norm=1.0, ema_rate=0.999)
     levels = ("top", "bottom") if len(grids) == 2 else ("top", "middle", "bottom")
-    config.optimizers = ConfigDict({level: player(**prior) for level in levels})
+    config.optimizers = ConfigDict({level: optimizer(**prior) for level in levels})
     return apply_changes(config, changes)

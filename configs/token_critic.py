@@ -10,11 +10,11 @@ from maskgit_jax.configuration import (
     FOLDER_DATA,
     IMAGENET_DATA,
     apply_changes,
-    base,
+    base_config,
     choose_preset,
     default_workdir,
     parallel_sampling,
-    player,
+    optimizer,
 )
 
 IMAGENET = {
@@ -103,7 +103,7 @@ PRESETS = {
 def get_config(preset: str = "") -> ConfigDict:
     """Returns the configuration of a preset; the defaults are of its generator's size."""
     name, changes = choose_preset(preset, PRESETS)
-    config = base("token_critic", name)
+    config = base_config("token_critic", name)
     config.generator = default_workdir("maskgit", name)
     config.model = ConfigDict(
         dict(
@@ -128,7 +128,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.training.best_metric = "critic_cross_entropy"
     config.optimizers = ConfigDict(
         dict(
-            critic=player(
+            critic=optimizer(
                 optimizer="adamw",
                 beta2=0.96,
                 weight_decay=0.045,

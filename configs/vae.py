@@ -6,9 +6,9 @@ from maskgit_jax.configuration import (
     FOLDER_DATA,
     IMAGENET_DATA,
     apply_changes,
-    base,
+    base_config,
     choose_preset,
-    player,
+    optimizer,
 )
 
 IMAGENET = {
@@ -134,7 +134,7 @@ def get_config(preset: str = "") -> ConfigDict:
     latents. All losses are in nats an image, sums over pixels and latents, never means.
     """
     name, changes = choose_preset(preset, PRESETS)
-    config = base("vae", name)
+    config = base_config("vae", name)
     config.model = ConfigDict(
         dict(
             network="convolutional",  # convolutional | linear
@@ -165,5 +165,5 @@ def get_config(preset: str = "") -> ConfigDict:
     config.data.channels = 3
     config.training.batch_size = 128
     config.training.best_metric = "negative_elbo"
-    config.optimizers = ConfigDict(dict(autoencoder=player(learning_rate=3e-4, ema_rate=0.999)))
+    config.optimizers = ConfigDict(dict(autoencoder=optimizer(learning_rate=3e-4, ema_rate=0.999)))
     return apply_changes(config, changes)

@@ -6,9 +6,9 @@ from maskgit_jax.configuration import (
     FOLDER_DATA,
     IMAGENET_DATA,
     apply_changes,
-    base,
+    base_config,
     choose_preset,
-    player,
+    optimizer,
 )
 
 # The official MaskGIT tokenizer. Its weights are for pixels in [0, 1], these for [-1, 1].
@@ -155,7 +155,7 @@ def get_config(preset: str = "") -> ConfigDict:
     `--config.losses.perceptual=lpips`.
     """
     name, changes = choose_preset(preset, PRESETS)
-    config = base("vqgan", name)
+    config = base_config("vqgan", name)
     config.model = ConfigDict(
         dict(
             architecture="maskgit",  # maskgit | maskgit_fixed | taming
@@ -200,6 +200,6 @@ def get_config(preset: str = "") -> ConfigDict:
     config.training.best_metric = "reconstruction_mse"
     game = dict(beta1=0.0, beta2=0.99)
     config.optimizers = ConfigDict(
-        dict(autoencoder=player(ema_rate=0.999, **game), discriminator=player(**game))
+        dict(autoencoder=optimizer(ema_rate=0.999, **game), discriminator=optimizer(**game))
     )
     return apply_changes(config, changes)

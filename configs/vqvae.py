@@ -6,9 +6,9 @@ from maskgit_jax.configuration import (
     FOLDER_DATA,
     IMAGENET_DATA,
     apply_changes,
-    base,
+    base_config,
     choose_preset,
-    player,
+    optimizer,
 )
 
 IMAGENET = {
@@ -92,7 +92,7 @@ def get_config(preset: str = "") -> ConfigDict:
     D, width, number of steps and images of each step.
     """
     name, changes = choose_preset(preset, PRESETS)
-    config = base("vqvae", name)
+    config = base_config("vqvae", name)
     config.model = ConfigDict(
         dict(
             filters=128,
@@ -114,6 +114,6 @@ def get_config(preset: str = "") -> ConfigDict:
     config.training.batch_size = 32
     config.training.best_metric = "reconstruction_mse"
     config.optimizers = ConfigDict(
-        dict(autoencoder=player(learning_rate=3e-4, ema_rate=0.999)),
+        dict(autoencoder=optimizer(learning_rate=3e-4, ema_rate=0.999)),
     )
     return apply_changes(config, changes)

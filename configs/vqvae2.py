@@ -6,9 +6,9 @@ from maskgit_jax.configuration import (
     FOLDER_DATA,
     IMAGENET_DATA,
     apply_changes,
-    base,
+    base_config,
     choose_preset,
-    player,
+    optimizer,
 )
 
 IMAGENET = {  # the paper's: maps of 32 x 32 and 64 x 64
@@ -96,7 +96,7 @@ def get_config(preset: str = "") -> ConfigDict:
     upsampling of the top codes, the VQ-VAE's 83,745.
     """
     name, changes = choose_preset(preset, PRESETS)
-    config = base("vqvae2", name)
+    config = base_config("vqvae2", name)
     config.model = ConfigDict(
         dict(
             filters=128,
@@ -125,6 +125,6 @@ def get_config(preset: str = "") -> ConfigDict:
     config.training.batch_size = 128
     config.training.best_metric = "reconstruction_mse"
     config.optimizers = ConfigDict(
-        dict(autoencoder=player(learning_rate=3e-4, ema_rate=0.999)),
+        dict(autoencoder=optimizer(learning_rate=3e-4, ema_rate=0.999)),
     )
     return apply_changes(config, changes)

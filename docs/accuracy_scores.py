@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 
-from maskgit_jax.configuration import base
+from maskgit_jax.configuration import base_config
 from maskgit_jax.data.image_sets import ImageSet, random_subset
 from maskgit_jax.data.reading import read_batches
 from maskgit_jax.evaluate import default_cache_directory
@@ -26,7 +26,7 @@ REAL, RESTORED = 10_000, 20_000
 
 def main(workdir: str) -> None:
     """Prints a row of a table for each set of images."""
-    mesh, cache = make_mesh(base("", "").mesh), default_cache_directory()
+    mesh, cache = make_mesh(base_config().mesh), default_cache_directory()
     run = load_run(workdir, mesh)
     autoencoder = AutoencoderPipeline(run, mesh)
     real, _ = real_images(run.config.data)

@@ -13,7 +13,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from maskgit_jax.configuration import base
+from maskgit_jax.configuration import base_config
 from maskgit_jax.data.image_sets import open_images
 from maskgit_jax.evaluation.features import FeatureNetwork, Outputs
 from maskgit_jax.evaluation.generation import GenerationEvaluator, Limits, RealImages
@@ -53,7 +53,7 @@ def main() -> None:
     np.savez(place / "real.npz", arr_0=rng.integers(0, 256, (2000, SIZE, SIZE, 3), np.uint8))
     real = RealImages("noise", open_images(place / "real.npz"), None, 0, {})
     network = FeatureNetwork("classifier", "block-means", "none", (64, 10, 0), block_means, {})
-    judged, mesh = open_images(place / "judged.npz"), make_mesh(base("", "").mesh)
+    judged, mesh = open_images(place / "judged.npz"), make_mesh(base_config().mesh)
     judge = GenerationEvaluator(
         judged, real, [network], mesh, place, place / "cache", 128, Limits()
     )

@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from maskgit_jax.configuration import base
+from maskgit_jax.configuration import base_config
 from maskgit_jax.data.image_sets import CenterCropped
 from maskgit_jax.data.sources import open_sources
 from maskgit_jax.images import write_image_grid
@@ -39,7 +39,7 @@ def held_out(run: Run, places: range) -> np.ndarray:
 
 def judges(runs: Path) -> None:
     """Writes `vqgan_judges.png`: columns of originals, without judges, with judges."""
-    mesh, columns = make_mesh(base("", "").mesh), []
+    mesh, columns = make_mesh(base_config().mesh), []
     for name in ("vqgan-fashion_mnist_no_judges", "vqgan-fashion_mnist_perceptual"):
         run = load_run(runs / name, mesh)
         images = held_out(run, range(32))
@@ -79,7 +79,7 @@ def curve(runs: Path) -> None:
 
 def interpolations(runs: Path) -> None:
     """Writes `interpolations.png`: of each pair three rows, the originals at their ends."""
-    mesh, rows = make_mesh(base("", "").mesh), []
+    mesh, rows = make_mesh(base_config().mesh), []
     for name in ("vae-fashion_mnist_autoencoder", "vae-fashion_mnist"):
         run = load_run(runs / name, mesh)
         rows.append(latent_pictures(run, mesh, "interpolations", ROWS, seed=0, batch_size=64))

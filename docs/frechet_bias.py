@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from maskgit_jax.configuration import base
+from maskgit_jax.configuration import base_config
 from maskgit_jax.data.image_sets import random_subset
 from maskgit_jax.evaluate import default_cache_directory
 from maskgit_jax.evaluation.evaluate import EvaluationOptions, open_networks
@@ -27,10 +27,10 @@ COUNTS = (100, 200, 500, 1000, 2000, 5000, 10_000)
 
 def main() -> None:
     """Writes docs/frechet_bias.png and prints the figures in it."""
-    data = base("", "").data
+    data = base_config().data
     data.source, data.image_size = "idx:/usr/share/datasets/fashion-mnist", 28
     real, _ = real_images(data)
-    cache, mesh = default_cache_directory(), make_mesh(base("", "").mesh)
+    cache, mesh = default_cache_directory(), make_mesh(base_config().mesh)
     asked = EvaluationOptions({"classifier": None}, None, mesh, cache, 128, Limits())
     (network,) = open_networks(asked, real.training, real.num_classes)
     extractor = Extractor(network, mesh, 128)

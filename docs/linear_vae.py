@@ -132,7 +132,7 @@ def main() -> None:
           "predicted |\n| --- | --- | --- | --- | --- | --- | --- |")  # fmt: skip
     trained = []
     for variance in variances:
-        fixed = {"model__sigma_is": "fixed", "model__sigma": float(variance**0.5)}
+        fixed = {"model__sigma_mode": "fixed", "model__sigma": float(variance**0.5)}
         found = train(images, **fixed, **longer)
         exact = probabilistic_pca(flat, len(found.kl), variance)
         gap = (exact.log_marginal - found.elbo) / abs(exact.log_marginal)

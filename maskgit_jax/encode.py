@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from maskgit_jax import command_line
-from maskgit_jax.configuration import InputError, base, require
+from maskgit_jax.configuration import InputError, base_config, require
 from maskgit_jax.data.loader import eval_batches
 from maskgit_jax.data.sources import Source, open_sources
 from maskgit_jax.data.tokens import SPLITS, write_description, write_split
@@ -40,7 +40,7 @@ def encoded(
 def main() -> None:
     """Encodes both splits of a dataset."""
     place = Path(OUT.value or Path(WORKDIR.value) / "tokens")
-    mesh = make_mesh(base("", "").mesh)
+    mesh = make_mesh(base_config().mesh)
     check_batch_size(BATCH_SIZE.value, mesh, "--batch_size")
     run = load_run(WORKDIR.value, mesh)
     exports = run.stage.exports

@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from maskgit_jax import command_line
-from maskgit_jax.configuration import base, require
+from maskgit_jax.configuration import base_config, require
 from maskgit_jax.evaluation import report
 from maskgit_jax.evaluation.adm_reference import write_reference
 from maskgit_jax.evaluation.decoder_comparison import NAMES, compare_decoders, compare_inpainting
@@ -98,7 +98,7 @@ def main() -> None:
     if COMPARE.value:
         print(report.compare(COMPARE.value))
         return
-    mesh = make_mesh(base("", "").mesh)
+    mesh = make_mesh(base_config().mesh)
     check_batch_size(BATCH_SIZE.value, mesh, "--batch_size")
     asked = EvaluationOptions(
         parse_names(FEATURES.value),

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from maskgit_jax import command_line, distributed
 from maskgit_jax.autoencoders.latent_paths import interpolate_latents, traverse_latents
-from maskgit_jax.configuration import InputError, base, condition_channels, require
+from maskgit_jax.configuration import InputError, base_config, condition_channels, require
 from maskgit_jax.data.conditioning_images import ConditioningImages, ImageFiles
 from maskgit_jax.data.image_sets import CenterCropped
 from maskgit_jax.data.sources import image_data, open_sources
@@ -271,7 +271,7 @@ def main() -> None:
     """Samples what the flags say."""
     out = Path(OUT.value)
     require(out.suffix in (".png", ".npz"), f"--out is {out}; it must end in .png or .npz")
-    mesh = make_mesh(base("", "").mesh)
+    mesh = make_mesh(base_config().mesh)
     run = load_run(WORKDIR.value, mesh, CHECKPOINT.value)
     require(
         not distributed.has_peers() or (WHAT.value == "samples" and KEEP_SUREST.value == 1),

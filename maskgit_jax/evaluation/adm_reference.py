@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from maskgit_jax.configuration import base, require
+from maskgit_jax.configuration import base_config, require
 from maskgit_jax.data.image_sets import random_subset
 from maskgit_jax.data.reading import read_batches
 from maskgit_jax.evaluation.evaluate import EvaluationOptions, open_networks
@@ -29,7 +29,7 @@ def write_reference(
     """
     require(path.suffix == ".npz", f"--write_reference={path} must end in .npz")
     require(bool(data) and image_size > 0, "--write_reference needs --data and --image_size")
-    config = base("", "").data
+    config = base_config().data
     config.source, config.image_size, config.channels = data, image_size, channels
     real, _ = real_images(config)
     images = random_subset(real.training, asked.limits.reference)

@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 
 from maskgit_jax import command_line
-from maskgit_jax.configuration import base, require
+from maskgit_jax.configuration import base_config, require
 from maskgit_jax.evaluation.evaluate import MOST_SAMPLES, EvaluationOptions
 from maskgit_jax.evaluation.features import parse_names
 from maskgit_jax.evaluation.generation import Limits, check_sets, real_images
@@ -122,7 +122,7 @@ def lpips_weights() -> Any:
 
 def asked() -> EvaluationOptions:
     """Returns how to measure."""
-    mesh = make_mesh(base("", "").mesh)
+    mesh = make_mesh(base_config().mesh)
     cache, size = (
         Path(CACHE.value or default_cache_directory()),
         round_up_to_shards(BATCH_SIZE.value, mesh),

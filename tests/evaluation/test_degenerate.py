@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from maskgit_jax.configuration import InputError, base
+from maskgit_jax.configuration import InputError, base_config
 from maskgit_jax.data.image_sets import ImageSet
 from maskgit_jax.data.sources import open_sources
 from maskgit_jax.evaluation.features import Extractor, FeatureNetwork, Outputs, small_classifier
@@ -21,7 +21,7 @@ def image_set(images: np.ndarray, labels: np.ndarray | None = None) -> ImageSet:
 
 @pytest.fixture(scope="module")
 def digits():
-    return open_sources(base("", "").data)
+    return open_sources(base_config().data)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def real(digits):
 def network(real):
     before, classifier.STEPS = classifier.STEPS, 200
     try:
-        return small_classifier(classifier.fit(real.training, 10, make_mesh(base("", "").mesh)))
+        return small_classifier(classifier.fit(real.training, 10, make_mesh(base_config().mesh)))
     finally:
         classifier.STEPS = before
 
@@ -48,7 +48,7 @@ def network(real):
 @pytest.fixture
 def measure(real, network, tmp_path):
     def figures(images: np.ndarray) -> dict[str, float]:
-        mesh = make_mesh(base("", "").mesh)
+        mesh = make_mesh(base_config().mesh)
         judge = GenerationEvaluator(
             image_set(images), real, [network], mesh, tmp_path, tmp_path / "cache", 80, Limits()
         )
@@ -112,7 +112,7 @@ def test_images_of_another_size_and_too_few_are_refused(real):
 
 def test_a_classifier_without_labels_learns_rotations(real, monkeypatch):
     monkeypatch.setattr(classifier, "STEPS", 5)
-    mesh = make_mesh(base("", "").mesh)
+    mesh = make_mesh(base_config().mesh)
     trained = classifier.fit(real.training, 0, mesh)
     assert trained.rotations and trained.num_classes == 4
     image = np.arange(4, dtype=np.uint8).reshape(1, 2, 2, 1).repeat(4, axis=0)
@@ -131,7 +131,7 @@ def test_duplicates_are_counted_over_batches():
 
 
 def test_a_search_goes_on_to_the_same_bits(real, network, tmp_path):
-    mesh = make_mesh(base("", "").mesh)
+    mesh = make_mesh(base_config().mesh)
     extractor = Extractor(network, mesh, 80)
     names = digests(real.held_out.rows)
     points = small_pixels(real.held_out.rows)
@@ -162,7 +162,7 @@ def test_statistics_of_a_reference_file_stand_in_for_its_images(digits, tmp_path
     statistics = {"mu": mean, "sigma": covariance}
     statistics |= {"mu_s": 2 * mean[:6], "sigma_s": 4 * covariance[:6, :6]}
     real = RealImages("file", None, None, 0, statistics)
-    mesh = make_mesh(base("", "").mesh)
+    mesh = make_mesh(base_config().mesh)
     place = (tmp_path, tmp_path / "cache")
     judge = GenerationEvaluator(image_set(images), real, [network], mesh, *place, 80, Limits())
     judge.run()

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from maskgit_jax.configuration import base
+from maskgit_jax.configuration import base_config
 from maskgit_jax.evaluation.generation import RealImages, real_images, sample_labels
 
 
@@ -32,7 +32,7 @@ def test_without_classes_nothing_is_asked_for():
 
 
 def test_classes_of_a_dataset_are_known():
-    digits, _ = real_images(base("", "").data)
+    digits, _ = real_images(base_config().data)
     found = sample_labels(digits, 10, 1437)
     known = digits.training.source.labels
     difference = np.bincount(found, minlength=10) - np.bincount(known, minlength=10)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from maskgit_jax.configuration import base
+from maskgit_jax.configuration import base_config
 from maskgit_jax.evaluation.evaluate import EvaluationOptions
 from maskgit_jax.evaluation.report import Evaluation, Metric
 from maskgit_jax.lineage import measure
@@ -39,7 +39,7 @@ def test_a_system_that_makes_no_images(plan, tmp_path, monkeypatch):
         return Evaluation("run", {}, FIGURES, {"elbo": "none"})
 
     monkeypatch.setattr(measure, "evaluate_run", evaluated)
-    system, mesh = SYSTEMS["autoencoder"], make_mesh(base("", "").mesh, jax.devices()[:1])
+    system, mesh = SYSTEMS["autoencoder"], make_mesh(base_config().mesh, jax.devices()[:1])
     asked = EvaluationOptions({"classifier": None}, None, mesh, tmp_path / "cache", 64)
     assert measure.read_result(plan, system) is None
     for _ in range(2):

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from maskgit_jax.arrays import normalize, to_uint8
-from maskgit_jax.configuration import InputError, player
+from maskgit_jax.configuration import InputError, optimizer
 from maskgit_jax.images import image_grid, write_png
 from maskgit_jax.training.optimizers import learning_rate, make_optimizer, update_average
 from maskgit_jax.training.sharding import AXES, check_batch_size, make_mesh, partition_spec, pjit
@@ -19,27 +19,28 @@ from tests.stages.test_all_stages import assert_equal, new_state
 
 
 def test_warm_up_and_cosine_by_hand():
-    rate = learning_rate(player(learning_rate=1.0, warmup_steps=4, schedule="cosine"), num_steps=12)
+    settings = optimizer(learning_rate=1.0, warmup_steps=4, schedule="cosine")
+    rate = learning_rate(settings, num_steps=12)
     np.testing.assert_allclose([rate(n) for n in range(4)], [0.25, 0.5, 0.75, 1.0], rtol=1e-6)
     np.testing.assert_allclose([rate(n) for n in (4, 8, 12)], [1.0, 0.5, 0.0], atol=1e-6)
-    assert learning_rate(player(learning_rate=0.3), 10)(9) == 0.3
+    assert learning_rate(optimizer(learning_rate=0.3), 10)(9) == 0.3
 
 
 def test_weight_decay_acts_on_kernels_only():
     params = {"dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "codebook": jnp.ones(2)}
-    optimizer = make_optimizer(
-        player(optimizer="adamw", learning_rate=0.1, weight_decay=0.5), num_steps=10
+    adamw = make_optimizer(
+        optimizer(optimizer="adamw", learning_rate=0.1, weight_decay=0.5), num_steps=10
     )
     zero = jax.tree.map(jnp.zeros_like, params)
-    changes, _ = optimizer.update(zero, optimizer.init(params), params)
+    changes, _ = adamw.update(zero, adamw.init(params), params)
     np.testing.assert_allclose(changes["dense"]["kernel"], -0.05, rtol=1e-6)
     assert abs(changes["dense"]["bias"]).max() == abs(changes["codebook"]).max() == 0
 
 
 def test_clipping_bounds_what_adam_sees():
-    optimizer = make_optimizer(player(clip_norm=1.0), num_steps=10)
+    clipped = make_optimizer(optimizer(clip_norm=1.0), num_steps=10)
     params = {"kernel": jnp.zeros(2)}
-    _, state = optimizer.update({"kernel": jnp.asarray([30.0, 40.0])}, optimizer.init(params))
+    _, state = clipped.update({"kernel": jnp.asarray([30.0, 40.0])}, clipped.init(params))
     mean = state[1].mu["kernel"]
     np.testing.assert_allclose(mean, 0.1 * np.asarray([0.6, 0.8]), rtol=1e-5)
 
