@@ -15,10 +15,10 @@ from maskgit_jax.performance.step_speed import measure_train
 from maskgit_jax.runs.directory import read_config
 from maskgit_jax.stage import Stage
 from maskgit_jax.stages import stage_module
-from maskgit_jax.training.checkpoint import saved_steps
+from maskgit_jax.training.variables import saved_steps
 
 _MEASURING_SECONDS = 6.0
-_SEEN = ("image_size", "channels", "view")  # keys of config.data in which all must agree
+_SEEN = ("image_size", "channels", "input")  # keys of config.data in which all must agree
 
 
 class Plan(NamedTuple):

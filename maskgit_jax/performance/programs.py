@@ -25,7 +25,7 @@ from maskgit_jax.stage import Generator, Stage, Variables, generator_of
 from maskgit_jax.stages import STAGES, stage_module
 from maskgit_jax.stages.token_priors import token_grids
 from maskgit_jax.training import sharding
-from maskgit_jax.training.checkpoint import with_sharding
+from maskgit_jax.training.variables import with_sharding
 from maskgit_jax.training.loop import compile_train_step
 from maskgit_jax.training.step import make_create_state, make_train_step
 
@@ -91,15 +91,15 @@ def build_system(config: ConfigDict, configs: str | Path = "configs") -> System:
     }
     stage = module.build(config, {name: system.stage for name, system in systems.items()})
     frozen = {name: _finished(system) for name, system in systems.items()}
-    if "judge" in config.losses and config.losses.perceptual:
-        network = judge_shapes(config.losses.perceptual)
-        frozen["judge"] = Variables({"network": network}, {}, {})
+    if "perceptual" in config.losses and config.losses.perceptual:
+        network = perceptual_shapes(config.losses.perceptual)
+        frozen["perceptual"] = Variables({"network": network}, {}, {})
     return System(config, stage, frozen)
 
 
 def _finished(system: System) -> Variables:
     shapes = abstract_variables(system.stage, system.config)
-    inner = {name: value for name, value in system.frozen.items() if name != "judge"}
+    inner = {name: value for name, value in system.frozen.items() if name != "perceptual"}
     return Variables(shapes.params, shapes.state, inner)
 
 
@@ -145,8 +145,8 @@ def preset_config(stage: str, preset: str, configs: str | Path = "configs") -> C
     return module.get_config(preset)
 
 
-def judge_shapes(name: str) -> PyTree:
-    """Returns the shapes of what `interop.judges.load_perceptual_network` loads, without any file.
+def perceptual_shapes(name: str) -> PyTree:
+    """Returns the shapes of what `interop.perceptual.load_perceptual_network` loads, without any file.
 
     Raises:
         InputError: There is no such judge.
@@ -160,7 +160,7 @@ def judge_shapes(name: str) -> PyTree:
         return params(resnet.ResNet50(), resnet.IMAGE_SIZE)
     if name.startswith("efficientnet"):
         return params(efficientnet.EfficientNetLite(), efficientnet.IMAGE_SIZE)
-    require(name == "lpips", f"there is no judge '{name}'")
+    require(name == "lpips", f"there is no perceptual network '{name}'")
     weights = {
         layer: jax.ShapeDtypeStruct((width,), jnp.float32)
         for layer, width in zip(lpips.LAYERS, lpips.WIDTHS, strict=True)

@@ -1,10 +1,9 @@
-"""Run directories: how they are written, loaded, and copied into runs that need them.
+"""Run directories: what training writes and everything else loads.
 
-A run directory holds
-    config.json   the resolved configuration
-    checkpoints/  see `maskgit_jax.training.checkpoint`
-    frozen/NAME/  config.json and variables/ of each finished stage that the run needs
-    metrics.jsonl, tensorboard/, previews/
+config.json    the resolved configuration
+checkpoints/   see `maskgit_jax.training.checkpoint`
+frozen/NAME/   config.json and variables/ of each finished stage that the run uses
+metrics.jsonl, tensorboard/, previews/
 """
 
 import json
@@ -20,36 +19,32 @@ from ml_collections import ConfigDict
 
 from maskgit_jax import distributed
 from maskgit_jax.arrays import PyTree
-from maskgit_jax.configuration import InputError, base
+from maskgit_jax.configuration import InputError
+from maskgit_jax.files import atomic_path, write_text
 from maskgit_jax.stage import Stage, Variables
 from maskgit_jax.stages import stage_module
 from maskgit_jax.training import sharding
-from maskgit_jax.training.checkpoint import (
+from maskgit_jax.training.variables import (
     checkpoint_folder,
+    inference_variables,
     restore_model,
     restore_variables,
     save_variables,
     saved_steps,
     with_sharding,
 )
-from maskgit_jax.training.state import inference_variables
-
-LATER_KEYS = {
-    "gpt": {"model": {"attention": "xla"}},
-    "maskgit": {"condition_tokenizer": "", "model": {"attention": "xla"}},
-    "token_critic": {"model": {"attention": "xla"}},
-}
 
 
 class Run(NamedTuple):
-    """A finished (or still running) training, ready to be used.
+    """A finished (or still running) training, loaded for inference.
 
     Attributes:
         config: Its configuration.
         stage: Its functions.
-        variables: What to evaluate and sample with: running averages where they are kept.
-        step: Of the checkpoint.
-        stages: The finished stages that it needs, by the names of `variables.frozen`.
+        variables: The variables to evaluate and sample with: the EMA of the parameters where one
+            is kept.
+        step: The training step of the checkpoint.
+        stages: The frozen stages that it uses, by the names of `variables.frozen`.
     """
 
     config: ConfigDict
@@ -60,18 +55,15 @@ class Run(NamedTuple):
 
 
 def write_config(folder: Path, config: ConfigDict) -> None:
-    """Writes `config.json` of a run or of a frozen stage."""
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / "config.json.unfinished"
-    unfinished.write_text(json.dumps(json.loads(config.to_json()), indent=2) + "\n")
-    unfinished.rename(folder / "config.json")
+    """Writes the `config.json` of a run or of a frozen stage."""
+    write_text(folder / "config.json", json.dumps(json.loads(config.to_json()), indent=2) + "\n")
 
 
 def read_config(folder: str | Path) -> ConfigDict:
-    """Returns the configuration in a run directory.
+    """Returns the configuration of a run directory.
 
     Raises:
-        InputError: The directory holds no run.
+        InputError: The directory holds no run, or one of an older version.
     """
     path = Path(folder) / "config.json"
     if not path.exists():
@@ -80,26 +72,20 @@ def read_config(folder: str | Path) -> ConfigDict:
         values = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is damaged ({error}); delete {folder} and train again") from error
-    # Keys that came later have defaults that change nothing.
-    common = base("", "").to_dict()
-    values = _filled_up(values, {group: common[group] for group in ("data", "mesh")})
-    values = _filled_up(values, LATER_KEYS.get(values["stage"], {}))
+    if "optimizers" not in values:
+        raise InputError(_older_version(folder, "'optimizers'"))
     return ConfigDict(_with_tuples(values)).lock()
 
 
-def _filled_up(values: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the values, with what they lack of the defaults, group by group."""
-    filled = {
-        key: _filled_up(values.get(key, {}), default)
-        if isinstance(default, dict)
-        else values.get(key, default)
-        for key, default in defaults.items()
-    }
-    return {**values, **filled}
+def _older_version(folder: str | Path, key: str) -> str:
+    return (
+        f"{folder} was written by an older version of maskgit_jax (its config.json lacks {key}); "
+        "train it again"
+    )
 
 
 def _with_tuples(value: Any) -> Any:
-    """Turns JSON's lists back into the tuples that configs are made of."""
+    """Turns JSON's lists back into the tuples that configurations use."""
     if isinstance(value, dict):
         return {key: _with_tuples(item) for key, item in value.items()}
     return tuple(_with_tuples(item) for item in value) if isinstance(value, list) else value
@@ -116,85 +102,84 @@ def abstract_variables(stage: Stage, config: ConfigDict) -> Variables:
 
 
 def load_run(workdir: str | Path, mesh: Mesh, checkpoint: str = "latest") -> Run:
-    """Loads a run's newest checkpoint, or the one of step `checkpoint`, for use.
+    """Loads the newest checkpoint of a run, or the one of step `checkpoint`.
 
     Raises:
-        InputError: There is no run, no checkpoint yet, or it is damaged.
+        InputError: There is no run, no checkpoint yet, or the checkpoint is damaged.
     """
     config = read_config(workdir)
+    step = _checkpoint_step(workdir, config, checkpoint)
+    stages, frozen = load_frozen(Path(workdir) / "frozen", config, mesh)
+    stage = _build(config, stages, workdir)
+    shapes = abstract_variables(stage, config)
+    averaged = [name for name, settings in config.optimizers.items() if settings.ema_rate]
+    abstract = {
+        "params": dict(shapes.params),
+        "averages": {name: shapes.params[name] for name in averaged if name in shapes.params},
+        "state": shapes.state,
+    }
+    model = restore_model(checkpoint_folder(workdir) / str(step), _with_shardings(abstract, mesh))
+    variables = inference_variables(model["params"], model["averages"], model["state"], frozen)
+    return Run(config, stage, variables, step, stages)
+
+
+def _checkpoint_step(workdir: str | Path, config: ConfigDict, checkpoint: str) -> int:
     steps = saved_steps(workdir)
     if not steps:
         raise InputError(
             f"{workdir} has no checkpoint yet; train it with python -m maskgit_jax.train "
             f"--config=configs/{config.stage}.py:{config.preset} --workdir={workdir}"
         )
-    if checkpoint != "latest" and not (checkpoint.isdigit() and int(checkpoint) in steps):
+    if checkpoint == "latest":
+        return steps[-1]
+    if not (checkpoint.isdigit() and int(checkpoint) in steps):
         known = ", ".join(map(str, steps))
         raise InputError(f"{workdir} has no checkpoint '{checkpoint}'; there are: latest, {known}")
-    step = steps[-1] if checkpoint == "latest" else int(checkpoint)
-    stages, frozen = load_frozen(Path(workdir) / "frozen", config, mesh)
-    stage = _built(config, stages, workdir)
-    shapes = abstract_variables(stage, config)
-    averaged = [name for name, player in config.optimizers.items() if player.ema_rate]
-    params = dict(shapes.params)
-    abstract = {
-        "params": params,
-        "averages": {name: params[name] for name in averaged if name in params},
-        "state": shapes.state,
-    }
-    folder = checkpoint_folder(workdir) / str(step)
-    model = restore_model(folder, _placed(abstract, mesh))
-    variables = inference_variables(model["params"], model["averages"], model["state"], frozen)
-    return Run(config, stage, variables, step, stages)
+    return int(checkpoint)
 
 
-def _built(config: ConfigDict, stages: dict[str, Stage], folder: str | Path) -> Stage:
+def _build(config: ConfigDict, stages: dict[str, Stage], folder: str | Path) -> Stage:
     """Returns the stage of a configuration that was read from `folder`."""
     try:
         return stage_module(config.stage).build(config, stages)
     except (AttributeError, KeyError) as error:
-        raise InputError(
-            f"{folder} was written by another version: its config.json lacks a key "
-            f"({str(error).splitlines()[0]}); train it again"
-        ) from error
+        raise InputError(_older_version(folder, str(error).splitlines()[0])) from error
 
 
-def _placed(abstract: PyTree, mesh: Mesh) -> PyTree:
+def _with_shardings(abstract: PyTree, mesh: Mesh) -> PyTree:
     return with_sharding(abstract, sharding.tree_shardings(abstract, mesh))
 
 
 def load_frozen(
     folder: Path, config: ConfigDict, mesh: Mesh
 ) -> tuple[dict[str, Stage], dict[str, Variables]]:
-    """Loads the finished stages that a run keeps in `folder`, by name."""
+    """Loads the frozen stages that a run keeps in `folder`, by name."""
     stages, variables = {}, {}
     for name in stage_module(config.stage).needs(config):
         inner = read_config(folder / name)
         inner_stages, inner_variables = load_frozen(folder / name / "frozen", inner, mesh)
-        stages[name] = _built(inner, inner_stages, folder / name)
+        stages[name] = _build(inner, inner_stages, folder / name)
         shapes = abstract_variables(stages[name], inner)
-        abstract = _placed({"params": shapes.params, "state": shapes.state}, mesh)
+        abstract = _with_shardings({"params": shapes.params, "state": shapes.state}, mesh)
         loaded = restore_variables(folder.resolve() / name / "variables", abstract)
         variables[name] = Variables(loaded["params"], loaded["state"], inner_variables)
     return stages, variables
 
 
 def copy_frozen(source: str, folder: Path, mesh: Mesh) -> None:
-    """Copies what is needed of a finished run into `folder`, so that a run depends on no other.
+    """Copies what inference needs of a finished run into `folder`; the copy is self-contained.
 
-    All processes call it; until they have met, the copy need not be complete.
-
-    The source may also be such a copy, inside of another run.
+    All processes call it; the copy is complete when all of them have returned. The source may
+    also be such a copy inside another run.
 
     Raises:
         InputError: The source holds no finished stage.
     """
     if (Path(source) / "variables").exists():
         if distributed.is_main():
-            unfinished = folder.with_name(f"{folder.name}.unfinished")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            shutil.copytree(source, unfinished)
-            unfinished.rename(folder)
+            with atomic_path(folder) as unfinished:
+                shutil.rmtree(unfinished, ignore_errors=True)
+                shutil.copytree(source, unfinished)
         return
     run = load_run(source, mesh)
     variables = {"params": run.variables.params, "state": run.variables.state}
@@ -203,5 +188,5 @@ def copy_frozen(source: str, folder: Path, mesh: Mesh) -> None:
         return
     if run.stages:
         shutil.copytree(Path(source) / "frozen", folder / "frozen", dirs_exist_ok=True)
-    # The config comes last: its presence says that the copy is complete.
+    # The configuration comes last: its presence says that the copy is complete.
     write_config(folder, run.config)

@@ -1,4 +1,4 @@
-"""The one training loop: compile once, step, write, evaluate, save, resume."""
+"""The training loop of every stage: compile once, step, log, evaluate, save, resume."""
 
 import os
 import signal
@@ -18,9 +18,9 @@ from maskgit_jax.arrays import to_uint8
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.stage import Stage, Variables
 from maskgit_jax.training import sharding
-from maskgit_jax.training.checkpoint import Checkpoints, with_sharding
+from maskgit_jax.training.checkpoint import Checkpoints
 from maskgit_jax.training.optimizers import learning_rate
-from maskgit_jax.training.state import TrainState, inference_variables
+from maskgit_jax.training.state import TrainState
 from maskgit_jax.training.step import (
     TrainStep,
     empty_sums,
@@ -28,6 +28,7 @@ from maskgit_jax.training.step import (
     make_eval_step,
     make_train_step,
 )
+from maskgit_jax.training.variables import inference_variables, with_sharding
 from maskgit_jax.training.writers import SilentWriters, Writers
 
 HostBatch = dict[str, np.ndarray]
@@ -35,11 +36,11 @@ PREVIEW_SIZE = 64
 
 
 class TrainingData(NamedTuple):
-    """What a run learns from.
+    """The batches of a run.
 
     Attributes:
-        train: Endless iterator of this process's part of each batch; its state is saved.
-        evaluation: () -> one pass over the held-out data in full batches with `valid`.
+        train: Endless iterator over this process's part of each batch; checkpoints hold its state.
+        evaluation: () -> one pass over the held-out data in full batches with a `valid` mask.
     """
 
     train: grain.DatasetIterator
@@ -47,7 +48,7 @@ class TrainingData(NamedTuple):
 
 
 class NotFinite(InputError):
-    """A loss or gradient was not finite; training stopped before it could do harm."""
+    """A loss or gradient was not finite; the parameters were not updated with it."""
 
 
 class Programs(NamedTuple):
@@ -62,12 +63,12 @@ class Trainer:
     """Trains one stage in one run directory.
 
     Args:
-        stage: What is trained.
-        config: Of the run; resolved and validated.
+        stage: The stage to train.
+        config: Its configuration, resolved and validated.
         workdir: The run directory.
-        data: Batches.
-        frozen: Finished stages that the stage needs.
-        mesh: Devices.
+        data: The batches.
+        frozen: Variables of the frozen stages and networks that the stage uses.
+        mesh: The devices.
     """
 
     def __init__(
@@ -83,17 +84,18 @@ class Trainer:
         self.data, self.mesh = data, mesh
         sharding.check_training_batch(config.training, mesh)
         self.root_key = jax.random.key(config.seed)
-        # As a program: hosts cannot put each other's arrays anywhere.
-        everywhere = sharding.pjit(lambda t: t, mesh, out_shardings=sharding.replicated(mesh))
-        self.frozen = everywhere(dict(frozen)) if frozen else {}
+        # A compiled program, because a host cannot place the arrays of another host.
+        replicate = sharding.pjit(lambda t: t, mesh, out_shardings=sharding.replicated(mesh))
+        self.frozen = replicate(dict(frozen)) if frozen else {}
         self.checkpoints = Checkpoints(workdir, config.training)
-        self.state_shardings, self.empty_sums = None, None
+        self.state_shardings: Any = None
+        self.empty_sums: dict[str, np.ndarray] = {}
         self.state = self._restore_or_create()
         self.programs = self._compile()
         self.stop_requested = threading.Event()
 
     def _restore_or_create(self) -> TrainState:
-        """Returns the newest saved state, or a new one; parameters are born sharded."""
+        """Returns the latest saved state, or a new one whose parameters are created sharded."""
         create = make_create_state(self.stage, self.config)
         iterator_start = self.data.train.get_state()
         batch = sharding.put_batch(next(self.data.train), self.mesh)
@@ -102,7 +104,7 @@ class Trainer:
         abstract = jax.eval_shape(create, self.root_key, batch, self.frozen)
         self.state_shardings = sharding.tree_shardings(abstract, self.mesh)
         self.empty_sums = empty_sums(
-            self.stage, _evaluated(abstract, self.frozen), batch, self.root_key
+            self.stage, _inference_variables(abstract, self.frozen), batch, self.root_key
         )
         self._check_best_metric()
         step = self.checkpoints.latest_step()
@@ -110,7 +112,7 @@ class Trainer:
             target = with_sharding(abstract, self.state_shardings)
             return self.checkpoints.restore(step, target, self.data.train)
         program = sharding.pjit(create, self.mesh, out_shardings=self.state_shardings)
-        # The last fold belongs to the beginning: steps count up from 0.
+        # Steps use the folds 0, 1, ...; initialization uses the largest one.
         init_key = jax.random.fold_in(self.root_key, 2**31 - 1)
         return program(init_key, batch, self.frozen)
 
@@ -118,11 +120,11 @@ class Trainer:
         settings = self.config.training
         if not (settings.keep_best and settings.best_metric):
             return
-        figures = sorted(self.stage.summarize(self.empty_sums).keys() - {"count"})
+        metrics = sorted(self.stage.summarize(self.empty_sums).keys() - {"count"})
         require(
-            settings.best_metric in figures,
+            settings.best_metric in metrics,
             f"config.training.best_metric is '{settings.best_metric}', which stage "
-            f"'{self.config.stage}' does not evaluate; choose one of {', '.join(figures)}",
+            f"'{self.config.stage}' does not evaluate; choose one of {', '.join(metrics)}",
         )
 
     def _compile(self) -> Programs:
@@ -130,17 +132,17 @@ class Trainer:
             shown = jax.tree.map(lambda array: array[:PREVIEW_SIZE], batch)
             return jax.tree.map(to_uint8, dict(self.stage.preview(variables, shown, key)))
 
-        everywhere = sharding.replicated(self.mesh)
+        replicated = sharding.replicated(self.mesh)
         return Programs(
             train_step=compile_train_step(
                 make_train_step(self.stage, self.config), self.mesh, self.state_shardings
             ),
             eval_step=compile_eval_step(self.stage, self.mesh),
-            preview=sharding.pjit(preview, self.mesh, out_shardings=everywhere),
+            preview=sharding.pjit(preview, self.mesh, out_shardings=replicated),
         )
 
     def run(self) -> None:
-        """Trains to `num_steps`; returns early, after saving, if a stop was requested.
+        """Trains until `num_steps`; saves and returns early if a stop was requested.
 
         Raises:
             NotFinite: A loss or gradient was not finite.
@@ -164,7 +166,7 @@ class Trainer:
     def _run_from(self, step: int, writers: Any) -> None:
         settings = self.config.training
         window: list[dict[str, jax.Array]] = []
-        while step < settings.num_steps and not self._stops(step):
+        while step < settings.num_steps and not self._should_stop(step):
             batch = sharding.put_batch(next(self.data.train), self.mesh)
             self.state, metrics = self.programs.train_step(
                 self.state, self.frozen, batch, self.root_key
@@ -181,14 +183,14 @@ class Trainer:
                 evaluated = self.evaluate()
                 writers.evaluation(step, evaluated)
             if step % settings.preview_every == 0 or last:
-                writers.pictures(step, self.preview())
+                writers.previews(step, self.preview())
             if step % settings.checkpoint_every == 0 or last:
                 self._check_finite()
                 self._save(step, evaluated)
             if evaluated is not None:
                 writers.restart_clock()
 
-    def _stops(self, step: int) -> bool:
+    def _should_stop(self, step: int) -> bool:
         return (
             distributed.stop_together(step)
             if distributed.has_peers()
@@ -208,10 +210,12 @@ class Trainer:
         host = jax.device_get(window)
         means = {name: float(np.mean([row[name] for row in host])) for name in host[0]}
         for name in self.state.params:
-            player = self.config.optimizers[name]
-            updates = self.config.training.num_steps - player.start_step
-            count = max(0, step - player.start_step)
-            means[f"{name}/learning_rate"] = float(learning_rate(player, updates)(count))
+            settings = self.config.optimizers[name]
+            updates = self.config.training.num_steps - settings.start_step
+            count = max(0, step - settings.start_step)
+            means[f"{name}/learning_rate"] = float(
+                np.asarray(learning_rate(settings, updates)(count))
+            )
         return means
 
     def _check_finite(self) -> None:
@@ -220,17 +224,18 @@ class Trainer:
             if step >= 0:
                 saved = self.checkpoints.latest_step()
                 raise NotFinite(
-                    f"the loss or gradient of player '{name}' was not finite at step {step}; "
+                    f"the loss or gradient of network '{name}' was not finite at step {step}; "
                     f"the last good checkpoint is step {saved} in {self.workdir}; lower "
-                    f"config.optimizers.{name}.learning_rate or set its clip_norm, and start again"
+                    f"config.optimizers.{name}.learning_rate or set its clip_norm, and run the "
+                    "same command again"
                 )
 
     def variables(self) -> Variables:
-        """Returns what is evaluated: running averages where they are kept."""
-        return _evaluated(self.state, self.frozen)
+        """Returns the variables to evaluate: the EMA of the parameters where one is kept."""
+        return _inference_variables(self.state, self.frozen)
 
     def evaluate(self) -> dict[str, float]:
-        """Returns the figures of the whole held-out split; the same mask noise every time."""
+        """Returns the metrics of the held-out split, with the same random masks every time."""
         return evaluate_split(
             self.stage,
             self.variables(),
@@ -241,17 +246,17 @@ class Trainer:
         )
 
     def preview(self) -> dict[str, np.ndarray]:
-        """Returns titled pictures, uint8 [N, H, W, C], of the first held-out images."""
+        """Returns previews of the first held-out images: title -> uint8 [N, H, W, C]."""
         batch = sharding.put_batch(next(self.data.evaluation()), self.mesh)
         return jax.device_get(self.programs.preview(self.variables(), batch, jax.random.key(0)))
 
 
-def _evaluated(state: TrainState, frozen: Mapping[str, Variables]) -> Variables:
+def _inference_variables(state: TrainState, frozen: Mapping[str, Variables]) -> Variables:
     return inference_variables(state.params, state.averages, state.state, frozen)
 
 
 def compile_train_step(step: TrainStep, mesh: Mesh, state_shardings: Any) -> Callable:
-    """Returns the program of a training step, which reuses the memory of the state."""
+    """Returns the compiled training step; it donates the memory of the state."""
     return sharding.pjit(
         step,
         mesh,
@@ -261,9 +266,9 @@ def compile_train_step(step: TrainStep, mesh: Mesh, state_shardings: Any) -> Cal
 
 
 def compile_eval_step(stage: Stage, mesh: Mesh) -> Callable:
-    """Returns the program that `evaluate_split` runs on every batch."""
-    everywhere = sharding.replicated(mesh)
-    return sharding.pjit(make_eval_step(stage), mesh, out_shardings=everywhere, donate_argnums=3)
+    """Returns the compiled evaluation step for `evaluate_split`."""
+    replicated = sharding.replicated(mesh)
+    return sharding.pjit(make_eval_step(stage), mesh, out_shardings=replicated, donate_argnums=3)
 
 
 def evaluate_split(
@@ -274,15 +279,15 @@ def evaluate_split(
     program: Callable,
     zeros: dict[str, np.ndarray] | None = None,
 ) -> dict[str, float]:
-    """Returns the stage's figures of all batches.
+    """Returns the stage's metrics of a whole split.
 
     Args:
-        stage: What is evaluated.
-        variables: Of the stage.
-        batches: The split.
-        mesh: Devices.
-        program: Of `compile_eval_step`.
-        zeros: Of `empty_sums`, where they are known already.
+        stage: The stage to evaluate.
+        variables: Its variables.
+        batches: The batches of the split.
+        mesh: The devices.
+        program: From `compile_eval_step`.
+        zeros: From `empty_sums`; computed if not given.
     """
     sums = None
     for number, host_batch in enumerate(batches):
@@ -290,7 +295,7 @@ def evaluate_split(
         key = jax.random.fold_in(jax.random.key(0), number)
         if sums is None:
             zeros = zeros or empty_sums(stage, variables, batch, key)
-            # Copies, for the program takes their memory.
+            # Copies, because the program donates their memory.
             sums = jax.device_put(jax.tree.map(np.copy, zeros), sharding.replicated(mesh))
         sums = program(variables, batch, key, sums)
     sums = jax.device_get(sums)
@@ -299,9 +304,9 @@ def evaluate_split(
 
 
 class _StopSignals:
-    """Turns SIGTERM and Ctrl-C into a request; a second one interrupts as usual.
+    """Turns SIGTERM and Ctrl-C into a request to stop; a second signal interrupts at once.
 
-    Among several processes SIGTERM belongs to JAX, which tells the others; Ctrl-C becomes one.
+    With several processes JAX handles SIGTERM and tells the others; Ctrl-C is passed on as SIGTERM.
     """
 
     def __init__(self, requested: threading.Event):

@@ -1,4 +1,4 @@
-"""One mesh, one table from parameter names to axes, one way to compile.
+"""The mesh, the table from parameter names to axes, and how programs are compiled.
 
 `jax.experimental.pjit` became `jax.jit` with shardings; `pjit` here is that, under the mesh
 and with the logical names that models use in `nn.with_logical_constraint`.
@@ -15,7 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import PyTree
-from maskgit_jax.configuration import MESH_LAYOUTS, InputError
+from maskgit_jax.configuration import MESH_LAYOUTS, InputError, base_config
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -63,18 +63,18 @@ PARAMETER_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"attention\w*/(q|k|v|proj_out)/kernel", (None, "filters")),
     (r"attention\w*/(q|k|v|proj_out)/bias", (None,)),
     (r"quantizer(_\w+)?/codebook", (None, None)),
-    (r"use/(idle|restarted_at)", (None,)),
-    (r"use/replacement", (None, None)),
-    (r"running/counts", (None,)),
-    (r"running/means", (None, None)),
+    (r"usage/(idle|restarted_at)", (None,)),
+    (r"usage/replacement", (None, None)),
+    (r"ema/counts", (None,)),
+    (r"ema/means", (None, None)),
 )
 
 
-def make_mesh(config: ConfigDict, devices: list[jax.Device] | None = None) -> Mesh:
-    """Returns the mesh of `config.mesh`; an axis of -1 takes all devices that are left.
+def make_mesh(config: ConfigDict, devices: list[Any] | None = None) -> Mesh:
+    """Returns the mesh of `config.mesh`; an axis of size -1 takes all remaining devices.
 
-    Sizes of 0 are those of the layout. Where a size was given to the layout's open axis, `data`
-    takes what is left.
+    A size of 0 is that of the layout. If the layout's open axis has a given size, `data` takes
+    the remaining devices.
 
     Raises:
         InputError: The sizes do not multiply to the number of devices.
@@ -87,7 +87,7 @@ def make_mesh(config: ConfigDict, devices: list[jax.Device] | None = None) -> Me
     known = int(np.prod([size for size in sizes if size != -1]))
     if sizes.count(-1) > 1 or any(size < -1 for size in sizes):
         raise InputError(
-            f"config.mesh is {sizes}: sizes are positive, 0 as the layout has it, one may be -1"
+            f"config.mesh is {sizes}; sizes are positive or 0 (that of the layout), one may be -1"
         )
     sizes = [len(devices) // known if size == -1 else size for size in sizes]
     if np.prod(sizes) != len(devices):
@@ -100,14 +100,14 @@ def make_mesh(config: ConfigDict, devices: list[jax.Device] | None = None) -> Me
 
 
 def path_name(path: tuple) -> str:
-    """Returns a tree path as `player/module/parameter`."""
+    """Returns a tree path as `network/module/parameter`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def partition_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """Returns how an array of a train state is divided, from the table.
+    """Returns how an array of a train state is partitioned, from the table.
 
-    A dimension that the mesh axis does not divide stays whole.
+    A dimension that the mesh axis does not divide is not partitioned.
 
     Raises:
         ValueError: No row of the table matches the name, or several do.
@@ -118,7 +118,7 @@ def partition_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSp
     if len(rows) != 1:
         raise ValueError(f"{name} {shape} matches {len(rows)} rows of PARAMETER_AXES, not 1")
     rules = dict(RULES)
-    mesh_axes = [None] * (len(shape) - len(rows[0])) + [rules.get(axis) for axis in rows[0]]
+    mesh_axes = [None] * (len(shape) - len(rows[0])) + [axis and rules[axis] for axis in rows[0]]
     divided = [
         axis if axis is not None and size % mesh.shape[axis] == 0 else None
         for axis, size in zip(mesh_axes, shape, strict=True)
@@ -136,7 +136,7 @@ def tree_shardings(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of what every device holds whole."""
+    """Returns the sharding of an array that every device holds completely."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -146,36 +146,41 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def num_shards(mesh: Mesh) -> int:
-    """Returns how many parts a batch is divided into."""
+    """Returns the number of shards of a batch."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
+def all_devices() -> Mesh:
+    """Returns the mesh for inference: all devices on the data axis."""
+    return make_mesh(base_config("", "").mesh)
+
+
 def round_up_to_shards(count: int, mesh: Mesh) -> int:
-    """Returns the smallest batch size from `count` on that the devices can share evenly."""
+    """Returns the smallest multiple of the number of batch shards that is at least `count`."""
     return -(-count // num_shards(mesh)) * num_shards(mesh)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, key: str) -> None:
-    """Raises `InputError` unless the devices can share the batch evenly."""
+    """Raises `InputError` unless the batch size is a multiple of the number of batch shards."""
     shards = num_shards(mesh)
     if batch_size % shards:
         raise InputError(f"{key} is {batch_size}, not a multiple of the {shards} data shards")
 
 
 def check_training_batch(training: ConfigDict, mesh: Mesh) -> None:
-    """Raises `InputError` unless the devices can share each part of a batch evenly."""
+    """Raises `InputError` unless each accumulated part of a batch can be sharded evenly."""
     part = training.batch_size // training.accumulate_steps
     check_batch_size(part, mesh, "config.training.batch_size / config.training.accumulate_steps")
 
 
 def process_rows(batch_size: int) -> slice:
-    """Returns which rows of a global batch this process puts on its devices."""
+    """Returns the rows of a global batch that this process places on its devices."""
     share = batch_size // jax.process_count()
     return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Makes global arrays [B, ...] of this process's part of a batch."""
+    """Returns the global arrays [B, ...] of this process's part of a batch."""
     sharding = batch_sharding(mesh)
     return {
         name: jax.make_array_from_process_local_data(sharding, value)
@@ -198,6 +203,6 @@ def pjit(function: Callable, mesh: Mesh, **settings: Any) -> Callable:
         with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
             return compiled.lower(*arguments, **keywords)
 
-    call.lower = lower
-    call.cache_size = compiled._cache_size
+    call.lower = lower  # pyright: ignore[reportFunctionMemberAccess]
+    call.cache_size = compiled._cache_size  # pyright: ignore
     return call

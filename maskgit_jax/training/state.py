@@ -1,26 +1,25 @@
-"""What changes during training."""
+"""The state of a training run."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from maskgit_jax.arrays import Array, Batch, Key, PyTree
 from maskgit_jax.stage import Stage, Variables
 
 
 class TrainState(NamedTuple):
-    """All that a resumed run needs (with the position in the data); it holds no random key.
+    """Everything that a resumed run needs besides its position in the data; it holds no random key.
 
     Attributes:
         step: Updates made so far, int32 [].
-        params: Player -> parameters.
+        params: Network -> parameters.
         state: Running statistics of the stage.
-        averages: Player -> running average of its parameters, for players that keep one.
-        optimizers: Player -> state of its optimiser.
-        failed_at: Player -> step at which its loss or gradient was not finite, -1 for never.
+        averages: Network -> EMA of its parameters, for networks that keep one.
+        optimizers: Network -> state of its optimizer.
+        failed_at: Network -> step at which its loss or gradient was not finite, -1 for never.
             From then on nothing is updated, so the state stays the last good one.
     """
 
@@ -32,33 +31,23 @@ class TrainState(NamedTuple):
     failed_at: Mapping[str, Array]
 
 
-def inference_variables(
-    params: Mapping[str, PyTree],
-    averages: Mapping[str, PyTree],
-    state: PyTree,
-    frozen: Mapping[str, Variables],
-) -> Variables:
-    """Returns the variables to evaluate and sample with: averages where they are kept."""
-    return Variables({**params, **averages}, state, frozen)
-
-
 def create_state(
     stage: Stage,
-    optimizers: Mapping[str, optax.GradientTransformation],
+    optimizers: Mapping[str, Any],
     averaged: Mapping[str, float],
     key: Key,
     batch: Batch,
     frozen: Mapping[str, Variables],
 ) -> TrainState:
-    """Returns the state before the first step; pure, to be compiled with output shardings.
+    """Returns the state before the first step; pure, so that it can be compiled with shardings.
 
     Args:
-        stage: What is trained.
-        optimizers: Player -> optimiser.
-        averaged: Player -> rate of its running average; 0 keeps none.
-        key: Of the initial parameters.
-        batch: Real data.
-        frozen: Finished stages.
+        stage: The stage to train.
+        optimizers: Network -> `optax.GradientTransformation`.
+        averaged: Network -> EMA rate of its parameters; 0 keeps none.
+        key: Random key of the initial parameters.
+        batch: A batch of training data.
+        frozen: The frozen stages.
     """
     variables = stage.init(key, batch, frozen)
     params = dict(variables.params)

@@ -1,4 +1,4 @@
-"""One training step of a game, and one evaluation step, as pure functions."""
+"""The training step and the evaluation step of every stage, as pure functions."""
 
 from collections.abc import Callable, Mapping
 
@@ -23,33 +23,33 @@ def network_gradients(
 ) -> tuple[dict[str, PyTree], dict[str, Array], PyTree, Metrics]:
     """Returns gradients, losses, new running statistics and metrics.
 
-    Each loss is differentiated with respect to its own player's parameters only. The forward
-    pass is written once for each player and merged by XLA.
+    Each loss is differentiated with respect to the parameters of its own network only. The
+    forward pass is traced once per network; XLA merges the copies.
     """
     gradients, losses = {}, {}
     state, metrics = variables.state, {}
-    for player in variables.params:
+    for name in variables.params:
 
-        def loss_of(own: PyTree, player: str = player):
-            params = {**variables.params, player: own}
-            # The same key for every player: they look at one and the same game.
+        def loss_of(network: PyTree, name: str = name):
+            params = {**variables.params, name: network}
+            # The same key for every network, so that all losses see the same forward pass.
             same_key = jax.random.clone(key)
             losses, rest = stage.losses(variables._replace(params=params), batch, same_key, step)
-            return losses[player], rest
+            return losses[name], rest
 
-        (losses[player], (state, metrics)), gradients[player] = jax.value_and_grad(
+        (losses[name], (state, metrics)), gradients[name] = jax.value_and_grad(
             loss_of, has_aux=True
-        )(variables.params[player])
+        )(variables.params[name])
     return gradients, losses, state, metrics
 
 
 def accumulate_gradients(
     stage: Stage, variables: Variables, batch: Batch, key: Key, step: Array, parts: int
 ) -> tuple[dict[str, PyTree], dict[str, Array], PyTree, Metrics]:
-    """Returns the same as `network_gradients`, averaged over `parts` parts of the batch.
+    """Returns the values of `network_gradients`, averaged over `parts` parts of the batch.
 
-    The parts follow each other, so that only one is in memory; each takes rows from every
-    device. Running statistics pass from part to part.
+    The parts run one after another, so that only one is in memory; each has rows on every
+    device. Running statistics carry over from part to part.
     """
     if parts == 1:
         return network_gradients(stage, variables, batch, key, step)
@@ -77,7 +77,7 @@ def accumulate_gradients(
 
 
 def make_optimizers(config: ConfigDict) -> dict[str, optax.GradientTransformation]:
-    """Returns player -> optimiser."""
+    """Returns network -> optimizer."""
     return {
         name: make_optimizer(settings, config.training.num_steps)
         for name, settings in config.optimizers.items()
@@ -89,7 +89,7 @@ def make_create_state(
 ) -> Callable[[Key, Batch, Mapping[str, Variables]], TrainState]:
     """Returns (key, batch, frozen) -> the state before the first step, see `create_state`."""
     optimizers = make_optimizers(config)
-    averaged = {name: player.ema_rate for name, player in config.optimizers.items()}
+    averaged = {name: settings.ema_rate for name, settings in config.optimizers.items()}
 
     def create(key: Key, batch: Batch, frozen: Mapping[str, Variables]) -> TrainState:
         return create_state(stage, optimizers, averaged, key, batch, frozen)
@@ -101,10 +101,10 @@ def make_train_step(stage: Stage, config: ConfigDict) -> TrainStep:
     """Returns (state, frozen, batch, root key) -> (next state, metrics), to be compiled.
 
     The key of step t is fold_in(root, t), so a resumed run draws what an uninterrupted one
-    does. A player whose `start_step` is not reached keeps parameters and optimiser as they
-    are. If any loss or gradient is not finite, nothing at all is updated from then on.
+    does. Before its `start_step` a network keeps its parameters and optimizer state. After a
+    loss or gradient that is not finite nothing is updated any more.
 
-    Metrics are float32 scalars: `<player>/loss`, `<player>/gradient_norm`, and the stage's.
+    Metrics are float32 scalars: `<network>/loss`, `<network>/gradient_norm`, and the stage's.
     """
     optimizers = make_optimizers(config)
     parts = config.training.accumulate_steps
@@ -161,7 +161,7 @@ def _where(condition: Array, new: PyTree, old: PyTree) -> PyTree:
 def make_eval_step(stage: Stage) -> Callable[[Variables, Batch, Key, Metrics], Metrics]:
     """Returns (variables, batch, key, sums) -> sums, to be compiled.
 
-    Sums run over the examples whose `valid` is 1; `count` is their number.
+    The sums are over the examples whose `valid` is 1; `count` is their number.
     """
 
     def eval_step(variables: Variables, batch: Batch, key: Key, sums: Metrics) -> Metrics:
@@ -171,7 +171,7 @@ def make_eval_step(stage: Stage) -> Callable[[Variables, Batch, Key, Metrics], M
 
         def add(total: Array, values: Array) -> Array:
             weight = valid.reshape(-1, *[1] * (values.ndim - 1))
-            # where, not only a product: a padded row must not bring in a NaN.
+            # where, not only a product: a NaN of a padded row must not enter the sum.
             return total + jnp.where(weight > 0, values, 0.0).sum(axis=0)
 
         return {name: add(sums[name], values) for name, values in metrics.items()}
@@ -180,7 +180,7 @@ def make_eval_step(stage: Stage) -> Callable[[Variables, Batch, Key, Metrics], M
 
 
 def empty_sums(stage: Stage, variables: Variables, batch: Batch, key: Key) -> dict[str, np.ndarray]:
-    """Returns the zeros that `make_eval_step`'s function starts from."""
+    """Returns the zeros that the evaluation step starts from."""
     shapes = jax.eval_shape(stage.evaluate, variables, batch, key)
     zeros = {name: np.zeros(shape.shape[1:], np.float32) for name, shape in shapes.items()}
     return {**zeros, "count": np.zeros((), np.float32)}

@@ -1,4 +1,4 @@
-"""What a run tells: console, metrics.jsonl, TensorBoard, and PNG grids."""
+"""Writers of a training run: console, metrics.jsonl, TensorBoard and preview images."""
 
 import json
 import sys
@@ -9,14 +9,15 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from maskgit_jax.files import write_text
 from maskgit_jax.images import write_image_grid
 
 
 class Writers:
-    """Writes scalars and pictures of one run; only the first process of a run writes.
+    """Writes metrics and previews of one run; only the first process of a run writes.
 
-    Lines of `metrics.jsonl` later than `first_step` (from a run that was killed after its last
-    checkpoint) are removed, so that each step stands there once.
+    Lines of `metrics.jsonl` after `first_step` (of a run that was killed after its last
+    checkpoint) are removed, so that each step occurs once.
     """
 
     def __init__(self, workdir: Path, first_step: int, num_steps: int, batch_size: int):
@@ -28,7 +29,7 @@ class Writers:
             total=num_steps,
             initial=first_step,
             unit="step",
-            disable=None,  # silent off a terminal; lines are printed instead
+            disable=None,  # without a terminal, lines are printed instead
             dynamic_ncols=True,
             file=sys.stderr,
         )
@@ -39,9 +40,7 @@ class Writers:
             return
         lines = self._metrics_path.read_text().splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        unfinished = self._metrics_path.with_suffix(".unfinished")
-        unfinished.write_text("".join(kept))
-        unfinished.rename(self._metrics_path)
+        write_text(self._metrics_path, "".join(kept))
 
     def progress(self, step: int, scalars: dict[str, float]) -> None:
         """Writes training metrics with steps/s and images/s since the last call."""
@@ -51,32 +50,32 @@ class Writers:
         rates = {"steps_per_second": speed, "images_per_second": speed * self._batch_size}
         self._record(step, "train", {**scalars, **rates})
         losses = {name: value for name, value in scalars.items() if name.endswith("/loss")}
-        figures = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
         self._bar.update(step - self._bar.n)
         if self._bar.disable:
             left = (self._num_steps - step) / max(speed, 1e-9)
             print(
-                f"step {step}/{self._num_steps}  {figures}  {speed:.2f} steps/s  "
+                f"step {step}/{self._num_steps}  {shown}  {speed:.2f} steps/s  "
                 f"{speed * self._batch_size:.0f} images/s  {left:.0f} s left",
                 flush=True,
             )
         else:
-            self._bar.set_postfix_str(f"{figures}  {speed * self._batch_size:.0f} images/s")
+            self._bar.set_postfix_str(f"{shown}  {speed * self._batch_size:.0f} images/s")
 
     def evaluation(self, step: int, scalars: dict[str, float]) -> None:
-        """Writes the figures of a whole evaluation."""
+        """Writes the metrics of an evaluation."""
         self._record(step, "eval", scalars)
-        figures = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
-        tqdm.write(f"step {step}  evaluation: {figures}", file=sys.stdout)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
+        tqdm.write(f"step {step}  evaluation: {shown}", file=sys.stdout)
 
-    def pictures(self, step: int, pictures: dict[str, np.ndarray]) -> None:
+    def previews(self, step: int, previews: dict[str, np.ndarray]) -> None:
         """Writes `previews/<title>-<step>.png`, see `Stage.preview`."""
-        for title, images in pictures.items():
+        for title, images in previews.items():
             path = self._workdir / "previews" / f"{title}-{step:07d}.png"
             write_image_grid(path, images)
 
     def restart_clock(self) -> None:
-        """Leaves what was done since the last `progress` out of the next speed."""
+        """Excludes the time since the last `progress` from the next speed."""
         self._clock = time.monotonic()
 
     def note(self, text: str) -> None:
@@ -100,7 +99,7 @@ class SilentWriters:
 
     def progress(self, step: int, scalars: dict[str, float]) -> None: ...  # noqa: D102
     def evaluation(self, step: int, scalars: dict[str, float]) -> None: ...  # noqa: D102
-    def pictures(self, step: int, pictures: dict[str, np.ndarray]) -> None: ...  # noqa: D102
+    def previews(self, step: int, previews: dict[str, np.ndarray]) -> None: ...  # noqa: D102
     def restart_clock(self) -> None: ...  # noqa: D102
     def note(self, text: str) -> None: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102
