@@ -1,0 +1,91 @@
+"""Variables on disk, without what only training needs: the steps of a run, and its model.
+
+Sampling imports this module; Orbax is imported where something is read or written.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+
+from maskgit_jax.arrays import PyTree
+from maskgit_jax.configuration import InputError
+from maskgit_jax.stage import Variables
+
+
+def inference_variables(
+    params: Mapping[str, PyTree],
+    averages: Mapping[str, PyTree],
+    state: PyTree,
+    frozen: Mapping[str, Variables],
+) -> Variables:
+    """Returns the variables for inference: the EMA of the parameters where one is kept."""
+    return Variables({**params, **averages}, state, frozen)
+
+
+def checkpoint_folder(workdir: str | Path) -> Path:
+    """Returns the folder of a run's checkpoints."""
+    return Path(workdir).resolve() / "checkpoints"
+
+
+def saved_steps(workdir: str | Path) -> list[int]:
+    """Returns the steps of a run's complete checkpoints, ascending."""
+    folder = checkpoint_folder(workdir)
+    if not folder.is_dir():
+        return []
+    return sorted(int(child.name) for child in folder.iterdir() if child.name.isdigit())
+
+
+def with_sharding(abstract: PyTree, shardings: PyTree) -> PyTree:
+    """Returns shapes with the shardings that restored arrays shall have."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract,
+        shardings,
+    )
+
+
+def restore_model(folder: Path, abstract: PyTree) -> PyTree:
+    """Returns the item `model` of one checkpoint, in the shapes and shardings of `abstract`.
+
+    Raises:
+        InputError: The checkpoint is damaged, or belongs to another model.
+    """
+    return _restore(folder / "model", abstract, folder)
+
+
+def restore_variables(folder: Path, abstract: PyTree) -> PyTree:
+    """Returns the variables that `save_variables` wrote.
+
+    Raises:
+        InputError: They are damaged.
+    """
+    return _restore(folder, abstract, folder)
+
+
+def _restore(place: Path, abstract: PyTree, folder: Path) -> PyTree:
+    import orbax.checkpoint as ocp
+
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(place, abstract)
+    except Exception as error:
+        raise damaged_checkpoint(folder, error) from error
+
+
+def save_variables(folder: Path, variables: PyTree) -> None:
+    """Writes variables once: a frozen stage that is copied into the run that uses it."""
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder, variables, force=True)
+
+
+def damaged_checkpoint(folder: Path, error: Exception) -> InputError:
+    """Returns the error for a checkpoint that cannot be restored."""
+    reason = " ".join(str(error).split())[:300]
+    return InputError(
+        f"checkpoint {folder} cannot be restored ({type(error).__name__}: {reason}); if the "
+        "config was changed, change it back or choose another --workdir; if the checkpoint is "
+        f"damaged, delete {folder} to resume from the one before it"
+    )
