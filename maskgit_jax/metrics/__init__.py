@@ -1,1 +1,1 @@
-"""Images or features to numbers."""
+"""Metrics of images and features; everything that reads datasets or networks is above."""

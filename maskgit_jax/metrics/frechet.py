@@ -1,4 +1,4 @@
-"""Fréchet distance of two sets of features: FID, where the features are Inception's."""
+"""Fréchet distance of two sets of features: FID, if the features are Inception's."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
@@ -11,12 +11,12 @@ _ROWS_AT_ONCE = 4096
 
 
 class Gaussian(NamedTuple):
-    """A set of features as the distance sees it.
+    """Mean and covariance of a set of features.
 
     Attributes:
         mean: float64 [D].
         covariance: float64 [D, D], unbiased (divided by count - 1).
-        count: Number of images behind it; 0 where a foreign statistics file does not tell.
+        count: Number of images; 0 if unknown (statistics files of other programs).
     """
 
     mean: np.ndarray
@@ -25,10 +25,9 @@ class Gaussian(NamedTuple):
 
 
 class Moments:
-    """Running mean and covariance of features; the memory does not grow with the images.
+    """Running mean and covariance of features in constant memory.
 
-    Each batch is centred by itself and merged into the whole, so that means far from zero cost
-    no digits.
+    Each batch is centered before it is merged, so means far from zero cost no precision.
 
     Args:
         dimensions: D.
@@ -43,10 +42,10 @@ class Moments:
         self._scatter = np.zeros((dimensions, dimensions))
 
     def add(self, features: np.ndarray) -> None:
-        """Takes in a batch [B, D] of any floating type; B may differ from call to call.
+        """Adds a batch [B, D] of any floating type; B may vary between calls.
 
         Raises:
-            InputError: The features are of another width, or not finite.
+            InputError: The features have another width or are not finite.
         """
         dimensions = len(self._mean)
         require(
@@ -58,32 +57,32 @@ class Moments:
         features = features.astype(np.float64)
         require(bool(np.isfinite(features).all()), "features contain NaN or infinity")
         mean = features.mean(axis=0)
-        centred = features - mean
+        centered = features - mean
         shift = mean - self._mean
         total = self.count + len(features)
-        self._scatter += centred.T @ centred
+        self._scatter += centered.T @ centered
         self._scatter += np.outer(shift, shift) * (self.count * len(features) / total)
         self._mean = self._mean + shift * (len(features) / total)
         self.count = total
 
     def gaussian(self) -> Gaussian:
-        """Returns what was taken in so far.
+        """Returns mean and covariance of all features added so far.
 
         Raises:
-            InputError: There are fewer than two images.
+            InputError: Fewer than two images were added.
         """
-        require(self.count >= 2, f"{self.count} images have no covariance; at least 2 are needed")
+        require(self.count >= 2, f"{self.count} images have no covariance; add at least 2")
         return Gaussian(self._mean.copy(), self._scatter / (self.count - 1), self.count)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Returns the whole state, to be saved as NPZ."""
+        """Returns the state as arrays that can be saved as NPZ."""
         return dict(
             count=np.asarray(self.count), mean=self._mean.copy(), scatter=self._scatter.copy()
         )
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
-        """Returns moments that go on, to the bit, where `to_arrays` was called."""
+        """Returns the moments that `to_arrays` saved, bit for bit."""
         moments = cls(len(arrays["mean"]))
         moments.count = int(arrays["count"])
         moments._mean = np.array(arrays["mean"], np.float64)
@@ -92,35 +91,35 @@ class Moments:
 
 
 def frechet_distance(one: Gaussian, other: Gaussian) -> float:
-    """Returns |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), at least 0, whatever the order.
+    """Returns |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), at least 0; symmetric to the bit.
 
     The eigenvalues of S1 S2 are those of S1^(1/2) S2 S1^(1/2), and their roots are the singular
-    values of S1^(1/2) S2^(1/2). Those are taken: forming the product first would cost half of
-    the digits of small ones.
+    values of S1^(1/2) S2^(1/2). This function computes the singular values: the product would
+    lose half of the digits of small eigenvalues.
 
     Raises:
-        InputError: The dimensions differ, or a set has no more images than features: its
-            covariance is then singular by lack of images and the distance says nothing.
+        InputError: The dimensions differ, or a set has no more images than features, so that its
+            covariance is singular and the distance meaningless.
 
     Source: Heusel et al. 2017, GANs Trained by a Two Time-Scale Update Rule, eq. 6.
     """
     _check(one, other)
-    return _distance(one, _root(one), other, _root(other))
+    return _distance(one, _square_root(one), other, _square_root(other))
 
 
 def frechet_by_count(
     features: np.ndarray, reference: Gaussian, counts: Sequence[int], seed: int
 ) -> list[float]:
-    """Returns the distance to `reference` of as many random images as each of `counts` says.
+    """Returns the Fréchet distance to `reference` for several numbers of images.
 
-    The distance of few images is too large on average (Chong & Forsyth 2020); the curve shows
-    by how much. A smaller set is part of every larger one.
+    The distance of few images is biased upwards (Chong & Forsyth 2020); the curve shows by how
+    much. The random subsets are nested.
 
     Args:
         features: [N, D].
-        reference: What to compare with.
-        counts: Each above D and at most N.
-        seed: Chooses the images.
+        reference: Statistics of the reference images.
+        counts: Numbers of images, each above D and at most N.
+        seed: Seed of the random choice of images.
 
     Raises:
         InputError: A count is out of range.
@@ -130,15 +129,15 @@ def frechet_by_count(
     for count in counts:
         require(
             0 < count <= len(features),
-            f"{count} images cannot be drawn from {len(features)}; lower the count",
+            f"{count} images cannot be drawn from {len(features)}; reduce the count",
         )
         moments = Moments(features.shape[1])
         for start in range(0, count, _ROWS_AT_ONCE):
             moments.add(features[order[start : min(start + _ROWS_AT_ONCE, count)]])
         sets.append(moments.gaussian())
         _check(sets[-1], reference)
-    reference_root = _root(reference)
-    return [_distance(drawn, _root(drawn), reference, reference_root) for drawn in sets]
+    reference_root = _square_root(reference)
+    return [_distance(drawn, _square_root(drawn), reference, reference_root) for drawn in sets]
 
 
 def _check(one: Gaussian, other: Gaussian) -> None:
@@ -146,7 +145,7 @@ def _check(one: Gaussian, other: Gaussian) -> None:
         one.covariance.shape == other.covariance.shape == 2 * (len(one.mean),)
         and one.mean.shape == other.mean.shape,
         f"features of {len(one.mean)} and {len(other.mean)} dimensions cannot be compared; "
-        "both sets must come from the same network",
+        "use the same network for both sets",
     )
     for count in (one.count, other.count):
         require(
@@ -156,16 +155,18 @@ def _check(one: Gaussian, other: Gaussian) -> None:
         )
 
 
-def _root(gaussian: Gaussian) -> np.ndarray:
+def _square_root(gaussian: Gaussian) -> np.ndarray:
     """Returns a matrix R [D, D] with R R' = the covariance."""
     values, vectors = np.linalg.eigh(gaussian.covariance)
-    # What lies below the rounding error of the largest one is zero: its root would not be small.
+    # Values below the rounding error of the largest one count as zero: their roots are not small.
     floor = len(values) * np.finfo(np.float64).eps * max(values[-1], 0.0)
     return vectors * np.sqrt(np.where(values > floor, values, 0.0))
 
 
 def _distance(one: Gaussian, root: np.ndarray, other: Gaussian, other_root: np.ndarray) -> float:
-    if other.covariance.tobytes() < one.covariance.tobytes():  # an order of their own: symmetry
+    if (
+        other.covariance.tobytes() < one.covariance.tobytes()
+    ):  # a canonical order makes the result symmetric
         one, root, other, other_root = other, other_root, one, root
     common = np.linalg.svd(root.T @ other_root, compute_uv=False).sum()
     shift = one.mean - other.mean

@@ -1,4 +1,4 @@
-"""Kernel distance of two sets of features: KID, where the features are Inception's."""
+"""Kernel distance of two sets of features: KID, if the features are Inception's."""
 
 import hashlib
 
@@ -18,46 +18,46 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """Returns mean and standard deviation over subsets of the unbiased squared MMD.
 
-    The kernel is (x.y / D + 1)^3. Unlike FID it is unbiased for any number of images: 0 on
-    average, hence below 0 half of the time, for sets from the same distribution. The order of
-    the arguments makes no difference.
+    The kernel is (x.y / D + 1)^3. Unlike FID the estimate is unbiased for any number of images:
+    it averages 0, so half of the values are negative, for sets from the same distribution. It is
+    symmetric in its arguments.
 
     Args:
         one: Features [N, D].
         other: Features [M, D].
-        num_subsets: How often subsets are drawn.
-        subset_size: Images drawn from each set, without repetition; min(N, M) if that is less.
-            Where that makes both subsets whole sets, there is one number and no deviation.
-        seed: Chooses the subsets.
+        num_subsets: Number of random subsets.
+        subset_size: Images drawn from each set without replacement, at most min(N, M). If both
+            subsets are whole sets, the value is exact and the deviation 0.
+        seed: Seed of the subsets.
 
     Raises:
-        InputError: The widths differ, there are fewer than 2 images, or a value is not finite.
+        InputError: The widths differ, a set has fewer than 2 images, or a value is not finite.
 
     Source: Binkowski et al. 2018, Demystifying MMD GANs, section 4 and eq. 4.
     """
     require(
         one.ndim == other.ndim == 2 and one.shape[1] == other.shape[1],
-        f"features of shapes {one.shape} and {other.shape} cannot be compared; both must be "
+        f"features of shapes {one.shape} and {other.shape} cannot be compared; pass "
         "[images, features] of the same network",
     )
     size = min(subset_size, len(one), len(other))
-    require(size >= 2, f"subsets of {size} images are too small; at least 2 are needed")
+    require(size >= 2, f"subsets of {size} images are too small; use at least 2")
     require(num_subsets >= 1, f"num_subsets is {num_subsets}; it must be at least 1")
     for features in (one, other):
         require(bool(np.isfinite(features).all()), "features contain NaN or infinity")
-    one, other = sorted((np.ascontiguousarray(one), np.ascontiguousarray(other)), key=_own_place)
+    one, other = sorted((np.ascontiguousarray(one), np.ascontiguousarray(other)), key=_sort_key)
     if len(one) == len(other) == size:
         return _squared_mmd(one, other), 0.0
     rng = np.random.default_rng(seed)
-    figures = [
+    distances = [
         _squared_mmd(*(rng.choice(features, size, replace=False) for features in (one, other)))
         for _ in range(num_subsets)
     ]
-    return float(np.mean(figures)), float(np.std(figures))
+    return float(np.mean(distances)), float(np.std(distances))
 
 
-def _own_place(features: np.ndarray) -> tuple[int, bytes]:
-    """A place among other sets that does not depend on which argument the set was."""
+def _sort_key(features: np.ndarray) -> tuple[int, bytes]:
+    """Returns a sort key by content, so that the order of the arguments does not matter."""
     return len(features), hashlib.blake2b(features.data).digest()
 
 

@@ -1,4 +1,4 @@
-"""Inception Score from class probabilities, one batch after the other."""
+"""Inception Score of class probabilities that arrive in batches."""
 
 from collections.abc import Mapping
 from typing import Self
@@ -14,25 +14,25 @@ def softmax64(logits: np.ndarray) -> np.ndarray:
     return softmax(np.asarray(logits, np.float64), axis=-1)
 
 
-class ScoreSums:
-    """Sums from which the Inception Score follows: exp of the mean of KL(p(y|x) || p(y)).
+class InceptionScore:
+    """Accumulates the Inception Score, exp of the mean of KL(p(y|x) || p(y)).
 
     Args:
         num_classes: K.
-        num_images: Images of the whole pass: image i belongs to split i * splits // num_images.
-        splits: Parts that get a score of their own.
+        num_images: Total number of images; image i belongs to split i * splits // num_images.
+        splits: Number of parts that are scored separately.
 
     Raises:
         InputError: There are more splits than images.
 
     Source: Salimans et al. 2016, Improved Techniques for Training GANs, section 4. The KL of a
-    split is the mean of sum_y p log p less sum_y q log q, where q is the mean of p.
+    split is the mean of sum_y p log p minus sum_y q log q, where q is the mean of p.
     """
 
     def __init__(self, num_classes: int, num_images: int, splits: int = 10):
         require(
             1 <= splits <= num_images,
-            f"{splits} splits of {num_images} images: there must be 1 to {num_images} splits",
+            f"splits is {splits}; it must be 1 to {num_images}, the number of images",
         )
         self.num_images = num_images
         self._counts = np.zeros(splits, np.int64)
@@ -40,29 +40,29 @@ class ScoreSums:
         self._negative_entropies = np.zeros(splits)
 
     def add(self, probabilities: np.ndarray, start: int) -> None:
-        """Takes in a batch.
+        """Adds a batch.
 
         Args:
-            probabilities: [B, K], rows sum to 1.
-            start: Index in the whole pass of the first row.
+            probabilities: [B, K]; rows sum to 1.
+            start: Index of the first image.
 
         Raises:
-            InputError: These are no probabilities of K classes, or too many rows.
+            InputError: The rows are not probabilities of K classes, or too many.
         """
         splits, num_classes = self._sums.shape
         end = start + len(probabilities)
         require(
             probabilities.ndim == 2 and probabilities.shape[1] == num_classes,
-            f"probabilities of shape {probabilities.shape} are not of {num_classes} classes",
+            f"probabilities have shape {probabilities.shape}; the score has {num_classes} classes",
         )
         require(
             start >= 0 and end <= self.num_images,
-            f"images {start} to {end - 1} were given; the pass has {self.num_images} images",
+            f"images {start} to {end - 1} were added; num_images is {self.num_images}",
         )
         probabilities = probabilities.astype(np.float64)
         require(
             bool((probabilities >= 0).all() and (abs(probabilities.sum(1) - 1) < 1e-3).all()),
-            "rows are no probabilities: below 0 or not of sum 1; softmax64 makes them of logits",
+            "rows are not probabilities (negative, or sum not 1); apply softmax64 to logits",
         )
         split = np.arange(start, end) * splits // self.num_images
         np.add.at(self._counts, split, 1)
@@ -70,15 +70,15 @@ class ScoreSums:
         np.add.at(self._negative_entropies, split, xlogy(probabilities, probabilities).sum(axis=1))
 
     def score(self) -> tuple[float, float]:
-        """Returns mean and standard deviation over splits; 1 is the least, K the most.
+        """Returns mean and standard deviation over splits; scores range from 1 to K.
 
         Raises:
-            InputError: Not every image was added once.
+            InputError: The number of images added is not `num_images`.
         """
         count = self._counts.sum()
         require(
             count == self.num_images,
-            f"{count} images were added; the pass has {self.num_images} images",
+            f"{count} images were added; num_images is {self.num_images}",
         )
         mean = self._sums / self._counts[:, None]
         divergence = self._negative_entropies / self._counts - xlogy(mean, mean).sum(axis=1)
@@ -86,7 +86,7 @@ class ScoreSums:
         return float(scores.mean()), float(scores.std())
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Returns the whole state, to be saved as NPZ."""
+        """Returns the state as arrays that can be saved as NPZ."""
         return dict(
             num_images=np.asarray(self.num_images),
             counts=self._counts.copy(),
@@ -96,7 +96,7 @@ class ScoreSums:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
-        """Returns sums that go on, to the bit, where `to_arrays` was called."""
+        """Returns the score that `to_arrays` saved, bit for bit."""
         splits, num_classes = arrays["sums"].shape
         state = cls(num_classes, int(arrays["num_images"]), splits)
         state._counts = np.array(arrays["counts"], np.int64)

@@ -13,7 +13,7 @@ def moments(features, *cuts):
     return result
 
 
-def test_published_programs_give_the_same_distance():
+def test_distance_equals_published_programs():
     one, other = (moments(x).gaussian() for x in make_metrics.features())
     golden = np.load(make_metrics.FILE)
     distance = frechet_distance(one, other)
@@ -21,7 +21,7 @@ def test_published_programs_give_the_same_distance():
     np.testing.assert_allclose(distance, golden["frechet_sqrtm"], rtol=1e-9)
 
 
-def test_moments_are_those_of_numpy_whatever_the_batches():
+def test_moments_equal_numpy_for_any_batches():
     features = np.random.default_rng(0).normal(size=(101, 7)) + 1e6
     for cuts in ((), (50,), (1, 2, 2, 99)):
         gaussian = moments(features, *cuts).gaussian()
@@ -30,7 +30,7 @@ def test_moments_are_those_of_numpy_whatever_the_batches():
         assert gaussian.count == 101
 
 
-def test_saved_and_continued_moments_equal_uninterrupted_ones_to_the_bit(tmp_path):
+def test_moments_resume_bit_for_bit(tmp_path):
     features = np.random.default_rng(0).normal(size=(90, 5)).astype(np.float32)
     whole = moments(features, 30, 60).gaussian()
     np.savez(tmp_path / "half.npz", **moments(features[:60], 30).to_arrays())
@@ -41,7 +41,7 @@ def test_saved_and_continued_moments_equal_uninterrupted_ones_to_the_bit(tmp_pat
         np.testing.assert_array_equal(one, other)
 
 
-def test_distance_of_diagonal_gaussians_by_hand():
+def test_distance_of_diagonal_gaussians():
     rng = np.random.default_rng(0)
     a, b, m = rng.uniform(0.1, 2, 6), rng.uniform(0.1, 2, 6), rng.normal(size=6)
     one, other = Gaussian(np.zeros(6), np.diag(a**2), 0), Gaussian(m, np.diag(b**2), 0)
@@ -51,7 +51,7 @@ def test_distance_of_diagonal_gaussians_by_hand():
 
 
 @pytest.mark.parametrize("rank", [3, 40])
-def test_distance_is_symmetric_and_knows_a_shift_also_of_singular_sets(rank):
+def test_distance_is_symmetric_and_exact_for_a_shift_of_singular_sets(rank):
     rng = np.random.default_rng(0)
     one = rng.normal(size=(300, rank)) @ rng.normal(size=(rank, 40))
     other = rng.normal(size=(300, rank)) @ rng.normal(size=(rank, 40))
@@ -62,8 +62,8 @@ def test_distance_is_symmetric_and_knows_a_shift_also_of_singular_sets(rank):
     np.testing.assert_allclose(frechet_distance(first, shifted), 40 * 0.01**2, rtol=1e-6)
 
 
-def test_sets_in_planes_at_right_angles_have_nothing_in_common():
-    # Rounding must not lend either one a spread in the other's directions.
+def test_distance_of_orthogonal_subspaces():
+    # Rounding must not add variance in the orthogonal directions.
     rng = np.random.default_rng(0)
     turn = np.linalg.qr(rng.normal(size=(40, 40)))[0]
     one = Gaussian(np.zeros(40), 100 * turn[:, :20] @ turn[:, :20].T, 0)
@@ -71,20 +71,20 @@ def test_sets_in_planes_at_right_angles_have_nothing_in_common():
     np.testing.assert_allclose(frechet_distance(one, other), 4000.0, rtol=1e-12)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_order_makes_no_difference_to_the_bit(seed):
-    rng = np.random.default_rng(seed)
-    one, other = (moments(rng.normal(size=(90, 33 + 10 * seed))).gaussian() for _ in range(2))
-    assert frechet_distance(one, other) == frechet_distance(other, one)
+def test_distance_is_symmetric_bit_for_bit():
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        one, other = (moments(rng.normal(size=(90, 33 + 10 * seed))).gaussian() for _ in range(2))
+        assert frechet_distance(one, other) == frechet_distance(other, one)
 
 
-def test_constant_features_are_at_the_distance_of_their_means():
+def test_distance_of_constant_features_is_that_of_their_means():
     flat = Gaussian(np.zeros(3), np.zeros((3, 3)), 0)
     assert frechet_distance(flat, flat) == 0.0
     assert frechet_distance(flat, flat._replace(mean=np.ones(3))) == 3.0
 
 
-def test_few_images_seem_farther_away_and_all_give_the_whole_distance():
+def test_distance_of_few_images_is_biased_upwards():
     rng = np.random.default_rng(0)
     features, reference = rng.normal(size=(4000, 20)), rng.normal(size=(4000, 20))
     reference = moments(reference).gaussian()
@@ -95,7 +95,7 @@ def test_few_images_seem_farther_away_and_all_give_the_whole_distance():
     assert curve == frechet_by_count(features, reference, (50, 400, 4000), seed=1)
 
 
-def test_misuse_is_told():
+def test_invalid_input_is_refused():
     small, large = np.eye(4), np.random.default_rng(0).normal(size=(9, 4))
     few, enough = moments(small).gaussian(), moments(large).gaussian()
     with pytest.raises(InputError, match="fewer images than features: 4 images, 4 features"):

@@ -5,31 +5,31 @@ from scipy.special import logsumexp
 
 from maskgit_jax.configuration import InputError
 from maskgit_jax.metrics.posterior import (
-    active_statistic,
     active_units,
     collapse_curve,
+    decompose_kl,
     maximum_likelihood_sigma2,
-    mutual_information,
     probabilistic_pca,
+    unit_activity,
 )
 
 
-def test_active_units_by_hand_with_the_unbiased_variance():
+def test_active_units_use_the_unbiased_variance():
     mean = np.asarray([[0.0, 5.0, 0.1], [1.0, 5.0, -0.1]], np.float32)
-    np.testing.assert_allclose(active_statistic(mean), [0.5, 0.0, 0.02], rtol=1e-6)
-    assert active_statistic(mean).dtype == np.float64
+    np.testing.assert_allclose(unit_activity(mean), [0.5, 0.0, 0.02], rtol=1e-6)
+    assert unit_activity(mean).dtype == np.float64
     assert active_units(mean).tolist() == [True, False, True]
     assert active_units(mean, threshold=0.5).tolist() == [False, False, False]
 
 
 @pytest.mark.parametrize("mean", [np.zeros((1, 2)), np.zeros(3), np.full((3, 2), np.nan)])
-def test_one_example_or_damaged_means_are_refused(mean):
+def test_active_units_refuse_invalid_means(mean):
     with pytest.raises(InputError):
         active_units(mean)
 
 
-def test_the_collapse_curve_by_hand():
-    # Of 100 examples unit 0 informs one, unit 1 two, unit 2 all.
+def test_collapse_curve_of_three_units():
+    # Of 100 examples, unit 0 encodes one, unit 1 two, unit 2 all.
     kl = np.zeros((100, 3))
     kl[:1, 0], kl[:2, 1], kl[:, 2] = 9.0, 9.0, 0.5
     found = collapse_curve(kl, np.asarray([0.0, 0.1, 0.5, 0.51, 10.0]))
@@ -38,7 +38,7 @@ def test_the_collapse_curve_by_hand():
     np.testing.assert_allclose(collapse_curve(kl, np.asarray([0.1]), delta=0.02), [2 / 3])
 
 
-def test_the_collapse_curve_is_the_definition_and_rises():
+def test_collapse_curve_equals_its_definition_and_increases():
     kl = np.random.default_rng(0).exponential(size=(57, 8)) * np.logspace(-3, 1, 8)
     epsilons = np.logspace(-4, 2, 40)
     found = collapse_curve(kl, epsilons, delta=0.2)
@@ -48,59 +48,59 @@ def test_the_collapse_curve_is_the_definition_and_rises():
 
 
 @pytest.mark.parametrize("delta", [-0.1, 1.0])
-def test_a_share_of_all_examples_is_no_delta(delta):
+def test_collapse_curve_refuses_invalid_delta(delta):
     with pytest.raises(InputError, match="delta"):
         collapse_curve(np.zeros((3, 2)), np.ones(1), delta)
 
 
-def test_collapsed_posteriors_inform_of_nothing():
-    found = mutual_information(np.zeros((50, 4)), np.zeros((50, 4)), seed=0)
+def test_collapsed_posteriors_have_no_mutual_information():
+    found = decompose_kl(np.zeros((50, 4)), np.zeros((50, 4)), seed=0)
     assert found.kl == 0
     np.testing.assert_allclose(found[1:3], 0.0, atol=1e-12)
-    # Equal for all examples, but not the prior: all divergence is the marginal's.
-    found = mutual_information(np.full((50, 4), 2.0), np.full((50, 4), -1.0), seed=0)
+    # Equal for all examples, but not the prior: all of the KL is that of the marginal.
+    found = decompose_kl(np.full((50, 4), 2.0), np.full((50, 4), -1.0), seed=0)
     np.testing.assert_allclose(found.mutual_information, 0.0, atol=1e-12)
     np.testing.assert_allclose(found.marginal_kl, found.kl)
 
 
-def test_separate_posteriors_inform_of_the_example_and_no_more():
+def test_disjoint_posteriors_reach_the_bound():
     mean = 100.0 * np.arange(30)[:, None] * np.ones((1, 2))
-    found = mutual_information(mean, np.full((30, 2), -4.0), seed=0)
+    found = decompose_kl(mean, np.full((30, 2), -4.0), seed=0)
     np.testing.assert_allclose(found.mutual_information, np.log(30), rtol=1e-9)
     np.testing.assert_allclose(found.bound, np.log(30))
 
 
-def test_the_parts_add_up_and_the_divergence_is_exact():
+def test_parts_sum_to_the_exact_kl():
     rng = np.random.default_rng(0)
     mean, log_variance = rng.normal(size=(200, 3)), rng.normal(size=(200, 3)) - 1
-    found = mutual_information(mean, log_variance, seed=1)
-    by_hand = 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance).sum(axis=1).mean()
-    np.testing.assert_allclose(found.kl, by_hand)
+    found = decompose_kl(mean, log_variance, seed=1)
+    expected_kl = 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance).sum(axis=1).mean()
+    np.testing.assert_allclose(found.kl, expected_kl)
     np.testing.assert_allclose(found.mutual_information + found.marginal_kl, found.kl)
     assert 0 < found.mutual_information <= found.bound
 
 
-def test_the_estimate_against_an_integral():
+def test_marginal_kl_equals_numerical_integral():
     rng = np.random.default_rng(0)
     mean, log_variance = 2 * rng.normal(size=(5, 1)), rng.normal(size=(5, 1))
-    laws = stats.norm(mean[:, 0], np.exp(0.5 * log_variance[:, 0]))
+    posteriors = stats.norm(mean[:, 0], np.exp(0.5 * log_variance[:, 0]))
 
     def integrand(z):
-        density = laws.pdf(z).mean()
+        density = posteriors.pdf(z).mean()
         return density * np.log(density / stats.norm.pdf(z))
 
     marginal, _ = integrate.quad(integrand, -12, 12, limit=200)
-    found = mutual_information(
-        np.repeat(mean, 2000, axis=0), np.repeat(log_variance, 2000, axis=0), seed=0, batch=500
+    found = decompose_kl(
+        np.repeat(mean, 800, axis=0), np.repeat(log_variance, 800, axis=0), seed=0, batch=500
     )
     np.testing.assert_allclose(found.marginal_kl, marginal, atol=0.03)
     np.testing.assert_allclose(found.mutual_information, found.kl - marginal, atol=0.03)
 
 
-def test_batches_do_not_change_the_estimate_and_it_is_the_plain_sum():
+def test_estimate_is_the_direct_sum_for_any_batch():
     rng = np.random.default_rng(0)
     mean, log_variance = 5 + rng.normal(size=(37, 3)), rng.normal(size=(37, 3)) - 3
-    found = [mutual_information(mean, log_variance, 7, batch) for batch in (1, 10, 37, 1000)]
+    found = [decompose_kl(mean, log_variance, 7, batch) for batch in (1, 10, 37, 1000)]
     sigma = np.exp(0.5 * log_variance)
     z = mean + sigma * np.random.default_rng(7).standard_normal(mean.shape)
     log_density = stats.norm.logpdf(z[:, None], mean[None], sigma[None]).sum(axis=-1)  # [n, m]
@@ -108,21 +108,21 @@ def test_batches_do_not_change_the_estimate_and_it_is_the_plain_sum():
     np.testing.assert_allclose([each.mutual_information for each in found], expected, rtol=1e-9)
 
 
-def test_narrow_posteriors_far_from_zero_keep_their_digits():
-    # Two places, one unit apart: 1 bit. Terms of 1000^2 / 1e-12 would be off by whole nats.
+def test_narrow_posteriors_far_from_zero_keep_precision():
+    # Two positions, one unit apart: 1 bit. Terms of 1000^2 / 1e-12 would err by whole nats.
     mean = np.full((20, 2), 1000.0) + np.arange(20)[:, None] % 2
-    found = mutual_information(mean, np.full((20, 2), np.log(1e-12)), seed=0)
+    found = decompose_kl(mean, np.full((20, 2), np.log(1e-12)), seed=0)
     np.testing.assert_allclose(found.mutual_information, np.log(2), atol=1e-3)
 
 
-def test_shapes_and_values_of_posteriors_are_checked():
-    with pytest.raises(InputError, match="same posteriors"):
-        mutual_information(np.zeros((3, 2)), np.zeros((3, 1)), seed=0)
+def test_invalid_posteriors_are_refused():
+    with pytest.raises(InputError, match="differ in shape"):
+        decompose_kl(np.zeros((3, 2)), np.zeros((3, 1)), seed=0)
     with pytest.raises(InputError, match="NaN"):
-        mutual_information(np.full((3, 2), np.inf), np.zeros((3, 2)), seed=0)
+        decompose_kl(np.full((3, 2), np.inf), np.zeros((3, 2)), seed=0)
     with pytest.raises(InputError, match="batch"):
-        mutual_information(np.zeros((3, 2)), np.zeros((3, 2)), seed=0, batch=0)
-    found = mutual_information(np.ones((1, 2)), np.zeros((1, 2)), seed=0)
+        decompose_kl(np.zeros((3, 2)), np.zeros((3, 2)), seed=0, batch=0)
+    found = decompose_kl(np.ones((1, 2)), np.zeros((1, 2)), seed=0)
     assert found.mutual_information == 0 and found.bound == 0
 
 
@@ -134,22 +134,22 @@ def images():
 
 
 @pytest.mark.parametrize(("num_latents", "factor"), [(0, 1.0), (3, 0.5), (3, 3.0), (6, 0.1)])
-def test_the_log_marginal_against_scipy(images, num_latents, factor):
+def test_log_marginal_equals_scipy(images, num_latents, factor):
     covariance = np.cov(images.T.astype(float), bias=True)
     values, vectors = np.linalg.eigh(covariance)
     sigma2 = factor * values[::-1][2]
     kept = vectors[:, ::-1][:, :num_latents]
     loadings = kept * np.sqrt(np.maximum(values[::-1][:num_latents] - sigma2, 0))
-    law = stats.multivariate_normal(
+    model = stats.multivariate_normal(
         images.mean(axis=0, dtype=float), loadings @ loadings.T + sigma2 * np.eye(6)
     )
     found = probabilistic_pca(images, num_latents, sigma2)
-    np.testing.assert_allclose(found.log_marginal, law.logpdf(images).mean(), rtol=1e-6)
+    np.testing.assert_allclose(found.log_marginal, model.logpdf(images).mean(), rtol=1e-6)
     np.testing.assert_allclose(found.eigenvalues, values[::-1], rtol=1e-6)
     assert found.kl.shape == found.active.shape == (num_latents,)
 
 
-def test_directions_die_one_by_one_as_the_noise_passes_their_eigenvalue(images):
+def test_direction_collapses_if_noise_exceeds_its_eigenvalue(images):
     values = probabilistic_pca(images, 4, 1.0).eigenvalues
     for alive in range(5):
         sigma2 = values[0] * 1.01 if alive == 0 else np.sqrt(values[alive - 1] * values[alive])
@@ -159,34 +159,34 @@ def test_directions_die_one_by_one_as_the_noise_passes_their_eigenvalue(images):
         np.testing.assert_allclose(found.kl, expected, atol=1e-12)
 
 
-def test_the_divergence_of_a_direction_is_that_of_its_posteriors(images):
-    # The posterior of direction i has variance sigma2 / eigenvalue, its mean the rest.
+def test_kl_of_a_direction_equals_that_of_its_posteriors(images):
+    # The posterior of direction i has variance sigma2 / eigenvalue; the mean has the rest.
     sigma2, found = 0.5, probabilistic_pca(images, 2, 0.5)
-    centred = images.astype(float) - images.mean(axis=0, dtype=float)
-    vectors = np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :2]
+    centered = images.astype(float) - images.mean(axis=0, dtype=float)
+    vectors = np.linalg.eigh(centered.T @ centered)[1][:, ::-1][:, :2]
     values = found.eigenvalues[:2]
-    mean = centred @ vectors * np.sqrt(values - sigma2) / values
+    mean = centered @ vectors * np.sqrt(values - sigma2) / values
     variance = sigma2 / values
     kl = 0.5 * (mean**2 + variance - 1 - np.log(variance)).mean(axis=0)
     np.testing.assert_allclose(found.kl, kl, rtol=1e-5)
     np.testing.assert_allclose(mean.var(axis=0), 1 - variance, rtol=1e-5)
 
 
-def test_no_other_noise_is_likelier(images):
+def test_maximum_likelihood_noise_is_optimal(images):
     best = maximum_likelihood_sigma2(images, 2)
     values = probabilistic_pca(images, 2, best).eigenvalues
     np.testing.assert_allclose(best, values[2:].mean())
-    likeliest = probabilistic_pca(images, 2, best).log_marginal
+    optimum = probabilistic_pca(images, 2, best).log_marginal
     for factor in (0.5, 0.95, 1.05, 2.0):
-        assert probabilistic_pca(images, 2, factor * best).log_marginal < likeliest
+        assert probabilistic_pca(images, 2, factor * best).log_marginal < optimum
 
 
-def test_impossible_components_are_refused(images):
+def test_invalid_pca_arguments_are_refused(images):
     with pytest.raises(InputError, match="0 to 6"):
         probabilistic_pca(images, 7, 1.0)
     with pytest.raises(InputError, match="sigma2"):
         probabilistic_pca(images, 2, 0.0)
     with pytest.raises(InputError, match="0 to 5"):
         maximum_likelihood_sigma2(images, 6)
-    with pytest.raises(InputError, match="flattened"):
+    with pytest.raises(InputError, match="flatten them"):
         maximum_likelihood_sigma2(np.zeros((3, 2, 2)), 1)
