@@ -1,7 +1,6 @@
-"""The one interface of everything that is trained: a stage is a game of optimizers.
+"""`Stage`, the one interface of everything that is trained: networks with an optimizer and a loss each.
 
-A player (autoencoder, discriminator, prior) owns parameters and an optimiser and descends its
-own loss. Training knows only this interface; stages meet each other only through `exports`.
+Training knows only this interface; stages meet each other only through `exports`.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,12 +15,13 @@ Metrics = Mapping[str, Array]
 
 
 class Variables(NamedTuple):
-    """All numbers that a stage computes with.
+    """The arrays of a stage.
 
     Attributes:
-        params: Player name -> its parameters; each player has its own optimiser and loss.
-        state: Running statistics (use of the codebook, batch statistics); never optimised.
-        frozen: Name -> variables of a finished stage or judge; not optimised, not saved again.
+        params: Network name -> parameters; each network has its own optimizer and loss.
+        state: Running statistics (EMA codebook, LeCAM averages); never optimized.
+        frozen: Name -> variables of a finished stage or a perceptual network; not optimized, not
+            saved again.
     """
 
     params: Mapping[str, PyTree]
@@ -30,17 +30,17 @@ class Variables(NamedTuple):
 
 
 class Tokenizer(NamedTuple):
-    """What a stage that turns images into tokens offers to other stages.
+    """The exports of a stage that turns images into tokens.
 
     Attributes:
         encode: (variables, image [B, H, W, C] in [-1, 1]) -> tokens int32 [B, L]: the token maps
-            of all levels one after another, coarsest first, rows first.
+            of all levels, coarsest first, each row by row.
         decode: (variables, tokens int32 [B, L]) -> image [B, H, W, C] in [-1, 1].
         codebook_size: Number of codes K of each level.
         grids: Rows and columns (h, w) of each level's map, coarsest first; L is the sum of h*w.
-        encode_map: Of a tokenizer of one level: (variables, image of any size that is a multiple
-            of the patch [B, H, W, C]) -> tokens int32 [B, h, w]; None for others.
-        decode_map: (variables, tokens int32 [B, h, w]) -> image [B, H, W, C].
+        encode_map: (variables, image [B, H, W, C] of any size that is a multiple of the patch) ->
+            tokens int32 [B, h, w]; None for tokenizers of several levels.
+        decode_map: (variables, tokens int32 [B, h, w]) -> image [B, H, W, C]; None likewise.
     """
 
     encode: Callable[[Variables, Array], Array]
@@ -52,14 +52,14 @@ class Tokenizer(NamedTuple):
 
 
 def split_levels(tokens: Array, grids: tuple[tuple[int, int], ...]) -> tuple[Array, ...]:
-    """Returns the maps [B, h, w] that tokens [B, L] consist of, one for each of `grids`.
+    """Returns the token maps [B, h, w] of tokens [B, L], one for each of `grids`.
 
     Raises:
         ValueError: L is not the sum of h*w.
     """
     ends = list(accumulate(height * width for height, width in grids))
     if tokens.shape[-1] != ends[-1]:
-        raise ValueError(f"{tokens.shape[-1]} tokens are not those of the maps {grids}")
+        raise ValueError(f"{tokens.shape[-1]} tokens do not fill the maps {grids}")
     starts = [0, *ends[:-1]]
     return tuple(
         tokens[:, start:end].reshape(-1, *grid)
@@ -68,31 +68,31 @@ def split_levels(tokens: Array, grids: tuple[tuple[int, int], ...]) -> tuple[Arr
 
 
 def join_levels(maps: tuple[Array, ...]) -> Array:
-    """Returns tokens [B, L] of maps [B, h, w], coarsest first: the inverse of `split_levels`."""
+    """Returns the tokens [B, L] of maps [B, h, w], the inverse of `split_levels`."""
     return jnp.concatenate([tokens.reshape(len(tokens), -1) for tokens in maps], axis=1)
 
 
 class Generator(NamedTuple):
-    """What a stage that makes images offers.
+    """The exports of a stage that generates images.
 
     Attributes:
-        sample: (variables, wanted, key, settings) -> image [B, H, W, C] in [-1, 1]; `wanted`
-            holds `label` int32 [B], all that `needs` names, and perhaps what `accepts` names.
-        settings: What a user can change, with the run's own values; a NamedTuple that can be
-            hashed, for it is a static argument.
+        sample: (variables, inputs, key, settings) -> image [B, H, W, C] in [-1, 1]; `inputs` has
+            `label` int32 [B], the keys in `needs` and, optionally, those in `accepts`.
+        settings: The run's sampling settings, a frozen dataclass (a static argument).
         check_settings: Raises `InputError` for settings that cannot work.
-        num_classes: Labels are 0 .. num_classes - 1; 0 for a stage that knows no labels, which
-            ignores the one it is given.
-        logits: Of a prior over tokens: (variables, tokens int32 [B, L], masked bool [B, L],
-            label int32 [B]) -> float32 [B, L, K], natural log odds of each code at each place.
-        needs: `condition`, uint8 [B, H, W, C'], where images are made from another one.
-        accepts: `image`, uint8 [B, H, W, C], with `mask`, bool [B, H, W], where a part of an
-            image can be made anew.
-        fill: Of a prior that fills in any tokens: (variables, wanted, tokens int32 [B, L], masked
-            bool [B, L], key, settings) -> tokens, and the way there: tokens as drawn and what
-            was masked again after each step, [T, B, L] both. Its images and tokens are those
-            of the stage that it calls "tokenizer".
+        num_classes: Labels are 0 .. num_classes - 1; 0 for an unconditional generator, which
+            ignores labels.
+        logits: (variables, tokens int32 [B, L], mask bool [B, L], label int32 [B]) -> logits
+            float32 [B, L, K] of a masked token prior.
+        needs: ("condition",), uint8 [B, H, W, C'], for image-conditional generators.
+        accepts: ("image", "mask"), uint8 [B, H, W, C] and bool [B, H, W], for generators that
+            inpaint: they generate the masked pixels only.
+        fill: (variables, inputs, tokens int32 [B, L], mask bool [B, L], key, settings) -> tokens
+            with the masked ones generated, and the trajectory: tokens and mask after each step,
+            [T, B, L] each. For masked token priors; the tokens are those of `frozen["tokenizer"]`.
         null_label: The label that means "no class", None where there is none.
+        sample_tokens: (variables, inputs, key, settings) -> the tokens int32 [B, L] of the images
+            that `sample` returns; None for a generator without tokens.
     """
 
     sample: Callable[[Variables, Batch, Key, Any], Array]
@@ -104,12 +104,13 @@ class Generator(NamedTuple):
     accepts: tuple[str, ...] = ()
     fill: Callable[[Variables, Batch, Array, Array, Key, Any], tuple[Array, Any]] | None = None
     null_label: int | None = None
+    sample_tokens: Callable[[Variables, Batch, Key, Any], Array] | None = None
 
 
 class Variational(NamedTuple):
-    """What a stage offers whose latents have a prior, N(0, 1), and Gaussian posteriors.
+    """The exports of a stage whose latents have the prior N(0, 1) and Gaussian posteriors.
 
-    The key of a function draws the binary images where grey levels are binarised at random.
+    The key of a function draws the binary images where grey levels are binarized at random.
 
     Attributes:
         posterior: (variables, image [B, H, W, C] in [-1, 1], key) -> mean and natural logarithm
@@ -117,23 +118,24 @@ class Variational(NamedTuple):
         log_weights: (variables, image, key, K) -> log p(x, z_k) - log q(z_k | x) for K draws
             from each posterior, float32 [K, B], nats.
         density: Whether p(x | z) is a density over [-1, 1], not a probability of discrete values.
-        law: The same in words: likelihoods of different laws cannot be compared.
-        generator: Draws from the prior.
+        likelihood_description: The kind of likelihood in words; values of different kinds cannot
+            be compared.
+        generator: Samples from the prior.
     """
 
     posterior: Callable[[Variables, Array, Key], tuple[Array, Array]]
     log_weights: Callable[[Variables, Array, Key, int], Array]
     density: bool
-    law: str
+    likelihood_description: str
     generator: Generator
 
 
 class LatentModel(NamedTuple):
-    """What a stage that turns images into a vector of numbers offers.
+    """The exports of a stage that turns images into latent vectors.
 
     Attributes:
-        encode: (variables, image [B, H, W, C] in [-1, 1]) -> latents float32 [B, Z]; of a
-            variational model the means of the posteriors.
+        encode: (variables, image [B, H, W, C] in [-1, 1]) -> latents float32 [B, Z]; the posterior
+            means of a variational model.
         decode: (variables, latents [B, Z]) -> image [B, H, W, C] in [-1, 1], the mean of p(x | z).
         variational: None for an autoencoder, whose latents have no distribution.
     """
@@ -147,15 +149,19 @@ Exports = Tokenizer | LatentModel | Generator
 
 
 def generator_of(exports: Exports) -> Generator | None:
-    """Returns what makes images from nothing, None where a stage cannot."""
+    """Returns the generator among a stage's exports, None if the stage does not generate images."""
     if isinstance(exports, LatentModel):
         return exports.variational and exports.variational.generator
     return exports if isinstance(exports, Generator) else None
 
 
-def _no_assignment(
-    params: Mapping[str, PyTree], state: PyTree, step: Array
-) -> Mapping[str, PyTree]:
+def means_as_floats(means: Mapping[str, Any]) -> dict[str, float]:
+    """Returns metrics as floats, the default of `Stage.summarize`."""
+    return {name: float(value) for name, value in means.items()}
+
+
+def keep_params(params: Mapping[str, PyTree], state: PyTree, step: Array) -> Mapping[str, PyTree]:
+    """Returns the parameters unchanged, the default of `Stage.assign`."""
     del state, step
     return params
 
@@ -165,19 +171,19 @@ class Stage(NamedTuple):
 
     Attributes:
         init: (key, batch, frozen) -> Variables. Pure, so that it can be shape-evaluated first
-            and its results be born sharded. The batch is real data (codebooks start from it).
-        losses: (variables, batch, key, step) -> ({player: loss []}, (state, metrics)). A loss
-            is differentiated with respect to its own player's parameters only.
+            and its results created sharded. The batch is real data (codebooks start from it).
+        losses: (variables, batch, key, step) -> ({network: loss []}, (state, metrics)). A loss
+            is differentiated with respect to the parameters of its own network only.
         evaluate: (variables, batch, key) -> {metric: [B, ...]}, one row per example, so that
-            the rows that fill up the last batch can be left out of the mean.
-        summarize: {metric: mean over the split [...]} -> {name: float}. Where a figure is not
-            a mean of figures (perplexity of a whole split), it is computed here.
+            padding rows of the last batch can be left out of the mean.
         preview: (variables, batch, key) -> {title: images in [-1, 1]}, [N, H, W, C] or, where
             rows have a meaning, [rows, columns, H, W, C].
         exports: The only door between stages.
-        assign: (params, state, step) -> params, applied after the optimisers to the parameters
-            and to their running average (which may lack players): what is set rather than
-            descended, such as revived codes.
+        summarize: {metric: mean over the split [...]} -> {name: float}, for metrics that are no
+            means of per-example values, such as the perplexity over a split.
+        assign: (params, state, step) -> params, applied after the optimizers to the parameters
+            and to their running average (which may lack networks): values that are set rather
+            than optimized, such as restarted codes.
     """
 
     init: Callable[[Key, Batch, Mapping[str, Variables]], Variables]
@@ -185,7 +191,7 @@ class Stage(NamedTuple):
         [Variables, Batch, Key, Array], tuple[Mapping[str, Array], tuple[PyTree, Metrics]]
     ]
     evaluate: Callable[[Variables, Batch, Key], Metrics]
-    summarize: Callable[[Mapping[str, Any]], dict[str, float]]
     preview: Callable[[Variables, Batch, Key], Metrics]
     exports: Exports
-    assign: Callable[[Mapping[str, PyTree], PyTree, Array], Mapping[str, PyTree]] = _no_assignment
+    summarize: Callable[[Mapping[str, Any]], dict[str, float]] = means_as_floats
+    assign: Callable[[Mapping[str, PyTree], PyTree, Array], Mapping[str, PyTree]] = keep_params

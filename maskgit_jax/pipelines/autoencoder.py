@@ -1,7 +1,6 @@
-"""Images to tokens or latents and back, with a trained first stage."""
+"""Images to tokens or latents and back, with a trained first stage or the tokenizer of a prior."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -20,56 +19,59 @@ def run_padded(
     values: np.ndarray,
     mesh: Mesh,
 ) -> np.ndarray:
-    """Returns what a compiled program makes of values [B, ...], whatever B the devices share."""
+    """Returns the outputs of a compiled program for values [B, ...], padded to the devices."""
     count = sharding.round_up_to_shards(len(values), mesh)
     padded = np.resize(values, (count, *values.shape[1:]))
-    own = padded[sharding.process_rows(count)]
-    placed = sharding.put_batch({"values": own}, mesh)["values"]
-    return np.asarray(program(variables, placed))[: len(values)]
+    batch = sharding.put_batch({"values": padded[sharding.process_rows(count)]}, mesh)
+    return np.asarray(program(variables, batch["values"]))[: len(values)]
 
 
 class AutoencoderPipeline:
-    """Turns images into tokens or latents and back with a trained first stage; compiled.
+    """Encodes, decodes and reconstructs images with compiled programs.
+
+    Args:
+        run: A run of a first stage, or of a prior, whose tokenizer is used.
+        mesh: The devices.
 
     Raises:
-        InputError: The run's stage encodes no images.
+        InputError: The run has neither.
     """
 
     def __init__(self, run: Run, mesh: Mesh):
-        exports = run.stage.exports
+        exports, self.variables, self.mesh = run.stage.exports, run.variables, mesh
+        if "tokenizer" in run.stages:
+            exports = run.stages["tokenizer"].exports
+            self.variables = run.variables.frozen["tokenizer"]
         if not isinstance(exports, Tokenizer | LatentModel):
             raise InputError(
                 f"this run holds stage '{run.config.stage}', which encodes no images; give the "
                 "--workdir of a first stage, such as a run of configs/vqgan.py"
             )
-        self.variables, self.mesh = run.variables, mesh
+        encode_image, decode_image = exports.encode, exports.decode
 
         def encode(variables: Variables, image: jax.Array) -> jax.Array:
-            return exports.encode(variables, normalize(image))
+            return encode_image(variables, normalize(image))
 
         def decode(variables: Variables, encoded: jax.Array) -> jax.Array:
-            return to_uint8(exports.decode(variables, encoded))
+            return to_uint8(decode_image(variables, encoded))
 
-        def restore(variables: Variables, image: jax.Array) -> jax.Array:
+        def reconstruct(variables: Variables, image: jax.Array) -> jax.Array:
             return decode(variables, encode(variables, image))
 
-        everywhere = sharding.replicated(mesh)
-        self._encode, self._decode, self._restore = (
-            sharding.pjit(program, mesh, out_shardings=everywhere)
-            for program in (encode, decode, restore)
+        replicated = sharding.replicated(mesh)
+        self._encode, self._decode, self._reconstruct = (
+            sharding.pjit(program, mesh, out_shardings=replicated)
+            for program in (encode, decode, reconstruct)
         )
 
     def encode(self, image: np.ndarray) -> np.ndarray:
         """Returns tokens int32 [B, L] or latents float32 [B, Z] of images uint8 [B, H, W, C]."""
-        return self._run(self._encode, image)
+        return run_padded(self._encode, self.variables, image, self.mesh)
 
     def decode(self, encoded: np.ndarray) -> np.ndarray:
-        """Returns images uint8 [B, H, W, C] of what `encode` gives."""
-        return self._run(self._decode, encoded)
+        """Returns images uint8 [B, H, W, C] of tokens or latents as `encode` returns them."""
+        return run_padded(self._decode, self.variables, encoded, self.mesh)
 
-    def restore(self, image: np.ndarray) -> np.ndarray:
-        """Returns what encoding and decoding makes of images, both uint8 [B, H, W, C]."""
-        return self._run(self._restore, image)
-
-    def _run(self, program: Any, values: np.ndarray) -> np.ndarray:
-        return run_padded(program, self.variables, values, self.mesh)
+    def reconstruct(self, image: np.ndarray) -> np.ndarray:
+        """Returns the reconstructions of images, both uint8 [B, H, W, C]."""
+        return run_padded(self._reconstruct, self.variables, image, self.mesh)

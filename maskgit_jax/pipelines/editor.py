@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from maskgit_jax.arrays import Array, Batch, Key, normalize, to_uint8
-from maskgit_jax.configuration import InputError, base, require
+from maskgit_jax.configuration import InputError, base_config, require
 from maskgit_jax.decoding.regions import box_token_mask, next_window, token_mask
 from maskgit_jax.images import fill_masked_with_nearest
 from maskgit_jax.pipelines.autoencoder import run_padded
@@ -369,5 +369,5 @@ def load(workdir: str | Path, checkpoint: str = "latest", mesh: Mesh | None = No
     Raises:
         InputError: There is no such run, or it cannot edit.
     """
-    mesh = mesh or sharding.make_mesh(base("", "").mesh)
+    mesh = mesh or sharding.make_mesh(base_config().mesh)
     return Editor(load_run(workdir, mesh, checkpoint), mesh)

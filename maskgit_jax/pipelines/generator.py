@@ -1,5 +1,6 @@
-"""Images from a run: ready functions that are compiled once."""
+"""Images and tokens from a trained generator, sampled by programs that are compiled once."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,52 +17,54 @@ from maskgit_jax.training import sharding
 
 
 def sample_pixels(generator: Generator) -> Callable[[Variables, Batch, jax.Array, Any], jax.Array]:
-    """Returns (variables, wanted, key, settings) -> images uint8 [B, H, W, C], to be compiled."""
+    """Returns the function (variables, inputs, key, settings) -> images uint8 [B, H, W, C]."""
 
-    def sample(variables: Variables, wanted: Batch, key: jax.Array, settings: Any) -> jax.Array:
-        return to_uint8(generator.sample(variables, wanted, key, settings))
+    def sample(variables: Variables, inputs: Batch, key: jax.Array, settings: Any) -> jax.Array:
+        return to_uint8(generator.sample(variables, inputs, key, settings))
 
     return sample
 
 
 class GeneratorPipeline:
-    """Makes images with a trained generator; one compiled program for each setting.
+    """Samples images with a trained generator; each setting compiles one program.
 
     Args:
         run: A run whose stage generates images.
-        mesh: Devices.
+        mesh: The devices.
 
     Raises:
-        InputError: The run's stage makes no images.
+        InputError: The stage generates no images.
     """
 
     def __init__(self, run: Run, mesh: Mesh):
         generator = generator_of(run.stage.exports)
         if generator is None:
-            raise InputError(_without_generator(run))
+            raise InputError(_no_generator(run))
         self.generator, self.variables, self.mesh = generator, run.variables, mesh
         self.num_classes, self._stage = generator.num_classes, run.config.stage
+        self.program = self._compile(sample_pixels(generator))
+        self._tokens = generator.sample_tokens and self._compile(generator.sample_tokens)
 
-        # Images are for the host; where there are several, each gets them all.
-        everywhere = sharding.replicated(mesh)
-        self.program = sharding.pjit(
-            sample_pixels(generator), mesh, static_argnums=3, out_shardings=everywhere
-        )
+    def _compile(self, function: Callable) -> Callable:
+        # Every host gets all outputs.
+        outputs = sharding.replicated(self.mesh)
+        return sharding.pjit(function, self.mesh, static_argnums=3, out_shardings=outputs)
 
     def settings(self, **changes: Any) -> Any:
-        """Returns the run's own settings with some changed.
+        """Returns the run's own sampling settings with some changed.
 
         Raises:
-            InputError: The generator has no such setting, or the value cannot work.
+            InputError: The generator has no such setting, or the value is out of range.
         """
-        known = self.generator.settings
+        own = self.generator.settings
+        names = [field.name for field in dataclasses.fields(own)]
         for name in changes:
             require(
-                name in known._fields,
+                name in names,
                 f"stage '{self._stage}' has no setting '{name}'; its settings are "
-                f"{', '.join(known._fields)}",
+                f"{', '.join(names)}",
             )
-        settings = known._replace(**changes)
+        settings = dataclasses.replace(own, **changes)
         self.generator.check_settings(settings)
         return settings
 
@@ -72,73 +75,100 @@ class GeneratorPipeline:
         settings: Any | None = None,
         batch_size: int = 64,
         start: int = 0,
-        given: ConditioningImages | None = None,
+        conditioning: ConditioningImages | None = None,
     ) -> Iterator[np.ndarray]:
-        """Yields images uint8 [B, H, W, C] in batches, one image for each label.
+        """Yields batches of images uint8 [B, H, W, C], one image per label.
 
-        With `start`, a multiple of the batch size, the same images from that one on. `settings`
-        are what the method of this name gives; the run's own by default. `given` are the pictures
-        that they are made from. None is "no class", where the generator knows that.
+        Args:
+            labels: Classes; None is "no class", if the generator was trained with it.
+            seed: Random seed; the same seed and batch size give the same images.
+            settings: From `settings`; the run's own by default.
+            batch_size: Images per batch; rounded up so that the devices share it evenly.
+            start: Index of the first image, a multiple of the batch size.
+            conditioning: The images that the samples are generated from.
 
         Raises:
-            InputError: A label is out of range, or other pictures are needed than are given.
+            InputError: A label is out of range, or the conditioning images do not fit.
         """
-        settings = settings or self.generator.settings
-        self.check_inputs(given.names if given else ())
-        if self.num_classes:
-            check_labels([label for label in labels if label is not None], self.num_classes)
-        null = self.generator.null_label
-        require(
-            null is not None or None not in labels,
-            "this run was trained with classes only; say which class each image is of",
+        return self._batches(
+            self.program, labels, seed, settings, batch_size, start, conditioning
         )
-        batch_size = sharding.round_up_to_shards(min(batch_size, len(labels)), self.mesh)
-        labels = np.asarray([null if label is None else label for label in labels], np.int32)
-        return self._batches(labels, seed, settings, batch_size, start, given)
+
+    def tokens(
+        self,
+        labels: Sequence[int | None],
+        seed: int = 0,
+        settings: Any | None = None,
+        batch_size: int = 64,
+        conditioning: ConditioningImages | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Yields batches of tokens int32 [B, L]: those of the images of `__call__`.
+
+        Raises:
+            InputError: As `__call__`; or the generator samples no tokens.
+        """
+        if self._tokens is None:
+            raise InputError(f"stage '{self._stage}' samples latents, not tokens")
+        return self._batches(self._tokens, labels, seed, settings, batch_size, 0, conditioning)
 
     def check_inputs(self, names: Sequence[str]) -> None:
-        """Raises `InputError` unless a generator can make images from pictures of these names."""
+        """Raises `InputError` unless the generator can use inputs of exactly these names."""
         generator = self.generator
         for name in generator.needs:
             require(
                 name in names,
-                f"this run makes images from others, and no {name} is given; name a file or a "
-                "folder, or held_out, by --input",
+                f"this run generates images from a {name}, and none is given; give a file, a "
+                "folder or held_out with --input",
             )
         for name in names:
             require(
                 name in (*generator.needs, *generator.accepts),
-                f"stage '{self._stage}' of this run cannot begin with a given {name}; train "
+                f"stage '{self._stage}' of this run cannot use a given {name}; train "
                 "configs/maskgit.py or an autoregressive prior such as configs/gpt.py",
             )
 
     def _batches(
         self,
-        labels: np.ndarray,
+        program: Callable,
+        labels: Sequence[int | None],
         seed: int,
-        settings: Any,
+        settings: Any | None,
         batch_size: int,
         start: int,
-        given: ConditioningImages | None,
+        conditioning: ConditioningImages | None,
     ) -> Iterator[np.ndarray]:
-        root = jax.random.key(seed)
-        for first in range(start, len(labels), batch_size):
-            chosen = np.arange(first, min(first + batch_size, len(labels)))
-            padded = np.resize(chosen, (batch_size,))
-            padded = padded[sharding.process_rows(batch_size)]
-            wanted = {"label": labels[padded], **(given.rows(padded) if given else {})}
-            placed = sharding.put_batch(wanted, self.mesh)
-            key = jax.random.fold_in(root, first // batch_size)
-            yield np.asarray(self.program(self.variables, placed, key, settings))[: len(chosen)]
+        self.check_inputs(conditioning.names if conditioning else ())
+        if self.num_classes:
+            check_labels([label for label in labels if label is not None], self.num_classes)
+        null = self.generator.null_label
+        require(
+            null is not None or None not in labels,
+            "this run was trained with classes only; give the class of each image",
+        )
+        batch_size = sharding.round_up_to_shards(min(batch_size, len(labels)), self.mesh)
+        numbers = np.asarray([null if label is None else label for label in labels], np.int32)
+        settings = settings or self.generator.settings
+
+        def run() -> Iterator[np.ndarray]:
+            root = jax.random.key(seed)
+            for first in range(start, len(numbers), batch_size):
+                rows = np.arange(first, min(first + batch_size, len(numbers)))
+                padded = np.resize(rows, (batch_size,))[sharding.process_rows(batch_size)]
+                inputs = {"label": numbers[padded]}
+                inputs |= conditioning.rows(padded) if conditioning else {}
+                key = jax.random.fold_in(root, first // batch_size)
+                batch = sharding.put_batch(inputs, self.mesh)
+                yield np.asarray(program(self.variables, batch, key, settings))[: len(rows)]
+
+        return run()  # a generator, so that the checks above come first
 
 
-def _without_generator(run: Run) -> str:
+def _no_generator(run: Run) -> str:
     stage = f"this run holds stage '{run.config.stage}'"
     if isinstance(run.stage.exports, LatentModel):
         return (
             f"{stage} without a prior (config.model.posterior is '{run.config.model.posterior}'), "
-            "which cannot make images from nothing; train one with "
-            "--config.model.posterior=gaussian"
+            "which cannot generate images; train one with --config.model.posterior=gaussian"
         )
     return (
         f"{stage}, which generates no images; train a prior on it, such as configs/maskgit.py, and "
@@ -155,14 +185,17 @@ def check_labels(labels: Sequence[int], num_classes: int) -> None:
         )
 
 
-def label_number(word: str, class_names: Sequence[str]) -> int:
-    """Returns the label that a user's word means: the name of a class, or its number.
+def label_number(label: int | str, class_names: Sequence[str]) -> int:
+    """Returns the number of a class that is given by name or by number.
 
     Raises:
         InputError: It is neither.
     """
-    if word in class_names:
-        return list(class_names).index(word)
-    if word.lstrip("-").isdigit():
-        return int(word)
-    raise InputError(f"label '{word}' is neither a number nor one of: {', '.join(class_names)}")
+    if label in class_names:
+        return list(class_names).index(str(label))
+    try:
+        return int(label)
+    except ValueError as error:
+        raise InputError(
+            f"label '{label}' is neither a number nor one of: {', '.join(class_names)}"
+        ) from error

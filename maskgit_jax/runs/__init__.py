@@ -1,0 +1,1 @@
+"""Run directories: configuration, checkpoints, frozen stages; training and loading them."""
