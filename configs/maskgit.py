@@ -1,42 +1,31 @@
-"""MaskGIT on a tokenizer: `python -m maskgit_jax.train --config=configs/maskgit.py[:preset]`."""
+"""MaskGIT on a tokenizer: `python -m maskgit_jax.train --config=configs/maskgit.py[:preset]`.
+
+Conditioned on images: `--config.data.condition=edges --config.condition_tokenizer=RUN`, where RUN
+is a tokenizer of these images (`configs/vqvae.py --config.data.input=edges`).
+"""
 
 from ml_collections import ConfigDict
 
+from configs import common
 from maskgit_jax.configuration import (
-    FOLDER_DATA,
-    IMAGENET_DATA,
     apply_changes,
     base_config,
     choose_preset,
     default_workdir,
-    parallel_sampling,
     optimizer,
+    settings_dict,
 )
+from maskgit_jax.decoding.settings import decode_settings_class
 
-IMAGENET = {
-    **IMAGENET_DATA,
-    "data.num_classes": 1000,
-    "dtype": "bfloat16",
-    "training.num_steps": 2_000_000,
-    "training.batch_size": 256,
-    "training.log_every": 100,
-    "training.eval_every": 20_000,
-    "training.preview_every": 10_000,
-    "training.checkpoint_every": 5_000,
-}
+IMAGENET = {**common.IMAGENET_CLASSES, "training.num_steps": 2_000_000}
 FOLDER = {
-    **FOLDER_DATA,
-    "model.width": 384,
-    "model.num_layers": 8,
-    "model.num_heads": 6,
-    "model.mlp_width": 1536,
+    **common.FOLDER,
+    **common.TRANSFORMER_384,
     "losses.label_dropout_rate": 0.1,
     "training.num_steps": 200_000,
-    "training.eval_every": 2_000,
-    "training.preview_every": 1_000,
-    "training.checkpoint_every": 1_000,
 }
-SMALL = {  # on a processor: what narrow networks learn faster with than as published
+SMALL = {  # on a CPU; differs from the paper where narrow networks learn faster
+    **common.TRANSFORMER_128,
     "model.num_layers": 4,
     "model.norm": "pre",
     "model.head": "linear",
@@ -47,86 +36,36 @@ SMALL = {  # on a processor: what narrow networks learn faster with than as publ
     "losses.label_smoothing": 0.0,
     "losses.label_dropout_rate": 0.1,
     "masking.schedule": "linear",
-    "training.batch_size": 64,
-    "optimizers.prior.schedule": "cosine",
-    "optimizers.prior.clip_norm": 1.0,
-}
-FOLDER_SMALL = {  # a few thousand pictures as tokens, 20 minutes on 2 cores
-    **SMALL,
-    **FOLDER_DATA,
-    "model.codebook_size": 512,
-    "model.grid": (8, 8),
-    "model.width": 192,
-    "model.num_heads": 6,
-    "model.mlp_width": 768,
-    "sampling.steps": 16,
-    "sampling.choice_temperature": 20.0,
-    "training.num_steps": 3_000,
-    "training.log_every": 20,
-    "training.eval_every": 500,
-    "training.preview_every": 500,
-    "training.checkpoint_every": 500,
-    "optimizers.prior.learning_rate": 2e-3,
-    "optimizers.prior.warmup_steps": 100,
-    "optimizers.prior.ema_rate": 0.99,
 }
 PRESETS = {
     "digits": {
         **SMALL,
-        "data.channels": 1,
-        "model.codebook_size": 128,
-        "model.grid": (4, 4),
-        "model.width": 128,
-        "model.num_heads": 4,
-        "model.mlp_width": 512,
-        "sampling.choice_temperature": 4.5,
+        **common.DIGITS_TOKENS,
+        **common.short_training("prior", learning_rate=3e-3, clip_norm=1.0),
         "sampling.temperature": 0.8,
         "training.num_steps": 560,
-        "training.log_every": 40,
-        "training.eval_every": 560,
-        "training.preview_every": 560,
-        "training.checkpoint_every": 280,
-        "optimizers.prior.learning_rate": 3e-3,
-        "optimizers.prior.warmup_steps": 50,
-        "optimizers.prior.ema_rate": 0.99,
     },
     "fashion_mnist": {
         **SMALL,
-        "data.source": "idx:/usr/share/datasets/fashion-mnist",
-        "data.image_size": 28,
-        "data.channels": 1,
-        "model.codebook_size": 256,
-        "model.grid": (7, 7),
-        "model.width": 128,
-        "model.num_heads": 4,
-        "model.mlp_width": 512,
+        **common.FASHION_MNIST_TOKENS,
+        **common.short_training("prior", 3e-3, warmup_steps=200, ema_rate=0.999, clip_norm=1.0),
         "sampling.steps": 16,
         "sampling.choice_temperature": 40.0,
         "training.num_steps": 9_500,
-        "training.log_every": 50,
-        "training.eval_every": 2_000,
-        "training.preview_every": 2_000,
-        "training.checkpoint_every": 500,
-        "optimizers.prior.learning_rate": 3e-3,
-        "optimizers.prior.warmup_steps": 200,
-        "optimizers.prior.ema_rate": 0.999,
     },
-    "cifar10": {
-        **FOLDER,
-        "data.source": "tfds:cifar10",
-        "data.image_size": 32,
-        "data.crop": "center",
-        "model.grid": (8, 8),
-    },
+    "cifar10": {**FOLDER, **common.CIFAR10_TOKENS},
     "folder": FOLDER,
-    "folder_small": FOLDER_SMALL,
-    "imagenet256": IMAGENET,
-    "imagenet512": {
-        **IMAGENET,
-        "data.image_size": 512,
-        "model.grid": (32, 32),
-        "sampling.steps": 12,
+    "folder_small": {  # a few thousand images, on a CPU, in 20 minutes on 2 cores
+        **SMALL,
+        **common.FOLDER_SMALL_TOKENS,
+        **common.TRANSFORMER_192,
+        **common.short_training("prior", warmup_steps=100, clip_norm=1.0),
+        "sampling.steps": 16,
+        "sampling.choice_temperature": 20.0,
+        "training.num_steps": 3_000,
     },
+    "imagenet256": IMAGENET,
+    "imagenet512": {**IMAGENET, **common.IMAGENET512_TOKENS, "sampling.steps": 12},
 }
 
 
@@ -140,43 +79,31 @@ def get_config(preset: str = "") -> ConfigDict:
     config = base_config("maskgit", name)
     config.tokenizer = default_workdir("vqgan", name)
     config.condition_tokenizer = ""  # run of a tokenizer of config.data.condition
-    config.model = ConfigDict(
-        dict(
-            codebook_size=1024,  # must be the tokenizer's
-            grid=(16, 16),  # must be the tokenizer's
-            width=768,
-            num_layers=24,
-            num_heads=16,
-            mlp_width=3072,
-            norm="post",  # post | pre
-            head="tied",  # tied: to the embedding, after a layer of its own | linear
-            initialization="official",  # official | scaled: by the width
-            dropout_rate=0.1,
-            attention="xla",  # xla | cudnn: fused, bfloat16 on GPUs, no dropout of weights
-            remat=True,
-        )
+    config.model = dict(
+        codebook_size=1024,  # of the tokenizer
+        grid=(16, 16),  # of the tokenizer
+        width=768,
+        num_layers=24,
+        num_heads=16,
+        mlp_width=3072,
+        norm="post",  # post | pre
+        head="tied",  # tied: to the embedding, after a dense layer | linear
+        initialization="official",  # official | scaled: by the width
+        dropout_rate=0.1,
+        attention="xla",  # xla | cudnn: fused, bfloat16 on GPUs, no dropout of attention weights
+        remat=True,
     )
-    config.losses = ConfigDict(
-        dict(
-            loss_on="masked",  # masked | all
-            reduction="examples",  # examples: each counts the same, as published | tokens
-            label_smoothing=0.1,
-            label_dropout_rate=0.0,  # above 0 a null class is trained, for guidance
-        )
+    config.losses = dict(
+        loss_on="masked",  # masked | all
+        reduction="examples",  # examples: mean per example first, as published | tokens
+        label_smoothing=0.1,
+        label_dropout_rate=0.0,  # above 0 the null class is trained, for guidance
     )
-    config.masking = ConfigDict(dict(schedule="cosine"))
-    config.sampling = parallel_sampling()
+    config.masking = dict(schedule="cosine")
+    config.sampling = settings_dict(decode_settings_class())
     config.data.channels = 3
     config.training.best_metric = "token_cross_entropy"
-    config.optimizers = ConfigDict(
-        dict(
-            prior=optimizer(
-                optimizer="adamw",
-                beta2=0.96,
-                weight_decay=0.045,
-                warmup_steps=5000,
-                ema_rate=0.999,
-            )
-        )
+    config.optimizers.prior = optimizer(
+        optimizer="adamw", beta2=0.96, weight_decay=0.045, warmup_steps=5000, ema_rate=0.999
     )
     return apply_changes(config, changes)

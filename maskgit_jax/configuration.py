@@ -1,59 +1,93 @@
-"""Base configuration of all stages, presets, and validation before anything is compiled."""
+"""Configurations: the base of all stages, presets, settings, and checks before compilation."""
 
-from collections.abc import Mapping
+import dataclasses
+import importlib
+import importlib.util
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
 
-IMAGENET_DATA = {
-    "data.source": "tfds:imagenet2012",
-    "data.image_size": 256,
-    "data.crop": "resized",
-    "data.flip": True,
-    "data.num_threads": 16,
-    "data.prefetch": 512,
-}
-FOLDER_DATA = {
-    "data.source": "folder:images",
-    "data.image_size": 64,
-    "data.crop": "random",
-    "data.flip": True,
-}
-"""Changes that the presets of this kind of data begin with, whatever the stage."""
 CONDITIONS = ("edges", "low_resolution", "grey_levels", "paired")
-"""Pictures that can go with an image: derived from it, or (the last) its partner in `pairs:DIR`."""
+"""Conditioning images: derived from the image, or (paired) its partner in `pairs:DIR`."""
 _GREY_CONDITIONS = ("edges", "grey_levels")
-
-
 MESH_LAYOUTS = {
     "data": {"data": -1, "fsdp": 1, "tensor": 1},
     "fsdp": {"data": 1, "fsdp": -1, "tensor": 1},
     "fsdp_tensor": {"data": 1, "fsdp": -1, "tensor": 2},
 }
-"""Sizes of the mesh's axes; -1 is all devices that are left."""
+"""Sizes of the mesh axes; -1: all remaining devices."""
 
 
 class InputError(ValueError):
-    """Something the user gave cannot work; the message says what and how to mend it.
+    """An error that the user can fix; the message says what is wrong, then what to do.
 
     Commands print it as one line instead of a traceback.
     """
 
 
-def optimizer(**changes: Any) -> ConfigDict:
-    """Returns the settings of one player's optimiser, with `changes` applied.
+def base_config(stage: str = "", preset: str = "") -> ConfigDict:
+    """Returns the keys that the configurations of all stages share: data, training, mesh.
 
-    Rates are per step, durations in steps. `learning_rate` rises linearly over `warmup_steps`,
-    then stays ("constant") or falls along half a cosine to 0 at the end ("cosine").
-    `weight_decay` acts on kernels only; `clip_norm` = 0 leaves gradients unclipped;
-    `start_step` is when the player begins to learn; `ema_rate` = 0 keeps no running average.
+    Sizes are global (a batch is divided among all devices), durations are steps.
+    """
+    return ConfigDict(
+        dict(
+            stage=stage,
+            preset=preset,
+            seed=0,
+            dtype="float32",  # float32 | bfloat16
+            data=dict(
+                # digits | idx:DIR | folder:DIR | pairs:DIR | tfds:NAME | tokens:DIR
+                source="digits",
+                input="image",  # image | one of CONDITIONS: input of a tokenizer of conditions
+                condition="",  # "" | one of CONDITIONS: conditioning image of each example
+                condition_channels=0,  # 0: 1 of edges and grey_levels, otherwise the image's
+                image_size=16,
+                channels=1,
+                num_classes=0,  # 0: read from the data
+                class_names=(),
+                crop="center",  # training crops: center | random | resized (random area, position)
+                augmentations="",  # of training: names in data/augmentation.py, joined by commas
+                eval_fraction=0.1,  # held out, if the source has no split for evaluation
+                num_threads=2,
+                prefetch=64,
+            ),
+            training=dict(
+                num_steps=1000,
+                batch_size=64,
+                accumulate_steps=1,
+                log_every=0,  # 0: derived from num_steps, as the next three, see resolve_cadences
+                eval_every=0,
+                preview_every=0,
+                checkpoint_every=0,
+                keep_last=2,  # number of newest checkpoints that are kept
+                keep_best=True,  # keeps the checkpoint with the smallest best_metric, too
+                best_metric="",
+            ),
+            # layout: data | fsdp | fsdp_tensor. An axis: 0: by layout; -1: all remaining devices.
+            mesh=dict(layout="data", data=0, fsdp=0, tensor=0),
+            optimizers=dict(),
+        )
+    )
+
+
+def optimizer(**changes: Any) -> ConfigDict:
+    """Returns the optimizer settings of one network, with `changes` applied.
+
+    Rates are per step, durations are steps. `learning_rate` rises linearly over `warmup_steps`,
+    then stays constant or falls to 0 along a half cosine at the end of training (`schedule`).
+    `weight_decay` applies to kernels only. `clip_norm` = 0: no clipping. The network is frozen
+    until `start_step`. `ema_rate` = 0: no moving average of the parameters.
     """
     config = ConfigDict(
         dict(
-            optimizer="adam",
+            optimizer="adam",  # adam | adamw
             learning_rate=1e-4,
             warmup_steps=0,
-            schedule="constant",
+            schedule="constant",  # constant | cosine
             beta1=0.9,
             beta2=0.999,
             weight_decay=0.0,
@@ -62,85 +96,14 @@ def optimizer(**changes: Any) -> ConfigDict:
             ema_rate=0.0,
         )
     )
-    return _changed(config, changes)
-
-
-def parallel_sampling() -> ConfigDict:
-    """Returns how tokens are decoded in parallel, see `decoding.parallel.DecodeSettings`."""
-    return ConfigDict(
-        dict(
-            steps=8,
-            choice_temperature=4.5,
-            temperature=1.0,
-            last_temperature=0.0,  # 0: as temperature
-            guidance=0.0,
-            guidance_schedule="constant",  # constant | linear | cosine | interval
-            guidance_interval=(0.0, 1.0),
-            # linear | cosine | square | cubic | sqrt | pow<x> | exponential | logarithmic | arccos
-            schedule="cosine",
-            # confidence | random | halton | token_critic | self_critic | remask | corrector
-            decoder="confidence",
-            remask_fraction=0.2,  # share of accepted tokens that a revising decoder looks at
-            remask_schedule="rescale",  # cap | rescale | confidence | loop
-            top_k=0,
-            top_p=1.0,
-        )
-    )
-
-
-def base_config(stage: str = "", preset: str = "") -> ConfigDict:
-    """Returns what every stage's configuration has: data, training, mesh.
-
-    Sizes are global (a batch is the batch of all devices together), durations are steps.
-    """
-    return ConfigDict(
-        dict(
-            stage=stage,
-            preset=preset,
-            seed=0,
-            dtype="float32",
-            data=dict(
-                # digits | idx:DIR | folder:DIR | pairs:DIR | tfds:NAME | tokens:DIR
-                source="digits",
-                input="image",  # image | one of CONDITIONS: what a tokenizer of conditions learns
-                condition="",  # "" | one of CONDITIONS: what a record carries beside its image
-                # 0: as the kind has it; 1 for edges and grey_levels, the image's for
-                # low_resolution and paired
-                condition_channels=0,
-                image_size=16,
-                channels=1,
-                num_classes=0,  # 0: read from the data
-                class_names=(),
-                crop="center",  # training: center | random | resized (random area and place)
-                flip=False,
-                eval_fraction=0.1,  # of sources without a split of their own
-                num_threads=2,
-                prefetch=64,
-            ),
-            training=dict(
-                num_steps=1000,
-                batch_size=64,
-                accumulate_steps=1,
-                log_every=20,
-                eval_every=500,
-                preview_every=500,
-                checkpoint_every=500,
-                keep_last=2,
-                keep_best=True,
-                best_metric="",  # smaller is better
-            ),
-            # layout: data | fsdp | fsdp_tensor. Of an axis: 0 as the layout has it, -1 all
-            # devices that are left.
-            mesh=dict(layout="data", data=0, fsdp=0, tensor=0),
-        )
-    )
+    return apply_changes(config, changes).unlock()
 
 
 def choose_preset(name: str, presets: Mapping[str, Mapping[str, Any]]) -> tuple[str, Mapping]:
-    """Returns (name, changes) of the preset; an empty name means the first one.
+    """Returns (name, changes) of a preset; an empty name selects the first one.
 
     Raises:
-        InputError: There is no such preset.
+        InputError: The preset does not exist.
     """
     name = name or next(iter(presets))
     if name not in presets:
@@ -149,11 +112,17 @@ def choose_preset(name: str, presets: Mapping[str, Mapping[str, Any]]) -> tuple[
 
 
 def apply_changes(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
-    """Sets dotted keys (`"model.width": 64`) in place, then locks and returns the config."""
+    """Sets dotted keys (`"model.width": 64`) in place, then locks and returns the config.
+
+    Raises:
+        KeyError: The configuration lacks a key.
+    """
     for key, value in changes.items():
         *parents, leaf = key.split(".")
         node = config
         for parent in parents:
+            if parent not in node:
+                raise KeyError(key)
             node = node[parent]
         if leaf not in node:
             raise KeyError(key)
@@ -161,9 +130,70 @@ def apply_changes(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
     return config.lock()
 
 
+def load_config(name: str, **changes: Any) -> ConfigDict:
+    """Returns the configuration of a preset, such as `load_config("vqgan:digits")`.
+
+    Args:
+        name: STAGE or FILE, then optionally :PRESET: "vqgan", "vqgan:digits" or
+            "configs/vqgan.py:digits". The installed package `configs` provides the stages.
+        **changes: Values of dotted keys, `**{"training.num_steps": 100}`.
+
+    Raises:
+        InputError: The configuration, the preset or a key does not exist, or a value has the
+            wrong type.
+    """
+    path, _, preset = name.partition(":")
+    config = _config_module(path).get_config(preset)
+    try:
+        return apply_changes(config, changes)
+    except KeyError as error:
+        raise InputError(f"{path} has no key '{error.args[0]}'; see configs/README.md") from error
+    except TypeError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _config_module(path: str) -> ModuleType:
+    """Returns the module of a file, or of a stage in the installed package `configs`."""
+    file = Path(path)
+    if file.is_file():
+        spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+        assert spec is not None and spec.loader is not None, f"{path} is not a Python file"
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    package = Path(str(importlib.import_module("configs").__file__)).parent
+    stages = sorted(p.stem for p in package.glob("*.py") if p.stem not in ("__init__", "common"))
+    require(
+        file.stem in stages and path in (file.stem, f"configs/{file.stem}.py"),
+        f"no configuration '{path}'; give a file or one of {', '.join(stages)}",
+    )
+    return importlib.import_module(f"configs.{file.stem}")
+
+
 def default_workdir(stage: str, preset: str) -> str:
-    """Returns the run directory that a command uses when none is given."""
+    """Returns the run directory that commands use by default."""
     return f"runs/{stage}-{preset}"
+
+
+def resolve_cadences(config: ConfigDict) -> None:
+    """Replaces the cadences that are 0 by steps derived from `training.num_steps`, in place.
+
+    - `log_every`: a twentieth of the run, 1 to 100 steps.
+    - `checkpoint_every`: a quarter of the run, 100 to 1,000 steps.
+    - `eval_every`: a quarter of the run, 100 to 2,000 steps, as a multiple of `checkpoint_every`,
+      because only checkpoints of evaluated steps can be the best one.
+    - `preview_every`: `eval_every`.
+    """
+    training = config.training
+    quarter = max(100, training.num_steps // 4)
+    checkpoint = training.checkpoint_every or min(1_000, quarter)
+    evaluation = min(2_000, quarter)
+    if checkpoint < evaluation:
+        evaluation -= evaluation % checkpoint
+    evaluation = training.eval_every or evaluation
+    training.log_every = training.log_every or min(100, max(1, training.num_steps // 20))
+    training.checkpoint_every, training.eval_every = checkpoint, evaluation
+    training.preview_every = training.preview_every or evaluation
 
 
 def require(condition: bool, message: str) -> None:
@@ -172,119 +202,122 @@ def require(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
-def require_one_of(config: ConfigDict, key: str, allowed: tuple[str, ...]) -> None:
-    """Raises `InputError` unless the value under the dotted `key` is one of `allowed`."""
+def require_one_of(config: ConfigDict, key: str, allowed: Collection[str]) -> None:
+    """Raises `InputError` unless the value of the dotted `key` is one of `allowed`."""
+    value, words = _value(config, key), [word or "'' (none)" for word in allowed]
+    require(value in allowed, f"config.{key} is '{value}'; allowed: {', '.join(words)}")
+
+
+def require_at_least(config: ConfigDict, minimum: float, *keys: str) -> None:
+    """Raises `InputError` unless the values of all dotted `keys` are at least `minimum`."""
+    for key in keys:
+        value = _value(config, key)
+        require(value >= minimum, f"config.{key} is {value}; it must be at least {minimum}")
+
+
+def _value(config: ConfigDict, key: str) -> Any:
     value: Any = config
     for part in key.split("."):
         value = value[part]
-    require(value in allowed, f"config.{key} is '{value}'; allowed: {', '.join(allowed)}")
+    return value
 
 
 def condition_channels(data: ConfigDict) -> int:
-    """Returns the number of channels of the condition that a record carries; 0 without one.
+    """Returns the number of channels of the conditioning images; 0 without a condition.
 
     Args:
         data: `config.data`.
 
     Raises:
-        InputError: `condition_channels` is a number that this kind of condition cannot have.
+        InputError: `condition_channels` differs from the channels of this kind of condition.
     """
-    kind, asked = data.condition, data.condition_channels
-    if not kind:
+    condition, channels = data.condition, data.condition_channels
+    if not condition:
         return 0
-    own = 1 if kind in _GREY_CONDITIONS else data.channels
+    default = 1 if condition in _GREY_CONDITIONS else data.channels
     require(
-        asked in (0, own) or kind == "paired",
-        f"config.data.condition_channels is {asked}, but {kind} of these images have {own}; set "
-        "it to 0",
+        channels in (0, default) or condition == "paired",
+        f"config.data.condition_channels is {channels}, but {condition} of these images have "
+        f"{default}; set it to 0",
     )
-    return asked or own
+    return channels or default
 
 
 def validate_conditions(data: ConfigDict) -> None:
-    """Checks that the view and the condition can be had from the source.
+    """Checks that the source can provide the input and the condition.
 
     Args:
         data: `config.data`.
 
     Raises:
-        InputError: They cannot; the message says what to do.
+        InputError: It cannot.
     """
-    view, condition, source = data.input, data.condition, data.source
+    input, condition, source = data.input, data.condition, data.source
     require(
-        data.condition_channels in (0, 1, 3), "config.data.condition_channels must be 0, 1 or 3"
+        data.condition_channels in (0, 1, 3),
+        f"config.data.condition_channels is {data.condition_channels}; it must be 0, 1 or 3",
     )
-    if view == "image" and not condition:
+    if input == "image" and not condition:
         return
     require(
-        view == "image" or not condition,
-        f"config.data.input is '{view}' and config.data.condition is '{condition}'; set the view "
-        "to train a tokenizer of conditions, the condition to train on images with conditions, "
-        "not both",
+        input == "image" or not condition,
+        f"config.data.input is '{input}' and config.data.condition is '{condition}'; set the input "
+        "to train a tokenizer of conditions, or the condition to train on images with conditions",
     )
-    asked = f"config.data.condition={condition}" if condition else f"config.data.input={view}"
+    key = f"config.data.condition={condition}" if condition else f"config.data.input={input}"
     require(
         not source.startswith("tokens:"),
-        f"{asked} needs pictures, but {source} holds tokens only; set config.data.source to the "
-        "images that they were made of",
+        f"{key} needs images, but {source} holds tokens only; set config.data.source to the "
+        "images that were encoded",
     )
     require(
-        "paired" not in (view, condition) or source.startswith("pairs:"),
-        f"{asked} needs a picture beside each image, which {source} lacks; set "
-        "config.data.source=pairs:DIR, where DIR/image and DIR/condition hold them",
+        "paired" not in (input, condition) or source.startswith("pairs:"),
+        f"{key} needs pairs of images, which {source} lacks; set config.data.source=pairs:DIR "
+        "with the images in DIR/image and DIR/condition",
     )
     require(
-        view not in _GREY_CONDITIONS or data.channels == 1,
-        f"{asked} gives grey pictures; set config.data.channels=1",
+        input not in _GREY_CONDITIONS or data.channels == 1,
+        f"{key} gives grey images; set config.data.channels=1",
     )
     condition_channels(data)
 
 
 def validate(config: ConfigDict) -> None:
-    """Checks what does not depend on the stage.
+    """Checks the values that do not depend on the stage.
 
     Raises:
-        InputError: A value is outside of its range; the message names the key.
+        InputError: A value is out of range; the message names the key.
     """
     require_one_of(config, "dtype", ("float32", "bfloat16"))
-    require_one_of(config, "mesh.layout", tuple(MESH_LAYOUTS))
-    require_one_of(config, "data.crop", ("center", "random", "resized"))
-    for key in ("num_steps", "batch_size", "accumulate_steps", "log_every", "eval_every",
-                "preview_every", "checkpoint_every", "keep_last"):  # fmt: skip
-        value = config.training[key]
-        require(value >= 1, f"config.training.{key} is {value}; it must be at least 1")
-    require(
-        config.training.batch_size % config.training.accumulate_steps == 0,
-        f"config.training.batch_size {config.training.batch_size} is not a multiple of "
-        f"config.training.accumulate_steps {config.training.accumulate_steps}",
-    )
-    require(config.data.channels in (1, 3), "config.data.channels must be 1 or 3")
-    require(0 < config.data.eval_fraction < 1, "config.data.eval_fraction must be in (0, 1)")
+    require_one_of(config, "mesh.layout", MESH_LAYOUTS)
     require_one_of(config, "data.input", ("image", *CONDITIONS))
+    require_one_of(config, "data.condition", ("", *CONDITIONS))
+    counts = ("num_steps", "batch_size", "accumulate_steps", "keep_last")
+    require_at_least(config, 1, *(f"training.{key}" for key in counts))
+    cadences = ("log_every", "eval_every", "preview_every", "checkpoint_every")
+    require_at_least(config, 0, *(f"training.{key}" for key in cadences))
+    data, training = config.data, config.training
     require(
-        config.data.condition in ("", *CONDITIONS),
-        f"config.data.condition is '{config.data.condition}'; allowed: {', '.join(CONDITIONS)}, "
-        "or '' for none",
+        training.batch_size % training.accumulate_steps == 0,
+        f"config.training.batch_size is {training.batch_size}; it must be a multiple of "
+        f"config.training.accumulate_steps, {training.accumulate_steps}",
     )
-    validate_conditions(config.data)
+    require(data.channels in (1, 3), f"config.data.channels is {data.channels}; it must be 1 or 3")
+    require(
+        0 < data.eval_fraction < 1,
+        f"config.data.eval_fraction is {data.eval_fraction}; it must be in (0, 1)",
+    )
+    validate_conditions(data)
     for name, settings in config.optimizers.items():
-        require_one_of(config, f"optimizers.{name}.optimizer", ("adam", "adamw"))
-        require_one_of(config, f"optimizers.{name}.schedule", ("constant", "cosine"))
+        key = f"optimizers.{name}"
+        require_one_of(config, f"{key}.optimizer", ("adam", "adamw"))
+        require_one_of(config, f"{key}.schedule", ("constant", "cosine"))
+        ema_rate, learning_rate = settings.ema_rate, settings.learning_rate
+        require(0 <= ema_rate < 1, f"config.{key}.ema_rate is {ema_rate}; it must be in [0, 1)")
         require(
-            0 <= settings.ema_rate < 1,
-            f"config.optimizers.{name}.ema_rate is {settings.ema_rate}; it must be in [0, 1)",
+            learning_rate > 0,
+            f"config.{key}.learning_rate is {learning_rate}; it must be positive",
         )
-        require(
-            settings.learning_rate > 0, f"config.optimizers.{name}.learning_rate must be positive"
-        )
-
-
-def _changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
-    for key, value in changes.items():
-        if key not in config:
-            raise KeyError(key)
-        config[key] = value
-    return config
 
 
 def setting(

@@ -1,0 +1,1 @@
+"""Configurations of all stages, see README.md in this folder."""
