@@ -1,0 +1,352 @@
+"""`Model`: a trained run as an object to sample, encode, edit and evaluate with.
+
+    import maskgit_jax
+
+    model = maskgit_jax.load("runs/maskgit-digits")
+    images = model.sample(labels=[0, 3, 7], steps=8, seed=0)  # uint8 [3, H, W, C]
+"""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from maskgit_jax.configuration import apply_changes, load_config, require
+from maskgit_jax.data.conditioning_images import ConditioningImages
+from maskgit_jax.pipelines.autoencoder import AutoencoderPipeline
+from maskgit_jax.pipelines.editor import Editor, EditResult
+from maskgit_jax.pipelines.generator import GeneratorPipeline, label_number
+from maskgit_jax.pipelines.inputs import open_conditioning_images, to_image, to_images, to_mask
+from maskgit_jax.runs.directory import Run, load_run
+from maskgit_jax.runs.progress import progress_bar
+from maskgit_jax.stage import LatentModel
+from maskgit_jax.training import sharding
+
+
+class Model:
+    """A trained run. Programs are compiled at their first use and reused.
+
+    Images are accepted as uint8 arrays [H, W, C] or [N, H, W, C], PIL images, file names, or lists
+    of these; classes as numbers or names. All errors of the user are `InputError`s.
+
+    Attributes:
+        run: The loaded run.
+        workdir: Its directory.
+        mesh: The devices.
+    """
+
+    def __init__(self, run: Run, workdir: Path, mesh: Mesh):
+        self.run, self.workdir, self.mesh = run, workdir, mesh
+        self._generator: GeneratorPipeline | None = None
+        self._autoencoder: AutoencoderPipeline | None = None
+        self._editor: Editor | None = None
+
+    def __repr__(self) -> str:
+        return f"<{self.config.stage} of {self.workdir} at step {self.run.step}>"
+
+    @property
+    def config(self) -> ConfigDict:
+        """The resolved configuration."""
+        return self.run.config
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of their labels."""
+        return tuple(self.config.data.class_names)
+
+    @property
+    def generator(self) -> GeneratorPipeline:
+        """The pipeline that samples.
+
+        Raises:
+            InputError: The stage generates no images.
+        """
+        if self._generator is None:
+            self._generator = GeneratorPipeline(self.run, self.mesh)
+        return self._generator
+
+    @property
+    def autoencoder(self) -> AutoencoderPipeline:
+        """The pipeline that encodes and decodes: of the run itself or of its tokenizer.
+
+        Raises:
+            InputError: The run has neither tokens nor latents.
+        """
+        if self._autoencoder is None:
+            self._autoencoder = AutoencoderPipeline(self.run, self.mesh)
+        return self._autoencoder
+
+    @property
+    def editor(self) -> Editor:
+        """The pipeline that edits.
+
+        Raises:
+            InputError: The stage cannot fill in masked tokens.
+        """
+        if self._editor is None:
+            self._editor = Editor(self.run, self.mesh)
+        return self._editor
+
+    def sample(
+        self,
+        labels: Any = None,
+        num: int | None = None,
+        seed: int = 0,
+        batch_size: int = 64,
+        inputs: ConditioningImages | None = None,
+        rejection_keep: float = 1.0,
+        classifier: str = "",
+        **settings: Any,
+    ) -> np.ndarray:
+        """Returns sampled images, uint8 [N, H, W, C].
+
+        Args:
+            labels: One class or several, by name or number; None for all classes in turn.
+            num: N; labels are repeated. By default one image per label, or 64.
+            seed: Random seed.
+            batch_size: Images per batch.
+            inputs: From `conditioning_images`, for completions and image-conditional models.
+            rejection_keep: Share of the samples of each class to keep: those of which a
+                classifier is most confident.
+            classifier: File of that classifier; by default one is trained on the run's images.
+            settings: Sampling settings, such as steps=8, guidance=1.0, decoder="halton".
+
+        Raises:
+            InputError: A label, setting or input cannot be used.
+        """
+        chosen, numbers = self.generator.settings(**settings), self.labels(labels, num, inputs)
+        if rejection_keep == 1:
+            batches = self.generator(numbers, seed, chosen, batch_size, conditioning=inputs)
+            return _collect(batches, len(numbers))
+        require(
+            inputs is None and self.generator.num_classes > 1,
+            "--rejection_keep selects among samples of classes; this run has none, or --input is "
+            "given",
+        )
+        from maskgit_jax.pipelines import rejection  # imports what trains the classifier
+
+        candidates = rejection.candidate_labels(numbers, rejection_keep)
+        model = rejection.open_classifier(self.config.data, self.mesh, classifier)
+        images = _collect(self.generator(candidates, seed, chosen, batch_size), len(candidates))
+        size = sharding.round_up_to_shards(batch_size, self.mesh)
+        confidence = rejection.class_probabilities(model, images, candidates, self.mesh, size)
+        return images[rejection.most_confident(confidence, candidates, numbers)]
+
+    def sample_tokens(
+        self,
+        labels: Any = None,
+        num: int | None = None,
+        seed: int = 0,
+        batch_size: int = 64,
+        inputs: ConditioningImages | None = None,
+        **settings: Any,
+    ) -> np.ndarray:
+        """Returns the tokens, int32 [N, L], of the images that `sample` returns.
+
+        Raises:
+            InputError: As `sample`; or the model samples no tokens.
+        """
+        chosen, numbers = self.generator.settings(**settings), self.labels(labels, num, inputs)
+        batches = self.generator.tokens(numbers, seed, chosen, batch_size, inputs)
+        return _collect(batches, len(numbers))
+
+    def labels(
+        self, labels: Any, num: int | None, inputs: ConditioningImages | None = None
+    ) -> list[int]:
+        """Returns the class numbers of N samples; zeros for a model without classes.
+
+        Raises:
+            InputError: A label is neither a number nor a class name, or there are no classes.
+        """
+        num_classes = self.generator.num_classes
+        if labels is None or len(np.atleast_1d(labels)) == 0:
+            num = num or 64
+            known = inputs.labels(num) if inputs and num_classes else None
+            return known or [i % max(1, num_classes) for i in range(num)]
+        require(
+            num_classes > 0,
+            f"stage '{self.config.stage}' has no classes; remove --labels",
+        )
+        numbers = [label_number(label, self.class_names) for label in np.atleast_1d(labels).tolist()]
+        return list(itertools.islice(itertools.cycle(numbers), num or len(numbers)))
+
+    def conditioning_images(
+        self,
+        place: str = "",
+        num: int = 64,
+        keep_top: float | None = None,
+        num_per_input: int = 4,
+        seed: int = 0,
+        size: tuple[int, int] | None = None,
+    ) -> ConditioningImages | None:
+        """Returns the images that samples are generated from, see `open_conditioning_images`."""
+        return open_conditioning_images(
+            self.generator, self.config.data, place, num, keep_top, num_per_input, seed, size
+        )
+
+    def encode(self, images: Any) -> np.ndarray:
+        """Returns tokens int32 [N, L], or latents float32 [N, Z], of images.
+
+        Images of another size are center-cropped and resized to that of the run.
+
+        Raises:
+            InputError: An image cannot be used, or the run has neither tokens nor latents.
+        """
+        return self.autoencoder.encode(to_images(images, self.config.data))
+
+    def decode(self, encoded: Any) -> np.ndarray:
+        """Returns images uint8 [N, H, W, C] of tokens [N, L] or latents [N, Z]; also of one."""
+        return self.autoencoder.decode(np.atleast_2d(np.asarray(encoded)))
+
+    def reconstruct(self, images: Any) -> np.ndarray:
+        """Returns the decoded encodings of images, uint8 [N, H, W, C].
+
+        Raises:
+            InputError: As `encode`.
+        """
+        return self.autoencoder.reconstruct(to_images(images, self.config.data))
+
+    def inpaint(self, image: Any, mask: Any, **options: Any) -> EditResult:
+        """Generates the masked pixels of an image; see `Editor.inpaint`.
+
+        Args:
+            image: Of any size.
+            mask: True, or white, where the image is to be generated.
+            options: num, label, seed, feather, dilate, frames, and sampling settings.
+        """
+        image = to_image(image, self.editor.channels)
+        mask = to_mask(mask, (image.shape[0], image.shape[1]))
+        return self.editor.inpaint(image, mask, **self._edit_options(options))
+
+    def outpaint(self, image: Any, **options: Any) -> EditResult:
+        """Extends an image by left, right, top and bottom pixels; see `Editor.outpaint`."""
+        image = to_image(image, self.editor.channels)
+        return self.editor.outpaint(image, **self._edit_options(options))
+
+    def replace(
+        self, image: Any, box: tuple[int, int, int, int], label: int | str, **options: Any
+    ) -> EditResult:
+        """Generates a box (top, left, height, width) as a class; see `Editor.replace`."""
+        image = to_image(image, self.editor.channels)
+        return self.editor.replace(image, box, **self._edit_options({**options, "label": label}))
+
+    def variations(self, image: Any, keep: float = 0.5, **options: Any) -> EditResult:
+        """Keeps a random share of the tokens and generates the others; see `Editor.variations`."""
+        image = to_image(image, self.editor.channels)
+        return self.editor.variations(image, keep, **self._edit_options(options))
+
+    def interpolate(self, image: Any, other: Any, **options: Any) -> EditResult:
+        """Interpolates between two images; see `Editor.interpolate`."""
+        images = [to_image(each, self.editor.channels) for each in (image, other)]
+        return self.editor.interpolate(*images, **self._edit_options(options))
+
+    def _edit_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        if options.get("label") is None:
+            return {name: value for name, value in options.items() if name != "label"}
+        return {**options, "label": label_number(options["label"], self.class_names)}
+
+    def latent_walks(
+        self, mode: str = "interpolations", rows: int = 8, seed: int = 0, batch_size: int = 64
+    ) -> np.ndarray:
+        """Returns images uint8 [rows, columns, H, W, C] of walks through continuous latents.
+
+        Args:
+            mode: "interpolations" or "traversals", see `maskgit_jax.pipelines.latents`.
+            rows: Number of walks.
+            seed: Selects the held-out images.
+            batch_size: Images per batch.
+
+        Raises:
+            InputError: The model has no continuous latents.
+        """
+        from maskgit_jax.pipelines.latents import latent_walks
+
+        return latent_walks(self.run, self.mesh, mode, rows, seed, batch_size)
+
+    @property
+    def has_latents(self) -> bool:
+        """Whether `encode` returns continuous latents."""
+        return isinstance(self.run.stage.exports, LatentModel)
+
+    def evaluate(
+        self,
+        num: int | None = None,
+        data: str = "",
+        seed: int = 0,
+        features: Sequence[str] = ("classifier",),
+        batch_size: int = 128,
+        **settings: Any,
+    ) -> dict[str, float]:
+        """Returns the metrics of the model on held-out images: name -> value.
+
+        Samples and statistics are kept in the run directory, so that an interrupted evaluation
+        continues where it stopped. `python -m maskgit_jax.evaluate` has more options.
+
+        Args:
+            num: Number of samples; by default that of the training images, at most 50,000.
+            data: Real images, as in `config.data.source`; by default those of the run.
+            seed: Random seed of the samples.
+            features: Feature networks: "classifier", "efficientnet", "inception:FILE".
+            batch_size: Images per batch.
+            settings: Sampling settings.
+
+        Raises:
+            InputError: The run cannot be evaluated in this way.
+        """
+        from maskgit_jax.evaluation.evaluate import evaluate_loaded, evaluation_options
+
+        options = evaluation_options(self.mesh, features=features, batch_size=batch_size)
+        evaluation = evaluate_loaded(
+            self.run, self.workdir, options, data=data, num=num, seed=seed, settings=settings
+        )
+        return {metric.name: metric.value for metric in evaluation.metrics}
+
+
+def _collect(batches: Any, total: int) -> np.ndarray:
+    arrays = []
+    with progress_bar(total, "sampling", "image") as bar:
+        for batch in batches:
+            arrays.append(batch)
+            bar.update(len(batch))
+    return np.concatenate(arrays)
+
+
+def load(path: str | Path, checkpoint: str = "latest", mesh: Mesh | None = None) -> Model:
+    """Loads a trained run.
+
+    Args:
+        path: The run directory.
+        checkpoint: "latest", or the step of a checkpoint.
+        mesh: The devices; all by default.
+
+    Raises:
+        InputError: There is no run, or its checkpoint is damaged.
+    """
+    mesh = mesh or sharding.all_devices()
+    return Model(load_run(path, mesh, checkpoint), Path(path), mesh)
+
+
+def fit(config: ConfigDict | str, workdir: str | Path = "", **changes: Any) -> Model:
+    """Trains a run, or resumes it, and loads the result.
+
+    Args:
+        config: A configuration, or the name of one, such as "vqgan:digits".
+        workdir: The run directory; by default runs/STAGE-PRESET.
+        changes: Changed keys, with "__" for ".": training__num_steps=100; or
+            **{"training.num_steps": 100}.
+
+    Raises:
+        InputError: The configuration, the data or the run directory do not fit together.
+    """
+    from maskgit_jax.runs.fit import fit as train  # imports what only training needs
+
+    changes = {key.replace("__", "."): value for key, value in changes.items()}
+    if isinstance(config, str):
+        config = load_config(config, **changes)
+    else:
+        config = apply_changes(config.copy_and_resolve_references().unlock(), changes)
+    return load(train(config, workdir))
