@@ -15,7 +15,8 @@ setup(
     long_description=(root / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["maskgit_jax", "maskgit_jax.*"]),
+    packages=find_packages(include=["maskgit_jax", "maskgit_jax.*", "configs"]),
+    package_data={"maskgit_jax": ["py.typed"]},
     python_requires=">=3.11",
     install_requires=[
         "jax>=0.10",

@@ -68,8 +68,7 @@ def get_config(preset: str = "") -> ConfigDict:
     )
     config.losses = dict(label_dropout_rate=0.1)
     config.masking = dict(schedule="cosine")
-    config.sampling = settings_dict(decode_settings_class())
-    config.sampling.decoder = "token_critic"
+    config.sampling = settings_dict(decode_settings_class()) | {"decoder": "token_critic"}
     config.data.channels = 3
     config.training.best_metric = "critic_cross_entropy"
     config.optimizers.critic = optimizer(

@@ -24,7 +24,7 @@ from absl import flags
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from maskgit_jax import command_line
 from maskgit_jax.configuration import InputError, require
@@ -43,8 +43,7 @@ from maskgit_jax.performance.step_record import TimingOptions
 from maskgit_jax.performance.step_speed import measure_data, measure_sample, measure_train
 from maskgit_jax.stages import stage_module
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Stage and preset, for train, sample and "
-                                         "data.")  # fmt: skip
+CONFIG = command_line.define_config(None)  # for train, sample and data
 SYNTHETIC = flags.DEFINE_bool("synthetic", False, "Train with one made-up batch: no data needed.")
 SAMPLE_BATCH_SIZE = flags.DEFINE_integer(
     "sample_batch_size", 0, "Images that the sampler makes at a time; default: "

@@ -1,4 +1,4 @@
-"""Runs a command: flags in, one call, and one clear line for what the user can mend."""
+"""Command lines: flags, a cache of compiled programs, and one clear line for a user's error."""
 
 import logging
 import os
@@ -9,71 +9,34 @@ from typing import Any, NoReturn
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
-from maskgit_jax.configuration import InputError, require
+import maskgit_jax.decoding.rules  # noqa: F401 (registers the decoders that --help lists)
+from maskgit_jax.configuration import InputError, config_file, require
+from maskgit_jax.decoding.settings import declared_settings
 from maskgit_jax.distributed import end_with_peers
 from maskgit_jax.distributed import start as start_processes
+from maskgit_jax.files import compilation_cache_directory
 
 
 def define_sampling_flags() -> Callable[[], dict[str, Any]]:
-    """Defines the flags that change how images are made; each generator knows some of them.
+    """Defines a flag for each declared sampling setting; each generator has some of them.
 
     Returns:
-        A function for after parsing: name of the setting -> value, of the flags that were given.
+        A function to call after parsing: setting -> value, of the flags that were given.
     """
-    defined = (
-        flags.DEFINE_integer("steps", None, "Decoding steps; default: the run's config."),
-        flags.DEFINE_float("guidance", None, "Classifier-free guidance; 0 for none."),
-        flags.DEFINE_float("choice_temperature", None, "Randomness of the places chosen."),
-        flags.DEFINE_float(
-            "temperature",
-            None,
-            "Divides the logits; of a VAE, multiplies the prior's standard deviation.",
-        ),
-        flags.DEFINE_float(
-            "last_temperature", None, "Temperature of the last step; 0: as the first."
-        ),
-        flags.DEFINE_string(
-            "decoder",
-            None,
-            "confidence, random, halton, token_critic, self_critic, remask or corrector.",
-        ),
-        flags.DEFINE_string(
-            "schedule",
-            None,
-            "How many tokens are hidden after each step: cosine, linear, square, cubic, sqrt, "
-            "pow2.5, exponential, logarithmic, arccos.",
-        ),
-        flags.DEFINE_string("guidance_schedule", None, "constant, linear, cosine or interval."),
-        flags.DEFINE_list(
-            "guidance_interval", None, "low,high: shares of the steps in which guidance acts."
-        ),
-        flags.DEFINE_float(
-            "revised", None, "Share of accepted tokens that a revising decoder looks at."
-        ),
-        flags.DEFINE_string(
-            "remask", None, "cap, rescale, confidence or loop, of --decoder=remask."
-        ),
-        flags.DEFINE_integer("top_k", None, "Draw only the k most likely codes; 0 for all."),
-        flags.DEFINE_float(
-            "top_p", None, "Draw only the most likely codes that make up this probability."
-        ),
-        flags.DEFINE_bool(
-            "cached",
-            None,
-            "Remember what was computed for the tokens before (--nouse_cache: the same images, "
-            "slowly).",
-        ),
-        flags.DEFINE_string("size", None, "HEIGHTxWIDTH of the images in pixels, for GPT."),
-        flags.DEFINE_enum(
-            "pixels", None, ["mean", "draw"], "Of a VAE: the mean of p(x | z), or a draw from it."
-        ),
-    )
+    kinds = {int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool}
+    settings = declared_settings()
+    for name, kind, _, text, choices in settings:
+        if choices:
+            flags.DEFINE_enum(name, None, list(choices), text)
+        else:
+            kinds.get(kind, flags.DEFINE_string)(name, None, text)
 
     def given() -> dict[str, Any]:
-        values = {flag.name: flag.value for flag in defined}
-        values["size"] = values["size"] and _size(values["size"])
+        values = {setting.name: flags.FLAGS[setting.name].value for setting in settings}
+        if values["size"] is not None:
+            values["size"] = _image_size(values["size"])
         if values["guidance_interval"] is not None:
             values["guidance_interval"] = numbers("guidance_interval", 2, float)
         return {name: value for name, value in values.items() if value is not None}
@@ -82,22 +45,47 @@ def define_sampling_flags() -> Callable[[], dict[str, Any]]:
 
 
 def numbers(name: str, count: int, kind: Callable[[str], Any]) -> tuple[Any, ...]:
-    """Returns the numbers, separated by commas, of a list flag."""
-    words = flags.FLAGS[name].value
+    """Returns the comma-separated numbers of a flag.
+
+    Raises:
+        InputError: They are not `count` numbers.
+    """
+    value = flags.FLAGS[name].value
+    words = value.split(",") if isinstance(value, str) else value
     try:
         values = tuple(kind(word) for word in words)
     except ValueError:
         values = ()
     if len(values) != count:
-        raise InputError(f"--{name} is '{','.join(words)}'; it is {count} numbers with commas")
+        raise InputError(f"--{name} is '{','.join(words)}'; it takes {count} numbers with commas")
     return values
 
 
-def _size(text: str) -> tuple[int, int]:
+def _image_size(text: str) -> tuple[int, int]:
     sides = text.lower().split("x")
     if len(sides) != 2 or not all(side.isdigit() for side in sides):
         raise InputError(f"--size is '{text}'; it is written HEIGHTxWIDTH, such as 32x64")
     return int(sides[0]), int(sides[1])
+
+
+def define_config(default: str | None) -> flags.FlagHolder:
+    """Defines --config: a file or a stage, with an optional preset; --config.KEY changes a key."""
+    holder = config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "FILE[:PRESET] or STAGE[:PRESET], such as configs/vqgan.py:digits; --config.KEY=VALUE "
+        "after it changes a key.",
+    )
+    parser = flags.FLAGS["config"].parser
+    load = parser.parse
+
+    def parse(value: str) -> Any:
+        path, *preset = value.split(":", 1)
+        return load(":".join([str(config_file(path)), *preset]))
+
+    parser.parse = parse  # pyright: ignore[reportAttributeAccessIssue]
+    flags.set_default(holder, default)
+    return holder
 
 
 def chosen_config(holder: flags.FlagHolder) -> ConfigDict:
@@ -109,7 +97,7 @@ def chosen_config(holder: flags.FlagHolder) -> ConfigDict:
     try:
         config = holder.value
         require(config is not None, "--config is needed, such as --config=configs/vqgan.py:digits")
-        _ = config.stage  # a missing file comes up when it is first read
+        _ = config.stage  # a missing file is reported when the first key is read
     except OSError as error:
         raise InputError(f"--config cannot be loaded: {error}") from error
     return config
@@ -120,22 +108,22 @@ def _define_processes() -> Callable[[], tuple[str, int, int]]:
         flags.DEFINE_string(
             "coordinator",
             "",
-            "HOST:PORT of process 0, where several processes form one program; on TPU slices and "
-            "under Slurm they find each other without.",
+            "HOST:PORT of process 0, if several processes form one program; processes on TPU "
+            "slices and under Slurm find each other without it.",
         ),
-        flags.DEFINE_integer("num_processes", 0, "Of the program.", lower_bound=0),
-        flags.DEFINE_integer("process_id", -1, "Of this process, from 0 on.", lower_bound=-1),
+        flags.DEFINE_integer("num_processes", 0, "Number of processes.", lower_bound=0),
+        flags.DEFINE_integer("process_id", -1, "Number of this process, from 0.", lower_bound=-1),
     )
     return lambda: tuple(flag.value for flag in defined)
 
 
 def run(main: Callable[..., None], commands: Sequence[str] = (), distributed: bool = False) -> None:
-    """Parses the flags and calls `main`; an input error ends with one line and exit code 2.
+    """Parses the flags and calls `main`; an `InputError` ends with one line and exit code 2.
 
     Args:
-        main: Called with the command, if there are some, otherwise with nothing.
-        commands: Words of which the user gives exactly one beside the flags.
-        distributed: Whether several processes can run it together.
+        main: The function of the command; it gets the subcommand, if there are any.
+        commands: The subcommands, of which the user gives exactly one.
+        distributed: Whether several processes can run the command together.
     """
     processes = _define_processes() if distributed else None
 
@@ -144,15 +132,37 @@ def run(main: Callable[..., None], commands: Sequence[str] = (), distributed: bo
             start_processes(*processes())
         main(*words)
 
-    absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells every save in thirty lines
-    # One failed read of a damaged checkpoint raises; the hundred others, still under way, would
-    # complain one by one, on this logger and to this hook, around the one line that says it.
+    absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax logs thirty lines per checkpoint
+    # Orbax reads with a hundred tasks; when one fails, the others would each report the failure.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = _unraisable
+    enable_compilation_cache()
+    _show_all_flags_in_help()
     app.run(
-        lambda argv: _guarded(lambda: start(*argv[1:])),
+        lambda argv: _report_errors(lambda: start(*argv[1:])),
         flags_parser=lambda argv: _parse(argv, commands),
     )
+
+
+def enable_compilation_cache() -> None:
+    """Keeps compiled programs on disk, so that the next call of a command need not compile them.
+
+    MASKGIT_JAX_CACHE moves the cache directory, or disables it if it is empty; a directory that
+    JAX_COMPILATION_CACHE_DIR names is used as it is.
+    """
+    directory = compilation_cache_directory()
+    if directory is None or jax.config.jax_compilation_cache_dir:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+
+
+def _show_all_flags_in_help() -> None:
+    """Lists the flags that this package defines in other modules under --help too."""
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        if module.startswith("maskgit_jax"):
+            for flag in defined:
+                flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def _unraisable(event: "sys.UnraisableHookArgs") -> None:
@@ -171,18 +181,18 @@ def _parse(argv: list[str], commands: Sequence[str]) -> list[str]:
         _fail(f"one command is needed and {given} was given; the commands are: "
               f"{', '.join(commands)}")  # fmt: skip
     if words and not commands:
-        _fail(f"'{words[0]}' is not a flag: options are written --name=value")
+        _fail(f"'{words[0]}' is not a flag; flags are written --name=value")
     return arguments
 
 
-def _guarded(main: Callable[[], None]) -> None:
+def _report_errors(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:
         print(_one_line(error), file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
-        # Whoever raises has saved and closed; threads that still read are not waited for.
+        # Everything is saved and closed; threads that still read ahead are not waited for.
         os._exit(2)
     except jax.errors.JaxRuntimeError as error:
         end_with_peers(error)
@@ -190,8 +200,8 @@ def _guarded(main: Callable[[], None]) -> None:
 
 
 def _reason(text: str) -> str:
-    # An error inside a config file arrives as the text of its traceback: the last line says it;
-    # what was a KeyError arrives with its escapes.
+    # An error inside a config file arrives as the text of its traceback, whose last line has the
+    # message; a KeyError arrives with escapes.
     text = text.replace("\\n", " ").replace("\\", "").strip()
     if "Traceback" in text:
         text = text.splitlines()[-1]

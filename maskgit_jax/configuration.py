@@ -1,11 +1,9 @@
 """Configurations: the base of all stages, presets, settings, and checks before compilation."""
 
 import dataclasses
-import importlib
 import importlib.util
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -119,12 +117,10 @@ def apply_changes(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
     """
     for key, value in changes.items():
         *parents, leaf = key.split(".")
-        node = config
+        node: Any = config
         for parent in parents:
-            if parent not in node:
-                raise KeyError(key)
-            node = node[parent]
-        if leaf not in node:
+            node = node[parent] if isinstance(node, ConfigDict) and parent in node else None
+        if not isinstance(node, ConfigDict) or leaf not in node:
             raise KeyError(key)
         node[leaf] = value
     return config.lock()
@@ -143,7 +139,13 @@ def load_config(name: str, **changes: Any) -> ConfigDict:
             wrong type.
     """
     path, _, preset = name.partition(":")
-    config = _config_module(path).get_config(preset)
+    file = config_file(path)
+    require(file.suffix == ".py", f"{path} is not a Python file; give one, such as vqgan.py")
+    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(preset)
     try:
         return apply_changes(config, changes)
     except KeyError as error:
@@ -152,22 +154,26 @@ def load_config(name: str, **changes: Any) -> ConfigDict:
         raise InputError(f"{path}: {error}") from error
 
 
-def _config_module(path: str) -> ModuleType:
-    """Returns the module of a file, or of a stage in the installed package `configs`."""
-    file = Path(path)
-    if file.is_file():
-        spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
-        assert spec is not None and spec.loader is not None, f"{path} is not a Python file"
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-    package = Path(str(importlib.import_module("configs").__file__)).parent
-    stages = sorted(p.stem for p in package.glob("*.py") if p.stem not in ("__init__", "common"))
+def config_file(path: str) -> Path:
+    """Returns the file of a configuration: `path`, or else that of a stage in package `configs`.
+
+    Args:
+        path: A file, "configs/STAGE.py" or "STAGE".
+
+    Raises:
+        InputError: Neither exists.
+    """
+    file, package = Path(path), importlib.util.find_spec("configs")
+    if file.is_file() or package is None or not package.origin:
+        require(file.is_file(), f"no configuration '{path}'; give a file")
+        return file
+    stages = {found.stem: found for found in sorted(Path(package.origin).parent.glob("*.py"))}
+    names = [name for name in stages if name not in ("__init__", "common")]
     require(
-        file.stem in stages and path in (file.stem, f"configs/{file.stem}.py"),
-        f"no configuration '{path}'; give a file or one of {', '.join(stages)}",
+        file.stem in names and path in (file.stem, f"configs/{file.stem}.py"),
+        f"no configuration '{path}'; give a file or one of {', '.join(names)}",
     )
-    return importlib.import_module(f"configs.{file.stem}")
+    return stages[file.stem]
 
 
 def default_workdir(stage: str, preset: str) -> str:

@@ -1,6 +1,5 @@
 """Small stages, states and data that several tests share."""
 
-import importlib.util
 import os
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from maskgit_jax.configuration import apply_changes
+from maskgit_jax.configuration import apply_changes, load_config
 from maskgit_jax.data.loader import eval_batches, train_batches
 from maskgit_jax.data.sources import open_sources
 from maskgit_jax.stage import Stage, Variables
@@ -111,11 +110,7 @@ SHORT = {
 
 
 def preset(stage: str, name: str = "") -> ConfigDict:
-    path = ROOT / "configs" / f"{stage}.py"
-    spec = importlib.util.spec_from_file_location(stage, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(name)
+    return load_config(f"{stage}:{name}")
 
 
 def tiny_config(stage: str, **changes) -> ConfigDict:

@@ -210,10 +210,7 @@ def schedule(plan: Plan, training: Training, num_steps: int) -> dict[str, Any]:
     config = plan.chosen.configuration(training)
     changes: dict[str, Any] = {
         "training.num_steps": num_steps,
-        "training.log_every": min(config.training.log_every, max(1, num_steps // 10)),
         "training.eval_every": num_steps,
-        "training.preview_every": num_steps,
-        "training.checkpoint_every": max(1, -(-num_steps // 4)),
         "training.keep_best": False,
     }
     for name, player in config.optimizers.items():

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from maskgit_jax.configuration import InputError, apply_changes, require
-from maskgit_jax.performance.programs import preset_config
+from maskgit_jax.configuration import InputError, apply_changes, load_config, require
 
 
 class Training(NamedTuple):
@@ -58,7 +57,7 @@ class System(NamedTuple):
 
 _HALF = 0.5
 # Priors learn images as `encode` sees them, and figures are of such images: so all learn them.
-AS_EVALUATED = {"data.crop": "center", "data.flip": False}
+AS_EVALUATED = {"data.crop": "center", "data.augmentations": ""}
 TRAININGS = {
     training.name: training
     for training in (
@@ -167,7 +166,7 @@ class Chosen(NamedTuple):
             InputError: There is no such preset or key.
         """
         try:
-            config = preset_config(training.stage, self.preset, self.configs).unlock()
+            config = load_config(f"{self.configs}/{training.stage}.py:{self.preset}")
         except InputError as error:
             raise InputError(
                 f"'{training.name}' cannot be trained: {error}; --systems=... names the systems "
