@@ -84,7 +84,12 @@ def define_config(default: str | None) -> flags.FlagHolder:
         return load(":".join([str(config_file(path)), *preset]))
 
     parser.parse = parse  # pyright: ignore[reportAttributeAccessIssue]
-    flags.set_default(holder, default)
+    try:
+        flags.set_default(holder, default)  # parses the changed keys, unless --config is given
+    except (AttributeError, KeyError) as error:
+        _fail(f"{default} has no such key: {_reason(str(error))}")
+    except (TypeError, flags.Error) as error:
+        _fail(_reason(str(error)))
     return holder
 
 

@@ -1,4 +1,4 @@
-"""Files that appear under their names only when they are complete."""
+"""Files and directories: atomic writes, output and cache directories, lists of image files."""
 
 import os
 from collections.abc import Iterator
@@ -9,44 +9,68 @@ import numpy as np
 
 from maskgit_jax.configuration import InputError, require
 
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Gives the path to write to; it becomes `path` when the block has ended without an error."""
+    """Yields a temporary path, which is renamed to `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.unfinished")
     yield unfinished
     unfinished.rename(path)
 
 
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes an NPZ file atomically."""
+    with atomic_path(path) as unfinished, unfinished.open("wb") as file:
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file atomically."""
+    with atomic_path(path) as unfinished:
+        unfinished.write_text(text)
+
+
 def create_output_directory(place: str) -> Path:
-    """Returns the folder that --out names, made now: an hour of work shall not end in vain.
+    """Creates the directory of --out up front, so that a long run cannot fail at the end.
 
     Raises:
-        InputError: It cannot be made, or not be written to.
+        InputError: The directory cannot be created or is not writable.
     """
     folder = Path(place)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--out={folder} cannot be made a folder: {error.strerror}") from error
-    require(os.access(folder, os.W_OK), f"--out={folder} cannot be written to")
+        raise InputError(f"--out={folder} cannot be created: {error.strerror}") from error
+    require(os.access(folder, os.W_OK), f"--out={folder} is not writable")
     return folder
 
 
-def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes an NPZ."""
-    with atomic_path(path) as unfinished, unfinished.open("wb") as file:
-        np.savez(file, **arrays)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text."""
-    with atomic_path(path) as unfinished:
-        unfinished.write_text(text)
-
-
 def default_cache_directory() -> Path:
-    """Returns the folder where users' programs keep what can be made again."""
+    """Returns the directory of files that can be computed again.
+
+    It is MASKGIT_JAX_CACHE, or ~/.cache/maskgit_jax.
+    """
     root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "maskgit_jax"
+    return Path(os.environ.get("MASKGIT_JAX_CACHE") or Path(root) / "maskgit_jax")
+
+
+def compilation_cache_directory() -> Path | None:
+    """Returns the directory of compiled programs; None if MASKGIT_JAX_CACHE is set, but empty."""
+    if os.environ.get("MASKGIT_JAX_CACHE") == "":
+        return None
+    return default_cache_directory() / "compiled"
+
+
+def list_image_files(root: Path) -> list[Path]:
+    """Returns the image files in a directory and its subdirectories, sorted by path.
+
+    Raises:
+        InputError: There are none.
+    """
+    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    suffixes = " ".join(sorted(IMAGE_SUFFIXES))
+    require(bool(paths), f"{root} contains no image files; supported suffixes: {suffixes}")
+    return paths

@@ -1,9 +1,9 @@
 """`Model`: a trained run as an object to sample, encode, edit and evaluate with.
 
-    import maskgit_jax
+import maskgit_jax
 
-    model = maskgit_jax.load("runs/maskgit-digits")
-    images = model.sample(labels=[0, 3, 7], steps=8, seed=0)  # uint8 [3, H, W, C]
+model = maskgit_jax.load("runs/maskgit-digits")
+images = model.sample(labels=[0, 3, 7], steps=8, seed=0)  # uint8 [3, H, W, C]
 """
 
 import itertools
@@ -171,7 +171,9 @@ class Model:
             num_classes > 0,
             f"stage '{self.config.stage}' has no classes; remove --labels",
         )
-        numbers = [label_number(label, self.class_names) for label in np.atleast_1d(labels).tolist()]
+        numbers = [
+            label_number(label, self.class_names) for label in np.atleast_1d(labels).tolist()
+        ]
         return list(itertools.islice(itertools.cycle(numbers), num or len(numbers)))
 
     def conditioning_images(
@@ -209,6 +211,24 @@ class Model:
             InputError: As `encode`.
         """
         return self.autoencoder.reconstruct(to_images(images, self.config.data))
+
+    def write_tokens(
+        self, folder: str | Path, data: str = "", batch_size: int = 64
+    ) -> tuple[int, int]:
+        """Writes a token dataset; returns the numbers of training and held-out images.
+
+        Args:
+            folder: The folder to write; train on it with config.data.source = "tokens:FOLDER".
+            data: Images, as in `config.data.source`; by default those of the run.
+            batch_size: Images per batch.
+
+        Raises:
+            InputError: The run is not a tokenizer.
+        """
+        from maskgit_jax.pipelines.token_dataset import write_token_dataset
+
+        folder = Path(folder)
+        return write_token_dataset(self.run, self.workdir, self.mesh, folder, data, batch_size)
 
     def inpaint(self, image: Any, mask: Any, **options: Any) -> EditResult:
         """Generates the masked pixels of an image; see `Editor.inpaint`.

@@ -1,13 +1,12 @@
-"""Pictures of which a part is to be made anew: masks, boxes, borders, seams. All on the host."""
+"""Masks, boxes, borders and blending of edited images, on the host."""
 
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 from maskgit_jax.configuration import require
-from maskgit_jax.images import BICUBIC, as_array, read_image, to_pil
+from maskgit_jax.images import BICUBIC, NEAREST, as_array, read_image, to_pil
 
 Box = tuple[int, int, int, int]
 """Top, left, height and width in pixels."""
@@ -16,125 +15,126 @@ Size = tuple[int, int]
 
 
 def read_mask(path: str | Path, size: Size) -> np.ndarray:
-    """Returns which pixels are to be made, bool [H, W]: those lighter than middle grey.
+    """Returns a mask, bool [H, W]: pixels lighter than middle grey are masked.
 
     Args:
-        path: A picture of any mode.
-        size: Of the picture that it belongs to.
+        path: Image file of any mode.
+        size: Size of the image to edit.
 
     Raises:
-        InputError: It cannot be read, or is of another size.
+        InputError: The file cannot be read, or has another size.
     """
     mask = read_image(path, 1)[..., 0]
     require(
         mask.shape == tuple(size),
         f"the mask is {mask.shape[1]}x{mask.shape[0]} pixels and the image {size[1]}x{size[0]}; "
-        "bring them to one size",
+        "resize one of them",
     )
     return mask > 127
 
 
 def check_mask(mask: np.ndarray) -> None:
-    """Raises `InputError` for a mask [H, W] that leaves nothing to make, or nothing to keep."""
-    require(mask.any(), "the mask is black everywhere: nothing is to be filled; paint it white")
+    """Raises `InputError` if a mask [H, W] masks no pixel or every pixel."""
+    require(bool(mask.any()), "the mask is black everywhere; paint the pixels to fill white")
     require(
         not mask.all(),
-        "the mask is white everywhere: nothing of the image is kept; to make a whole image use "
-        "python -m maskgit_jax.sample",
+        "the mask is white everywhere, so nothing of the image is kept; generate whole images "
+        "with python -m maskgit_jax.sample",
     )
 
 
 def check_box(box: Box, size: Size) -> None:
-    """Raises `InputError` for a box that is empty or not inside of a picture of this size."""
+    """Raises `InputError` if a box is empty or not inside an image of this size."""
     top, left, height, width = box
-    require(height > 0 and width > 0, f"the box {_words(box)} is empty")
+    words = ",".join(map(str, box))
+    require(
+        height > 0 and width > 0,
+        f"the box {words} is empty; give top,left,height,width with a height and width above 0",
+    )
     require(
         top >= 0 and left >= 0 and top + height <= size[0] and left + width <= size[1],
-        f"the box {_words(box)} (top,left,height,width) reaches outside of the image, which is "
-        f"{size[0]} high and {size[1]} wide",
+        f"the box {words} (top,left,height,width) is not inside the image, which is {size[0]} high "
+        f"and {size[1]} wide",
     )
-
-
-def _words(box: Box) -> str:
-    return ",".join(map(str, box))
 
 
 def add_border(
     image: np.ndarray, left: int, right: int, top: int, bottom: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a larger picture uint8 [H', W', C], and which pixels are new, bool [H', W'].
+    """Returns an enlarged image uint8 [H', W', C], and its mask bool [H', W'] of new pixels.
 
     Args:
         image: uint8 [H, W, C].
-        left: Pixels to add, and so on for the other sides.
-        right: See `left`.
-        top: See `left`.
-        bottom: See `left`.
+        left: Pixels to add on the left.
+        right: Pixels to add on the right.
+        top: Pixels to add above.
+        bottom: Pixels to add below.
 
     Raises:
         InputError: A number is negative, or all are 0.
     """
     sides = {"left": left, "right": right, "top": top, "bottom": bottom}
     for side, pixels in sides.items():
-        require(pixels >= 0, f"{side} is {pixels}; it is a number of pixels to add, 0 or more")
-    require(any(sides.values()), "nothing is to be added; give left, right, top or bottom pixels")
-    around = ((top, bottom), (left, right))
-    mask = np.pad(np.zeros(image.shape[:2], bool), around, constant_values=True)
-    return np.pad(image, (*around, (0, 0)), mode="edge"), mask
+        require(pixels >= 0, f"{side} is {pixels}; it must be 0 or more pixels")
+    require(any(sides.values()), "no pixels are added; set left, right, top or bottom")
+    border = ((top, bottom), (left, right))
+    mask = np.pad(np.zeros(image.shape[:2], bool), border, constant_values=True)
+    return np.pad(image, (*border, (0, 0)), mode="edge"), mask
 
 
-def feather_weights(mask: np.ndarray, seam: float) -> np.ndarray:
-    """Returns the share of the made picture in each pixel, float32 [H, W] in [0, 1].
+def feather_weights(mask: np.ndarray, feather: float) -> np.ndarray:
+    """Returns the weight of the generated image in each pixel, float32 [H, W] in [0, 1].
 
-    0 outside of the mask; inside it rises over `seam` pixels from the nearest known one.
+    It is 0 for unmasked pixels and rises over `feather` pixels inside the mask.
     """
+    from scipy import ndimage  # Not needed to generate images from labels.
+
     if mask.all():
         return np.ones(mask.shape, np.float32)
-    distance = ndimage.distance_transform_edt(mask)
-    return np.clip(distance / (seam + 1.0), 0.0, 1.0).astype(np.float32)
+    distance = np.asarray(ndimage.distance_transform_edt(mask))
+    return np.clip(distance / (feather + 1.0), 0.0, 1.0).astype(np.float32)
 
 
-def blend(image: np.ndarray, made: np.ndarray, mask: np.ndarray, seam: float) -> np.ndarray:
-    """Returns pictures uint8 [N, H, W, C]: outside of the mask exactly the image's pixels.
+def blend(image: np.ndarray, generated: np.ndarray, mask: np.ndarray, feather: float) -> np.ndarray:
+    """Returns generated images, uint8 [N, H, W, C], whose unmasked pixels are those of the image.
 
-    At the seam, inside of the mask, what was made fades into the image.
+    Inside the mask the generated images are blended in over `feather` pixels.
 
     Args:
-        image: uint8 [H, W, C], where it is masked as `extended` has it.
-        made: uint8 [N, H, W, C].
-        mask: bool [H, W].
-        seam: Its width in pixels; 0 for none.
+        image: uint8 [H, W, C].
+        generated: uint8 [N, H, W, C].
+        mask: bool [H, W], True = masked.
+        feather: Width of the transition in pixels; 0 for none.
     """
-    weight = feather_weights(mask, seam)[..., None]
-    return np.round(made * weight + image * (1.0 - weight)).astype(np.uint8)
+    weight = feather_weights(mask, feather)[..., None]
+    return np.round(generated * weight + image * (1.0 - weight)).astype(np.uint8)
 
 
-def working_size(size: Size, scale: float, patch: int, least: int) -> Size:
-    """Returns the size in which a picture is edited: scaled, and whole patches.
+def working_size(size: Size, scale: float, patch: int, min_side: int) -> Size:
+    """Returns the size at which an image is edited: scaled, in whole patches.
 
     Args:
-        size: Of the picture.
-        scale: Pixels of the generator for a pixel of the picture.
+        size: Size of the image.
+        scale: Pixels of the generator per pixel of the image.
         patch: Side of a token's patch, in pixels of the generator.
-        least: The smallest side, the generator's image size.
+        min_side: Smallest side, the generator's image size.
     """
-    height, width = (max(least, round(side * scale / patch) * patch) for side in size)
+    height, width = (max(min_side, round(side * scale / patch) * patch) for side in size)
     return height, width
 
 
 def resize_images(images: np.ndarray, size: Size) -> np.ndarray:
-    """Returns uint8 [N, *size, C] of pictures uint8 [N, H, W, C]."""
+    """Returns images uint8 [N, H, W, C] resized to uint8 [N, *size, C]."""
     if images.shape[1:3] == tuple(size):
         return images
-    pictures = [to_pil(image).resize(size[::-1], BICUBIC) for image in images]
-    return np.stack([as_array(picture) for picture in pictures])
+    height, width = size
+    return np.stack([as_array(to_pil(image).resize((width, height), BICUBIC)) for image in images])
 
 
 def resize_mask(mask: np.ndarray, size: Size) -> np.ndarray:
-    """Returns bool [*size] of a mask [H, W]: a pixel is masked if any that it stands for is."""
+    """Returns a mask [H, W] resized to bool [*size]: masked where any pixel it covers is masked."""
     if mask.shape == tuple(size):
         return mask
-    shares = Image.fromarray(mask.astype(np.float32)).resize(
-        size[::-1], Image.Resampling.BOX if size[0] < mask.shape[0] else Image.Resampling.NEAREST
-    )
-    return np.asarray(shares) > 0
+    resample = Image.Resampling.BOX if size[0] < mask.shape[0] else NEAREST
+    covered = Image.fromarray(mask.astype(np.float32)).resize((size[1], size[0]), resample)
+    return np.asarray(covered) > 0

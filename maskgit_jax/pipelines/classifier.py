@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from maskgit_jax.arrays import Array, PyTree, normalize
 from maskgit_jax.configuration import InputError, require
-from maskgit_jax.data.image_sets import fingerprint
 from maskgit_jax.data.batch_reader import read_batches
+from maskgit_jax.data.image_sets import fingerprint
 from maskgit_jax.files import write_arrays
 from maskgit_jax.networks.classifier import ImageClassifier
 from maskgit_jax.training import sharding

@@ -1,6 +1,5 @@
-"""Editing: pictures of any size, of which a finished generator makes a part anew."""
+"""Editing of images of any size with a trained MaskGIT: parts are masked and generated again."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +7,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from maskgit_jax.arrays import Array, Batch, Key, normalize, to_uint8
-from maskgit_jax.configuration import InputError, base_config, require
+from maskgit_jax.configuration import require
 from maskgit_jax.decoding.regions import box_token_mask, next_window, token_mask
 from maskgit_jax.images import fill_masked_with_nearest
 from maskgit_jax.pipelines.autoencoder import run_padded
@@ -24,21 +23,21 @@ from maskgit_jax.pipelines.canvas import (
     working_size,
 )
 from maskgit_jax.pipelines.generator import GeneratorPipeline, check_labels
-from maskgit_jax.runs.directory import Run, load_run
-from maskgit_jax.stage import Tokenizer, Variables
+from maskgit_jax.runs.directory import Run
+from maskgit_jax.stage import Variables
 from maskgit_jax.training import sharding
 
-VEIL = 0.65  # how much of a masked patch a picture of the way there hides
+MASK_OPACITY = 0.65  # of the grey that covers masked patches in frames
 
 
 class EditResult(NamedTuple):
-    """What an edit made.
+    """The result of an edit.
 
     Attributes:
-        images: uint8 [N, H, W, C], the candidates.
-        mask: Pixels that were made, bool [H, W].
-        frames: Every decoding step, uint8 [T, N, h, w, C] in the generator's resolution, what is
-            masked veiled in grey; None if it was not asked for.
+        images: The candidates, uint8 [N, H, W, C].
+        mask: The generated pixels, bool [H, W].
+        frames: The state after every decoding step, uint8 [T, N, h, w, C] at the generator's
+            resolution, masked patches covered by grey; None unless asked for.
     """
 
     images: np.ndarray
@@ -47,38 +46,37 @@ class EditResult(NamedTuple):
 
 
 class Editor:
-    """Fills in, extends, replaces and varies parts of pictures with a finished MaskGIT.
+    """Inpaints, outpaints, replaces and varies parts of images with a trained MaskGIT.
 
-    A picture is uint8 [H, W, C], C as the run has it, of any size: it is edited in a resolution in
-    which its shorter side is the run's image size, window after window where it is larger, and
-    what was made is scaled back. Pixels that are not to be made stay exactly as they are.
+    An image is uint8 [H, W, C] of any size, with the channels of the run. It is edited at a
+    resolution at which its shorter side is the run's image size, window by window where it is
+    larger; the generated part is scaled back. Unmasked pixels are preserved exactly.
 
-    All methods take `num`, how many candidates are made; `label`, the class (by default "no
-    class", where the run knows that); `seed`; `frames`, whether every step is kept; `seam`, how
-    many pixels what was made takes to come out of what was there (by default half a token's
-    patch); and decoding settings by name, such as steps=12, decoder="halton".
+    All methods take `num`, the number of candidates; `label`, the class ("no class" by default,
+    if the run was trained with it); `seed`; `frames`, whether every decoding step is kept; and
+    sampling settings by name, such as steps=12 or decoder="halton". `inpaint`, `outpaint` and
+    `replace` take `feather`, the pixels over which the result is blended in inside the mask (by
+    default half a token's patch).
 
     Args:
-        run: Of a stage that fills in tokens.
-        mesh: Devices.
+        run: A run of configs/maskgit.py or configs/token_critic.py.
+        mesh: The devices.
 
     Raises:
-        InputError: The run's stage cannot fill in tokens.
+        InputError: The run's stage cannot fill in masked tokens.
     """
 
     def __init__(self, run: Run, mesh: Mesh):
-        self.run, self._images = run, GeneratorPipeline(run, mesh)
-        generator = self._images.generator
+        self.run, self.pipeline = run, GeneratorPipeline(run, mesh)
+        generator = self.pipeline.generator
         require(
             generator.fill is not None and not generator.needs,
             f"this run holds stage '{run.config.stage}'"
-            + (", which makes images from others" if generator.needs else "")
-            + "; editing needs a MaskGIT of classes, a run of configs/maskgit.py or "
+            + (", which generates images from a condition" if generator.needs else "")
+            + "; editing needs a class-conditional MaskGIT, a run of configs/maskgit.py or "
             "configs/token_critic.py",
         )
-        tokenizer = run.stages["tokenizer"].exports
-        if not isinstance(tokenizer, Tokenizer):
-            raise InputError("the run's tokenizer is none")
+        tokenizer: Any = run.stages["tokenizer"].exports
         self.generator, self.mesh = generator, mesh
         self.image_size, self.channels = run.config.data.image_size, run.config.data.channels
         self.window = tokenizer.grids[0]
@@ -87,36 +85,32 @@ class Editor:
         def encode(variables: Variables, image: Array) -> Array:
             return tokenizer.encode_map(variables.frozen["tokenizer"], normalize(image))
 
-        def draw(tokenizer_variables: Variables, tokens: Array) -> Array:
+        def decode(tokenizer_variables: Variables, tokens: Array) -> Array:
             return to_uint8(tokenizer.decode_map(tokenizer_variables, tokens))
 
         def fill(variables: Variables, batch: Batch, key: Key, settings: Any) -> tuple[Array, Any]:
-            tokens, mask = batch["tokens"], batch["mask"]
-            return generator.fill(variables, batch, tokens, mask, key, settings)
+            assert generator.fill is not None
+            return generator.fill(variables, batch, batch["tokens"], batch["mask"], key, settings)
 
-        whole = sharding.replicated(mesh)
-        self._encode = sharding.pjit(encode, mesh, out_shardings=whole)
-        self._draw = sharding.pjit(draw, mesh, out_shardings=whole)
-        self._fill = sharding.pjit(fill, mesh, static_argnums=3, out_shardings=whole)
+        replicated = sharding.replicated(mesh)
+        self._encode = sharding.pjit(encode, mesh, out_shardings=replicated)
+        self._decode = sharding.pjit(decode, mesh, out_shardings=replicated)
+        self._fill = sharding.pjit(fill, mesh, static_argnums=3, out_shardings=replicated)
 
     def inpaint(
-        self,
-        image: np.ndarray,
-        mask: np.ndarray,
-        grow: int = 0,
-        **options: Any,
+        self, image: np.ndarray, mask: np.ndarray, dilate: int = 0, **options: Any
     ) -> EditResult:
-        """Makes the pixels of `mask`, bool [H, W], anew.
+        """Generates the masked pixels of an image.
 
         Args:
             image: uint8 [H, W, C].
-            mask: True where the picture is to be made.
-            grow: Tokens around the mask whose surroundings it touches and that are drawn anew
-                too, in a ring of this width; their pixels outside of the mask stay.
+            mask: bool [H, W], True where the image is to be generated.
+            dilate: Tokens by which the token mask is dilated; the unmasked pixels of these tokens
+                are preserved.
             options: See the class.
 
         Raises:
-            InputError: Nothing is to be made, or nothing is to be kept, or sizes differ.
+            InputError: The mask is empty or full, or has another size than the image.
         """
         self._check(image)
         require(
@@ -124,9 +118,9 @@ class Editor:
             f"the mask is {mask.shape[1]}x{mask.shape[0]} pixels and the image "
             f"{image.shape[1]}x{image.shape[0]}; bring them to one size",
         )
-        require(grow >= 0, f"grow is {grow}; it is a number of tokens, 0 or more")
+        require(dilate >= 0, f"dilate is {dilate}; it is a number of tokens, 0 or more")
         check_mask(mask)
-        return self._made(image, mask.astype(bool), self._scale(image), None, grow, **options)
+        return self._generate(image, mask.astype(bool), self._scale(image), None, dilate, **options)
 
     def outpaint(
         self,
@@ -137,20 +131,20 @@ class Editor:
         bottom: int = 0,
         **options: Any,
     ) -> EditResult:
-        """Extends a picture by pixels on each side, as far as you like.
+        """Extends an image by pixels on each side, as far as you like.
 
         Raises:
-            InputError: A number is negative, or nothing is to be added.
+            InputError: A number is negative, or all of them are 0.
         """
         self._check(image)
         larger, mask = add_border(image, left, right, top, bottom)
-        return self._made(larger, mask, self._scale(image), **options)
+        return self._generate(larger, mask, self._scale(image), **options)
 
     def replace(self, image: np.ndarray, box: Box, label: int, **options: Any) -> EditResult:
-        """Makes a box, and a token more on each side, anew as class `label`.
+        """Generates a box, and one more token on each side, as class `label`.
 
         Raises:
-            InputError: The box reaches outside of the image.
+            InputError: The box exceeds the image.
 
         Source: google-research/maskgit, class-conditional image editing.
         """
@@ -159,14 +153,17 @@ class Editor:
         scale = self._scale(image)
         height, width = self._working_size(image, scale)
         ratios = (height / image.shape[0], width / image.shape[1]) * 2
-        scaled = tuple(round(side * ratio) for side, ratio in zip(box, ratios, strict=True))
-        tokens = box_token_mask(scaled, (height // self.patch, width // self.patch), self.patch)
+        top, left, rows, columns = (
+            round(side * ratio) for side, ratio in zip(box, ratios, strict=True)
+        )
+        grid = (height // self.patch, width // self.patch)
+        tokens = box_token_mask((top, left, rows, columns), grid, self.patch)
         pixels = tokens.repeat(self.patch, axis=0).repeat(self.patch, axis=1)
         mask = resize_mask(pixels, image.shape[:2])
-        return self._made(image, mask, scale, tokens, label=label, **options)
+        return self._generate(image, mask, scale, tokens, label=label, **options)
 
     def variations(self, image: np.ndarray, keep: float = 0.5, **options: Any) -> EditResult:
-        """Keeps a random share of the tokens and makes the others anew, other ones each time.
+        """Keeps a random share of the tokens, different ones in each candidate.
 
         Raises:
             InputError: The share is not between 0 and 1.
@@ -177,25 +174,30 @@ class Editor:
         num, rng = options.get("num", 1), np.random.default_rng(options.get("seed", 0))
         order = rng.random((num, tokens.size)).argsort(axis=1).argsort(axis=1)
         mask = (order < max(1, round((1 - keep) * tokens.size))).reshape(num, *tokens.shape)
-        same = np.repeat(tokens[None], num, axis=0)
-        images, frames = self._renewed(image, same, mask, **options)
+        repeated = np.repeat(tokens[None], num, axis=0)
+        images, frames = self._fill_images(image, repeated, mask, **options)
         return EditResult(images, np.ones(image.shape[:2], bool), frames)
 
     def interpolate(
-        self, image: np.ndarray, other: np.ndarray, columns: int = 8, made: float = 0.5,
-        num: int = 1, **options: Any,
-    ) -> EditResult:  # fmt: skip
-        """Goes from one picture to another, in `images` [num * columns, H, W, C], row by row.
+        self,
+        image: np.ndarray,
+        other: np.ndarray,
+        columns: int = 8,
+        resample_fraction: float = 0.5,
+        num: int = 1,
+        **options: Any,
+    ) -> EditResult:
+        """Interpolates between two images: `images` are [num * columns, H, W, C], row by row.
 
-        At share a of the way each token is the first picture's, the second's, or made anew: of
-        each a random share, the same tokens in all columns, so that a token changes once.
+        At each position in between, a token is the first image's, the second's, or generated.
+        Every token has one random threshold for all columns, so that it changes only once.
 
         Args:
             image: uint8 [H, W, C].
-            other: Of the same size.
-            columns: Steps from one to the other, the two included.
-            made: Share of the tokens that is made anew in the middle; none at both ends.
-            num: Ways there.
+            other: The second image, of the same size.
+            columns: Steps from one image to the other, both included.
+            resample_fraction: Share of the tokens that is generated half way; 0 at both ends.
+            num: Number of interpolations.
             options: See the class.
 
         Raises:
@@ -204,21 +206,26 @@ class Editor:
         self._check(image)
         require(
             other.shape == image.shape,
-            f"the pictures are {image.shape[1]}x{image.shape[0]} and "
+            f"the images are {image.shape[1]}x{image.shape[0]} and "
             f"{other.shape[1]}x{other.shape[0]} pixels; bring them to one size",
         )
         require(columns >= 2, f"columns is {columns}; at least 2 are needed")
-        require(0 <= made < 1, f"made is {made}; it is a share of the tokens, at least 0, below 1")
+        require(
+            0 <= resample_fraction < 1,
+            f"resample_fraction is {resample_fraction}; it is a share of the tokens, at least 0 "
+            "and below 1",
+        )
         scale = self._scale(image)
         first, second = self._tokens(image, scale), self._tokens(other, scale)
-        places = np.random.default_rng(options.get("seed", 0)).random((num, 1, *first.shape))
-        way = np.linspace(0.0, 1.0, columns)[None, :, None, None]
-        share = made * 4 * way * (1 - way)
-        low, high = way * (1 - share), way + share * (1 - way)
-        tokens = np.where(places < low, second, first)
-        mask = (places >= low) & (places < high)
+        rng = np.random.default_rng(options.get("seed", 0))
+        thresholds = rng.random((num, 1, *first.shape))
+        position = np.linspace(0.0, 1.0, columns)[None, :, None, None]
+        share = resample_fraction * 4 * position * (1 - position)
+        low, high = position * (1 - share), position + share * (1 - position)
+        tokens = np.where(thresholds < low, second, first)
+        mask = (thresholds >= low) & (thresholds < high)
         shape = (num * columns, *first.shape)
-        images, frames = self._renewed(
+        images, frames = self._fill_images(
             image, tokens.reshape(shape), mask.reshape(shape), num=num * columns, **options
         )
         return EditResult(images, np.ones(image.shape[:2], bool), frames)
@@ -226,7 +233,7 @@ class Editor:
     def _check(self, image: np.ndarray) -> None:
         require(
             image.dtype == np.uint8 and image.ndim == 3 and image.shape[-1] == self.channels,
-            f"a picture is uint8 [H, W, {self.channels}] here, not {image.dtype} "
+            f"an image is uint8 [H, W, {self.channels}] here, not {image.dtype} "
             f"{list(image.shape)}",
         )
 
@@ -237,41 +244,42 @@ class Editor:
         return working_size(image.shape[:2], scale, self.patch, self.image_size)
 
     def _tokens(self, image: np.ndarray, scale: float) -> np.ndarray:
-        """Returns the token map int32 [h, w] of a picture in its working size."""
+        """Returns the token map int32 [h, w] of an image at its working size."""
         scaled = resize_images(image[None], self._working_size(image, scale))
-        return np.array(self._encode(self._images.variables, scaled)[0])
+        return np.array(self._encode(self.pipeline.variables, scaled)[0])
 
-    def _made(
+    def _generate(
         self,
         image: np.ndarray,
         mask: np.ndarray,
         scale: float,
-        tokens_hidden: np.ndarray | None = None,
-        grow: int = 0,
+        tokens_masked: np.ndarray | None = None,
+        dilate: int = 0,
         num: int = 1,
-        seam: float | None = None,
+        feather: float | None = None,
         **options: Any,
     ) -> EditResult:
+        """Generates the masked pixels; the token mask follows from them unless it is given."""
+        feather = self.patch / scale / 2 if feather is None else feather
+        require(feather >= 0, f"feather is {feather}; it is a number of pixels, 0 or more")
         known = fill_masked_with_nearest(image, mask)
         tokens = self._tokens(known, scale)
-        if tokens_hidden is None:
+        if tokens_masked is None:
             pixels = resize_mask(mask, self._working_size(image, scale))
-            tokens_hidden = np.asarray(token_mask(pixels[None], (tokens.shape,)))[0]
-            tokens_hidden = _grown(tokens_hidden.reshape(tokens.shape), grow)
-        same = [np.repeat(one[None], num, axis=0) for one in (tokens, tokens_hidden)]
-        made, frames = self._renewed(image, *same, num=num, **options)
-        seam = self.patch / scale / 2 if seam is None else seam
-        require(seam >= 0, f"seam is {seam}; it is a number of pixels, 0 or more")
-        return EditResult(blend(known, made, mask, seam), mask, frames)
+            tokens_masked = np.asarray(token_mask(pixels[None], (tokens.shape,)))[0]
+            tokens_masked = _dilate(tokens_masked.reshape(tokens.shape), dilate)
+        repeated = [np.repeat(array[None], num, axis=0) for array in (tokens, tokens_masked)]
+        generated, frames = self._fill_images(image, *repeated, num=num, **options)
+        return EditResult(blend(known, generated, mask, feather), mask, frames)
 
-    def _renewed(
+    def _fill_images(
         self, image: np.ndarray, tokens: np.ndarray, mask: np.ndarray, **options: Any
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Returns what `_filled` makes of the maps, as pictures of the image's size."""
-        filled, frames = self._filled(tokens, mask, **options)
-        return resize_images(self._drawn(filled), image.shape[:2]), frames
+        """Returns the decoded token maps of `_fill_tokens` at the size of the image, and frames."""
+        filled, frames = self._fill_tokens(tokens, mask, **options)
+        return resize_images(self._decode_maps(filled), image.shape[:2]), frames
 
-    def _filled(
+    def _fill_tokens(
         self,
         tokens: np.ndarray,
         mask: np.ndarray,
@@ -281,93 +289,74 @@ class Editor:
         frames: bool = False,
         **settings: Any,
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Returns token maps [N, h, w] without masked ones, and pictures of the way there."""
+        """Returns the token maps [N, h, w] with the masked ones generated, and frames."""
         require(num >= 1, f"num is {num}; it is the number of candidates, at least 1")
-        chosen, label = self._images.settings(**settings), self._label(label)
+        chosen, number = self.pipeline.settings(**settings), self._label(label)
         size = sharding.round_up_to_shards(num, self.mesh)
-        round_up_to_shards = np.arange(size) % num
-        tokens, mask = tokens[round_up_to_shards], mask[round_up_to_shards]
-        labels, root, shown, number = np.full(size, label, np.int32), jax.random.key(seed), [], 0
+        padded = np.arange(size) % num
+        tokens, mask = tokens[padded], mask[padded]
+        labels, root = np.full(size, number, np.int32), jax.random.key(seed)
+        shown: list[np.ndarray] = []
+        step = 0
         while mask.any():
             top, left = next_window(mask.any(axis=0), self.window)
             rows, columns = slice(top, top + self.window[0]), slice(left, left + self.window[1])
             inside = (slice(None), rows, columns)
-            wanted = {
+            inputs = {
                 "tokens": tokens[inside].reshape(size, -1),
                 "mask": mask[inside].reshape(size, -1),
                 "label": labels,
             }
-            key = jax.random.fold_in(root, number)
-            batch = sharding.put_batch(wanted, self.mesh)
-            made, way = self._fill(self._images.variables, batch, key, chosen)
+            batch = sharding.put_batch(inputs, self.mesh)
+            key = jax.random.fold_in(root, step)
+            filled, trajectory = self._fill(self.pipeline.variables, batch, key, chosen)
             if frames:
-                shown.append(self._shown(tokens, mask, inside, way, num))
-            tokens[inside] = np.asarray(made).reshape(size, *self.window)
+                shown.append(self._frames(tokens, mask, inside, trajectory, num))
+            tokens[inside] = np.asarray(filled).reshape(size, *self.window)
             mask[inside] = False
-            number += 1
-        pictures = None
-        if frames:
-            last = self._drawn(tokens[:num])[None]
-            pictures = np.concatenate([*shown, last])
-        return tokens[:num], pictures
+            step += 1
+        tokens = tokens[:num]
+        return tokens, np.concatenate([*shown, self._decode_maps(tokens)[None]]) if frames else None
 
     def _label(self, label: int | None) -> int:
-        generator = self.generator
-        known = self.run.config.data.num_classes > 1
+        has_classes = self.run.config.data.num_classes > 1
         if label is not None:
-            require(
-                known,
-                "this run knows no classes, so it cannot make one; leave out the label",
-            )
-            check_labels([label], generator.num_classes)
+            require(has_classes, "this run has no classes; remove the label")
+            check_labels([label], self.generator.num_classes)
             return label
-        if generator.null_label is not None:
-            return generator.null_label
+        if self.generator.null_label is not None:
+            return self.generator.null_label
         require(
-            not known,
-            "this run was trained with classes only (config.losses.label_dropout_rate is 0); say "
-            f"which of its {generator.num_classes} classes the image is of by a label",
+            not has_classes,
+            "this run was trained with classes only (config.losses.label_dropout_rate is 0); give "
+            f"the label of one of its {self.generator.num_classes} classes",
         )
         return 0
 
-    def _drawn(self, tokens: np.ndarray) -> np.ndarray:
-        """Returns pictures uint8 [N, H, W, C] of token maps [N, h, w]."""
-        variables = self._images.variables.frozen["tokenizer"]
-        return run_padded(self._draw, variables, tokens, self.mesh)
+    def _decode_maps(self, tokens: np.ndarray) -> np.ndarray:
+        """Returns the images uint8 [N, H, W, C] of token maps [N, h, w]."""
+        variables = self.pipeline.variables.frozen["tokenizer"]
+        return run_padded(self._decode, variables, tokens, self.mesh)
 
-    def _shown(
-        self, tokens: np.ndarray, mask: np.ndarray, inside: tuple, way: Any, num: int
+    def _frames(
+        self, tokens: np.ndarray, mask: np.ndarray, inside: tuple, trajectory: Any, num: int
     ) -> np.ndarray:
-        """Returns a picture of each step of one window, uint8 [T, N, h, w, C]."""
-        pictures = []
-        for drawn, left in zip(np.asarray(way.tokens), np.asarray(way.mask), strict=True):
-            now, veiled = tokens.copy(), mask.copy()
-            now[inside] = drawn.reshape(len(drawn), *self.window)
-            veiled[inside] = left.reshape(len(left), *self.window)
-            picture = self._drawn(now[:num]).astype(np.float32)
-            veil = veiled[:num].repeat(self.patch, axis=1).repeat(self.patch, axis=2)[..., None]
-            picture = np.where(veil, (1 - VEIL) * picture + VEIL * 127.5, picture)
-            pictures.append(picture.round().astype(np.uint8))
-        return np.stack(pictures)
+        """Returns one frame per decoding step of one window, uint8 [T, N, h, w, C]."""
+        frames = []
+        steps = zip(np.asarray(trajectory.tokens), np.asarray(trajectory.mask), strict=True)
+        for window_tokens, window_mask in steps:
+            step_tokens, step_mask = tokens.copy(), mask.copy()
+            step_tokens[inside] = window_tokens.reshape(-1, *self.window)
+            step_mask[inside] = window_mask.reshape(-1, *self.window)
+            image = self._decode_maps(step_tokens[:num]).astype(np.float32)
+            covered = step_mask[:num].repeat(self.patch, axis=1).repeat(self.patch, axis=2)
+            grey = (1 - MASK_OPACITY) * image + MASK_OPACITY * 127.5
+            frames.append(np.where(covered[..., None], grey, image).round().astype(np.uint8))
+        return np.stack(frames)
 
 
-def _grown(mask: np.ndarray, tokens: int) -> np.ndarray:
-    """Returns the mask [h, w] and all places that are at most so many rows and columns away."""
+def _dilate(mask: np.ndarray, tokens: int) -> np.ndarray:
+    """Returns the mask [h, w] dilated by a square of 2 * tokens + 1."""
     padded = np.pad(mask, tokens)
-    around = (2 * tokens + 1, 2 * tokens + 1)
-    return np.lib.stride_tricks.sliding_window_view(padded, around).any(axis=(2, 3))
-
-
-def load(workdir: str | Path, checkpoint: str = "latest", mesh: Mesh | None = None) -> Editor:
-    """Returns the editor of a finished MaskGIT.
-
-    Args:
-        workdir: Its run directory.
-        checkpoint: A step, or "latest".
-        mesh: Devices; by default all that there are.
-
-    Raises:
-        InputError: There is no such run, or it cannot edit.
-    """
-    mesh = mesh or sharding.make_mesh(base_config().mesh)
-    return Editor(load_run(workdir, mesh, checkpoint), mesh)
+    square = (2 * tokens + 1, 2 * tokens + 1)
+    return np.lib.stride_tricks.sliding_window_view(padded, square).any(axis=(2, 3))

@@ -90,9 +90,7 @@ class GeneratorPipeline:
         Raises:
             InputError: A label is out of range, or the conditioning images do not fit.
         """
-        return self._batches(
-            self.program, labels, seed, settings, batch_size, start, conditioning
-        )
+        return self._batches(self.program, labels, seed, settings, batch_size, start, conditioning)
 
     def tokens(
         self,
@@ -137,7 +135,7 @@ class GeneratorPipeline:
         start: int,
         conditioning: ConditioningImages | None,
     ) -> Iterator[np.ndarray]:
-        self.check_inputs(conditioning.names if conditioning else ())
+        self.check_inputs(conditioning.keys if conditioning else ())
         if self.num_classes:
             check_labels([label for label in labels if label is not None], self.num_classes)
         null = self.generator.null_label
@@ -155,7 +153,7 @@ class GeneratorPipeline:
                 rows = np.arange(first, min(first + batch_size, len(numbers)))
                 padded = np.resize(rows, (batch_size,))[sharding.process_rows(batch_size)]
                 inputs = {"label": numbers[padded]}
-                inputs |= conditioning.rows(padded) if conditioning else {}
+                inputs |= conditioning.read_batch(padded) if conditioning else {}
                 key = jax.random.fold_in(root, first // batch_size)
                 batch = sharding.put_batch(inputs, self.mesh)
                 yield np.asarray(program(self.variables, batch, key, settings))[: len(rows)]

@@ -1,6 +1,5 @@
 """Images as users give them: arrays, PIL images, files, folders and held-out images."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,8 @@ from PIL import Image
 
 from maskgit_jax.configuration import InputError, condition_channels, require
 from maskgit_jax.data.conditioning_images import ConditioningImages, ImageFiles
+from maskgit_jax.data.cropping import center_crop
 from maskgit_jax.data.sources import image_data, open_sources
-from maskgit_jax.data.transforms import center_crop
 from maskgit_jax.images import as_array, read_image, to_channels
 from maskgit_jax.pipelines.generator import GeneratorPipeline
 
@@ -50,7 +49,8 @@ def to_images(images: Any, data: ConfigDict) -> np.ndarray:
     single = isinstance(images, str | Path | Image.Image) or (
         isinstance(images, np.ndarray) and images.ndim < 4
     )
-    converted = [to_image(image, data.channels) for image in ([images] if single else images)]
+    several: Any = [images] if single else images
+    converted = [to_image(image, data.channels) for image in several]
     require(len(converted) > 0, "no image is given")
     return np.stack([center_crop(image, data.image_size) for image in converted])
 
@@ -130,7 +130,7 @@ def open_conditioning_images(
     if place in ("", "held_out"):
         source = open_sources(data).evaluation
         order = np.random.default_rng(seed).permutation(len(source))
-        records: Sequence[Any] = [source[int(i)] for i in order[: -(-num // num_per_input)]]
+        records: Any = [source[int(i)] for i in order[: -(-num // num_per_input)]]
     else:
         paired = conditioned and data.condition == "paired"
         if paired and keep_top is not None:
@@ -139,5 +139,5 @@ def open_conditioning_images(
         records = ImageFiles(place, channels, "condition" if paired else "image")
     size = size or (data.image_size, data.image_size)
     images = ConditioningImages(records, data, size, num_per_input, keep_top, conditioned)
-    pipeline.check_inputs(images.names)
+    pipeline.check_inputs(images.keys)
     return images

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -42,7 +43,9 @@ def latent_walks(
             f"--mode={mode} needs continuous latents, but this run holds stage "
             f"'{run.config.stage}'; give a run of configs/vae.py"
         )
-    held_out = CenterCropped(open_sources(data).evaluation, data.image_size, data.channels, data.input)
+    held_out = CenterCropped(
+        open_sources(data).evaluation, data.image_size, data.channels, data.input
+    )
     order = np.random.default_rng(seed).permutation(len(held_out))
     autoencoder = AutoencoderPipeline(run, mesh)
 
@@ -60,12 +63,14 @@ def latent_walks(
 
     if mode == "traversals":
         latents = in_batches(autoencoder.encode, images_at(order[:NUM_ENCODED]))
-        return decode(traverse_latents(latents, exports.variational is not None, rows, COLUMNS))
+        return decode(
+            traverse_latents(jnp.asarray(latents), exports.variational is not None, rows, COLUMNS)
+        )
     require(
         2 * rows <= len(held_out),
         f"{rows} interpolations need {2 * rows} held-out images, and there are {len(held_out)}",
     )
     ends = images_at(order[: 2 * rows])
-    start, end = np.split(in_batches(autoencoder.encode, ends), 2)
+    start, end = jnp.split(jnp.asarray(in_batches(autoencoder.encode, ends)), 2)
     between = decode(interpolate_latents(start, end, COLUMNS))
     return np.concatenate([ends[:rows, None], between, ends[rows:, None]], axis=1)
