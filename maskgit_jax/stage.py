@@ -1,4 +1,4 @@
-"""`Stage`, the one interface of everything that is trained: networks with an optimizer and a loss each.
+"""`Stage`, the interface of everything that is trained: networks with an optimizer and a loss each.
 
 Training knows only this interface; stages meet each other only through `exports`.
 """

@@ -1,4 +1,9 @@
-"""Rules that say which tokens stay masked after a step: the decoders differ in nothing else."""
+"""Decoding rules: which tokens are masked for the next step. Decoders differ in nothing else.
+
+A rule is a function (`DecodeState`, settings) -> mask bool [B, L], registered with `register`.
+Settings of its own are fields of a frozen subclass of `DecodeSettings`, made with
+`configuration.setting` and named in `register`; flags, config, checks and docs follow from them.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,96 +14,109 @@ import numpy as np
 
 from maskgit_jax.arrays import Array, Key
 from maskgit_jax.decoding.schedules import rank
+from maskgit_jax.decoding.settings import DecodeSettings, register
 
 Grid = tuple[int, int]
 Critic = Callable[[Array], Array]
-"""tokens int32 [B, L] -> log odds that a token is real, not made by a generator, [B, L]."""
+"""tokens int32 [B, L] -> log odds that a token is real, not generated, [B, L]."""
 
 
 class DecodeState(NamedTuple):
-    """What a rule knows, after a pass in which every masked token was drawn.
+    """The state of decoding after a network evaluation in which every masked token was sampled.
 
     Attributes:
-        tokens: int32 [B, L], all filled.
-        mask: Tokens that have just been drawn, bool [B, L].
-        probed: Accepted tokens that were masked too, only to be scored.
-        editable: Tokens that were masked at the start; the others are the user's.
-        surety: log p of each token when it was drawn, or probed, last; inf for the user's.
-        left: How many are to be masked, int32 [B].
-        back: How many of those are accepted ones that are taken back.
-        noise: Gumbel noise on the log probabilities, which falls to 0, [B, L].
+        tokens: int32 [B, L], none missing.
+        logits: Guided and divided by the temperature, before top-k and top-p, float32 [B, L, K];
+            predictions for the tokens in `mask` and `rescored`, which the network did not see.
+        probabilities: softmax(logits), float32 [B, L, K].
+        mask: Tokens that were just sampled, bool [B, L].
+        rescored: Accepted tokens that the network did not see either, bool [B, L].
+        editable: Tokens that were masked at the start; the others are known.
+        confidence: log p of each token when it was last sampled or rescored, inf for known ones.
+        num_masked: Number of tokens to mask, int32 [B].
+        num_remasked: Number of accepted tokens among them, of `remask`, int32 [B].
+        noise: Gumbel noise to add to the confidence; falls to 0 over the steps, [B, L].
         key: For other random choices of this step.
-        turn: Of `halton`: when each place is revealed, int32 [B, L].
-        critic: A trained judge of tokens, for `token_critic`.
+        order: Position of each token in a randomly rotated Halton order, int32 [B, L].
+        critic: A trained Token-Critic, None without.
     """
 
     tokens: Array
+    logits: Array
+    probabilities: Array
     mask: Array
-    probed: Array
+    rescored: Array
     editable: Array
     confidence: Array
-    left: Array
-    back: Array
+    num_masked: Array
+    num_remasked: Array
     noise: Array
     key: Key
-    turn: Array
+    order: Array
     critic: Critic | None
 
 
-def lowest(count: Array, scores: Array, among: Array) -> Array:
-    """Returns the `count` [B] places with the lowest of `scores` [B, L] among some, bool [B, L]."""
-    return among & (rank(jnp.where(among, scores, jnp.inf)) < count[:, None])
+def k_lowest(scores: Array, k: Array, candidates: Array) -> Array:
+    """Returns the `k` [B] candidates with the lowest scores [B, L], bool [B, L]."""
+    return candidates & (rank(jnp.where(candidates, scores, jnp.inf)) < k[:, None])
 
 
-def confidence(state: DecodeState) -> Array:
-    """The least sure of the tokens just drawn: MaskGIT's rule.
+@register("confidence")
+def confidence(state: DecodeState, settings: DecodeSettings) -> Array:
+    """Masks the least confident of the sampled tokens.
 
     Source: google-research/maskgit libml/parallel_decode.py:mask_by_random_topk.
     """
-    return lowest(state.left, state.confidence + state.noise, state.mask)
+    del settings
+    return k_lowest(state.confidence + state.noise, state.num_masked, state.mask)
 
 
-def at_random(state: DecodeState) -> Array:
-    """Any of the tokens just drawn."""
+@register("random")
+def random(state: DecodeState, settings: DecodeSettings) -> Array:
+    """Masks random tokens among the sampled ones."""
+    del settings
     scores = jax.random.uniform(state.key, state.mask.shape)
-    return lowest(state.left, scores, state.mask)
+    return k_lowest(scores, state.num_masked, state.mask)
 
 
-def halton(state: DecodeState) -> Array:
-    """Tokens whose turn comes later in an order that spreads them evenly over the map.
+@register("halton")
+def halton(state: DecodeState, settings: DecodeSettings) -> Array:
+    """Masks the tokens that come last in an order that spreads them evenly over the map.
 
     Source: Besnier et al. 2025, Halton Scheduler for Masked Generative Image Transformer.
     """
-    return lowest(state.left, -state.turn, state.mask)
+    del settings
+    return k_lowest(-state.order, state.num_masked, state.mask)
 
 
-def random_turns(grid: Grid, key: Key, batch: int) -> Array:
-    """Returns `halton_turns` for each example, begun at a random point of the order, [B, L]."""
-    turns = jnp.asarray(halton_turns(grid))[None]
-    first = jax.random.randint(key, (batch, 1), 0, turns.shape[1])
-    return (turns - first) % turns.shape[1]
+def random_halton_order(grid: Grid, key: Key, batch: int) -> Array:
+    """Returns `halton_order` rotated to a random start for each example, int32 [B, L]."""
+    order = jnp.asarray(halton_order(grid))[None]
+    first = jax.random.randint(key, (batch, 1), 0, order.shape[1])
+    return (order - first) % order.shape[1]
 
 
-def halton_turns(grid: Grid) -> np.ndarray:
-    """Returns when each place of a map is visited first by Halton points, int32 [h*w], a bijection.
+def halton_order(grid: Grid) -> np.ndarray:
+    """Returns the position of each token in the order of Halton points, int32 [h*w], a bijection.
 
     Args:
         grid: Rows (base 2) and columns (base 3).
     """
     height, width = grid
-    turns: dict[int, int] = {}
-    point = 1  # 0 is the corner itself, which the peers leave out
-    while len(turns) < height * width:
-        row, column = int(reflected(point, 2) * height), int(reflected(point, 3) * width)
-        turns.setdefault(row * width + column, len(turns))
+    positions: dict[int, int] = {}
+    point = 1  # point 0 is the corner itself, which other implementations skip
+    while len(positions) < height * width:
+        row = int(radical_inverse(point, 2) * height)
+        column = int(radical_inverse(point, 3) * width)
+        positions.setdefault(row * width + column, len(positions))
         point += 1
-    return np.asarray([turns[place] for place in range(height * width)], np.int32)
+    return np.asarray([positions[token] for token in range(height * width)], np.int32)
 
 
-def reflected(number: int, base: int) -> float:
-    """Returns the number with its digits mirrored at the point, in [0, 1): its radical inverse.
+def radical_inverse(number: int, base: int) -> float:
+    """Returns the number with its digits mirrored at the point, in [0, 1).
 
-    As scipy.stats.qmc has it, whose import takes a good part of a command's start.
+    As in scipy.stats.qmc, whose import would slow down the start of commands.
     """
     value, place = 0.0, 1 / base
     while number:
@@ -107,56 +125,57 @@ def reflected(number: int, base: int) -> float:
     return value
 
 
-def by_critic(state: DecodeState) -> Array:
-    """Those of all tokens that a trained critic takes for generated: accepted ones come back too.
+@register("token_critic", revises=True)
+def token_critic(state: DecodeState, settings: DecodeSettings) -> Array:
+    """Masks the tokens that a trained critic takes for generated, accepted ones included.
 
     Source: Lezama et al. 2022, Improved Masked Image Generation with Token-Critic.
     Differs: Gumbel noise as in MaskGIT instead of uniform noise.
     """
-    if state.critic is None:
+    del settings
+    critic = state.critic
+    if critic is None:
         raise ValueError("decoder 'token_critic' needs a critic")
 
-    def worst() -> Array:
-        return lowest(state.left, state.critic(state.tokens) + state.noise, state.editable)
+    def mask_by_critic() -> Array:
+        return k_lowest(critic(state.tokens) + state.noise, state.num_masked, state.editable)
 
-    # Nothing is masked after the last step, so that the critic need not look.
-    return jax.lax.cond(state.left.any(), worst, lambda: jnp.zeros_like(state.mask))
+    # After the last step nothing is masked, and the critic is not evaluated.
+    return jax.lax.cond(state.num_masked.any(), mask_by_critic, lambda: jnp.zeros_like(state.mask))
 
 
-def by_probing(state: DecodeState) -> Array:
-    """The least likely of the tokens just drawn and of the accepted ones that were probed.
+@register("self_critic", revises=True, rescores=True)
+def self_critic(state: DecodeState, settings: DecodeSettings) -> Array:
+    """Masks the least confident of the sampled tokens and of the rescored accepted ones.
 
-    A probed token was masked in the pass as well, so that its log p is what the generator thinks
-    of it now, given the others. No network beside the generator and no additional pass.
-
-    Source: own design, for the self-critic of the question whether a token can be taken back.
+    The confidence of a rescored token is the generator's probability of it given the current
+    others. There is no other network and no additional evaluation. Source: own design.
     """
+    del settings
     scores = state.confidence + state.noise
-    return lowest(state.left, scores, state.mask | state.probed)
+    return k_lowest(scores, state.num_masked, state.mask | state.rescored)
 
 
-def remasked(state: DecodeState) -> Array:
-    """The least sure of the tokens just drawn, and accepted tokens at random.
+@register("remask", revises=True)
+def remask(state: DecodeState, settings: DecodeSettings) -> Array:
+    """Masks the least confident of the sampled tokens, and random accepted ones.
+
+    With remask_schedule "confidence", accepted tokens are remasked with odds exp(-p), where p is
+    the probability that they were sampled with.
 
     Source: Wang et al. 2025, Remasking Discrete Diffusion Models with Inference-Time Scaling
-    (ReMDM), arXiv 2503.00307. Differs: expected numbers instead of a coin for each token, and the
-    drawn tokens are chosen as by `confidence`; with a large choice temperature as in the paper.
+    (ReMDM), arXiv 2503.00307. Differs: expected numbers instead of a coin for each token, and
+    sampled tokens are chosen as by `confidence` (a large choice temperature is the paper's). In
+    the paper the odds of "confidence" sum to 1 and multiply sigma, so that hardly one token a
+    step is remasked; here as many are as by "rescale".
     """
-    return _remasked(state, jnp.zeros_like(state.confidence))
-
-
-def remasked_by_confidence(state: DecodeState) -> Array:
-    """`remasked`, where accepted tokens come back with odds exp(-p), p their probability once.
-
-    Source: ReMDM, "confidence". Differs: as `remasked`, and as many come back as by "rescale"; in
-    the paper the odds sum to 1 and multiply sigma, so that hardly one token a step comes back.
-    """
-    return _remasked(state, -jnp.exp(state.confidence))
-
-
-def _remasked(state: DecodeState, log_odds: Array) -> Array:
+    by_confidence = settings.remask_schedule == "confidence"
+    log_odds = -jnp.exp(state.confidence) if by_confidence else jnp.zeros_like(state.confidence)
     scores = state.confidence + state.noise
-    stay = lowest(state.left - state.back, scores, state.mask)
+    masked = k_lowest(scores, state.num_masked - state.num_remasked, state.mask)
     noise = jax.random.gumbel(state.key, log_odds.shape)
     accepted = state.editable & ~state.mask
-    return stay | lowest(state.back, -(log_odds + noise), accepted)
+    return masked | k_lowest(-(log_odds + noise), state.num_remasked, accepted)
+
+
+register("corrector", revises=True, corrects=True)(confidence)

@@ -1,4 +1,4 @@
-"""Mask schedules: what share, and how many, of the tokens are masked at a point of time."""
+"""Mask schedules: the ratio and the number of masked tokens, in training and decoding."""
 
 import re
 from collections.abc import Callable
@@ -19,11 +19,11 @@ SCHEDULES: dict[str, Callable[[Array, Array], Array]] = {
     "logarithmic": lambda ratio, count: -jnp.log2(ratio) / jnp.log2(jnp.maximum(count, 2.0)),
     "arccos": lambda ratio, _: jnp.arccos(ratio) / (jnp.pi / 2),
 }
-"""Name -> (ratio, number of tokens) -> share, before clipping; also `pow<exponent>`: 1 - r^x."""
+"""Name -> (r, number of tokens) -> mask ratio before clipping; also `pow<exponent>`: 1 - r^x."""
 
 
 def check_schedule(schedule: str, key: str = "schedule") -> None:
-    """Raises `InputError` unless there is such a schedule; `key` is what the user set."""
+    """Raises `InputError` for an unknown schedule; `key` names it in the message."""
     require(
         schedule in SCHEDULES or _exponent(schedule) is not None,
         f"{key} is '{schedule}'; allowed: {', '.join(SCHEDULES)}, pow<exponent> such as pow2.5",
@@ -35,12 +35,12 @@ def _exponent(name: str) -> float | None:
     return float(match[1]) if match and float(match[1]) > 0 else None
 
 
-def mask_ratio(ratio: Array, num_tokens: Array, schedule: str) -> Array:
-    """Returns the share of tokens that is masked, float32, in [1e-6, 1].
+def mask_ratio(ratio: Array, num_tokens: Array | int, schedule: str) -> Array:
+    """Returns gamma(r), the mask ratio, float32, in [1e-6, 1].
 
     Args:
-        ratio: Progress in [0, 1]: 0 hides everything, 1 (almost) nothing.
-        num_tokens: Tokens to be filled (some schedules depend on it), broadcast to `ratio`.
+        ratio: r in [0, 1]: all tokens are masked at 0, (almost) none at 1.
+        num_tokens: Number of tokens (some schedules depend on it), broadcast to `ratio`.
         schedule: A key of `SCHEDULES`, or `pow2.5` for 1 - r^2.5, with any positive exponent.
 
     Source: Chang et al. 2022, MaskGIT, section 3.3; libml/mask_schedule.py, where linear is called
@@ -53,59 +53,59 @@ def mask_ratio(ratio: Array, num_tokens: Array, schedule: str) -> Array:
     check_schedule(schedule)
     exponent = _exponent(schedule)
     ratio, num_tokens = jnp.float32(ratio), jnp.float32(num_tokens)
-    share = 1.0 - ratio**exponent if exponent else SCHEDULES[schedule](ratio, num_tokens)
-    return jnp.clip(share, 1e-6, 1.0)
+    gamma = 1.0 - ratio**exponent if exponent else SCHEDULES[schedule](ratio, num_tokens)
+    return jnp.clip(gamma, 1e-6, 1.0)
 
 
 def masked_counts(num_masked: Array, steps: int, schedule: str) -> Array:
-    """Returns how many tokens are masked before the first step and after each, int32 [T+1, B].
+    """Returns the number of masked tokens before the first step and after each, int32 [T+1, B].
 
-    floor(n gamma(t/T)), but every step reveals at least one token, and the last step the rest. Of
-    n < T tokens one is revealed a step, and the steps after the n-th have nothing to do.
+    It is floor(n gamma(t/T)), but every step accepts at least one token, and the last step the
+    rest. For n < T, each of the first n steps accepts one token and the others none.
 
     Args:
         num_masked: n of each example, int32 [B].
-        steps: T, at least 1.
+        steps: T.
         schedule: See `mask_ratio`.
 
     Source: google-research/maskgit libml/parallel_decode.py:decode. Differs: there a steep schedule
-    stays at one masked token for several steps and draws it again each time; here the steps
-    before leave enough for the later ones. Elsewhere the numbers are the same.
+    stays at one masked token for several steps and samples it anew each time; here the steps
+    before leave enough tokens for the later ones. Otherwise the numbers are the same.
     """
     num_masked = num_masked[None]  # [1, B]
-    steps_of = jnp.clip(num_masked, 1, steps)
+    active_steps = jnp.clip(num_masked, 1, steps)
     step = jnp.arange(steps + 1)[:, None]  # [T+1, 1]
-    ratio = jnp.minimum(step / steps_of, 1.0)
-    wanted = jnp.floor(num_masked * mask_ratio(ratio, num_masked, schedule)).astype(jnp.int32)
-    wanted = jnp.where(step == 0, num_masked, wanted)
-    # One less each step at least: the smallest of f_s - (t - s) over all s up to t.
-    at_most = jax.lax.cummin(wanted + step, axis=0) - step
-    return jnp.maximum(at_most, jnp.maximum(steps_of - step, 0)) * (num_masked > 0)
+    ratio = jnp.minimum(step / active_steps, 1.0)
+    counts = jnp.floor(num_masked * mask_ratio(ratio, num_masked, schedule)).astype(jnp.int32)
+    counts = jnp.where(step == 0, num_masked, counts)
+    # At least one less each step: the smallest of c_s - (t - s) over all s up to t.
+    at_most = jax.lax.cummin(counts + step, axis=0) - step
+    return jnp.maximum(at_most, jnp.maximum(active_steps - step, 0)) * (num_masked > 0)
 
 
 def random_mask(ratio: Array, scores: Array, schedule: str) -> Array:
-    """Returns a training mask, bool [B, L], True where masked; at least one per example.
+    """Returns a training mask, bool [B, L], with at least one masked token per example.
 
     Args:
-        ratio: Uniform in [0, 1), [B]: one mask ratio for each example.
+        ratio: r of each example, uniform in [0, 1), [B].
         scores: Uniform [B, L]; the lowest are masked.
         schedule: See `mask_ratio`.
     """
     length = scores.shape[-1]
-    share = mask_ratio(ratio, length, schedule)
-    count = jnp.maximum(jnp.floor(share * length), 1.0)  # [B]
+    gamma = mask_ratio(ratio, length, schedule)
+    count = jnp.maximum(jnp.floor(gamma * length), 1.0)  # [B]
     return rank(scores) < count[:, None]
 
 
-def sample_mask(key: Key, shape: tuple[int, int], schedule: str) -> Array:
-    """Returns `random_mask`, bool [B, L], with a ratio of its own for each example."""
+def sample_mask(key: Key, shape: tuple[int, ...], schedule: str) -> Array:
+    """Returns a random training mask, bool [B, L], with a ratio per example, see `random_mask`."""
     rate_key, place_key = jax.random.split(key)
     ratio = jax.random.uniform(rate_key, shape[:1])
     return random_mask(ratio, jax.random.uniform(place_key, shape), schedule)
 
 
 def any_order_mask(ratio: Array, scores: Array) -> Array:
-    """Returns a mask, bool [B, L], that hides any number of tokens from 1 to L equally likely.
+    """Returns a mask, bool [B, L], of 1 to L tokens, each number equally likely.
 
     Args:
         ratio: Uniform in [0, 1), [B].
@@ -116,24 +116,24 @@ def any_order_mask(ratio: Array, scores: Array) -> Array:
 
 
 def rank(scores: Array) -> Array:
-    """Returns the place of each score in ascending order, int32, ties by position."""
+    """Returns the rank of each score in ascending order, int32; ties go by position."""
     return jnp.argsort(jnp.argsort(scores, axis=-1), axis=-1)
 
 
 def ramp(first: float, last: float, step: Array, steps: int) -> Array:
-    """Returns a value that goes linearly from `first` (step 0) to `last` (step T - 1)."""
+    """Returns the value at a step, linear from `first` (step 0) to `last` (step T - 1)."""
     return first + (last - first) * step / max(steps - 1, 1)
 
 
-def rise(progress: Array, shape: str) -> Array:
-    """Returns which share of its full value a guidance scale has, in [0, 1].
+def guidance_ramp(progress: Array, schedule: str) -> Array:
+    """Returns the factor of the guidance scale, in [0, 1].
 
     Args:
         progress: (t + 1) / T at step t.
-        shape: "constant", "linear", or "cosine", which rises slowly, then fast, then slowly.
+        schedule: "constant", "linear" or "cosine".
     """
-    if shape == "linear":
+    if schedule == "linear":
         return progress
-    if shape == "cosine":
+    if schedule == "cosine":
         return (1.0 - jnp.cos(jnp.pi * progress)) / 2
     return jnp.ones_like(progress)

@@ -1,157 +1,122 @@
-"""How long drawing a whole map of tokens takes, by GPT with and without memory and by MaskGIT."""
+"""Time to sample a whole token map: GPT with and without a KV cache, and MaskGIT."""
 
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from maskgit_jax.arrays import Array, Key, PyTree
-from maskgit_jax.configuration import InputError
-from maskgit_jax.decoding.autoregressive import (
-    AutoregressiveSettings,
-    decode_with_cache,
-    decode_without_cache,
-)
-from maskgit_jax.decoding.parallel import DecodeSettings, Model, decode
+from maskgit_jax.configuration import setting
+from maskgit_jax.decoding.autoregressive import decode_with_cache, decode_without_cache
+from maskgit_jax.decoding.parallel import decode
+from maskgit_jax.decoding.settings import AutoregressiveSettings, DecodeSettings
+from maskgit_jax.performance.flops import count_work
 from maskgit_jax.priors.gpt import GPT
 from maskgit_jax.priors.maskgit import MaskGIT
 
-UNCACHED, CACHED, MASKGIT = "GPT without memory", "GPT with memory", "MaskGIT"
-FEWEST_PASSES = 4  # that are timed
+UNCACHED, CACHED, MASKGIT = "GPT without KV cache", "GPT with KV cache", "MaskGIT"
+MIN_TIMED_NFE = 4
+"""At least so many network evaluations are timed."""
 
 
-class Sizes(NamedTuple):
-    """Of both networks, and the passes of MaskGIT.
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of both networks, and the decoding steps of MaskGIT."""
 
-    Attributes:
-        width: D.
-        layers: Transformer layers.
-        heads: Attention heads; must divide D.
-        mlp_width: Hidden width of each layer's network.
-        codes: K.
-        classes: Labels are 0 .. classes - 1.
-        steps: Decoding steps of MaskGIT.
-    """
-
-    width: int = 128
-    layers: int = 4
-    heads: int = 4
-    mlp_width: int = 512
-    codes: int = 1024
-    classes: int = 10
-    steps: int = 8
+    width: int = setting(128, "Width D of both networks.", minimum=1)
+    layers: int = setting(4, "Transformer layers of both networks.", minimum=1)
+    heads: int = setting(4, "Attention heads; must divide the width.", minimum=1)
+    mlp_width: int = setting(512, "Hidden width of each layer's MLP.", minimum=1)
+    codes: int = setting(1024, "Codebook size K.", minimum=1)
+    classes: int = setting(10, "Number of classes.", minimum=1)
+    steps: int = setting(8, "Decoding steps of MaskGIT.", minimum=1)
 
 
-class Way(NamedTuple):
-    """One way to draw a map of tokens.
+class Sampler(NamedTuple):
+    """A method to sample a token map.
 
     Attributes:
-        name: UNCACHED, CACHED or MASKGIT.
-        passes: Of the network, one after another, for a whole map.
-        params: Of the network.
-        draw: (params, label int32 [B], key, n) -> tokens; the n first passes, which are as large
-            as those of a whole map.
-        pass_operations: Floating-point operations of one pass of the network.
-        pass_bytes: What one pass must at least read.
+        method: UNCACHED, CACHED or MASKGIT.
+        nfe: Network evaluations of a whole map, one after another.
+        params: Parameters of the network.
+        sample: (params, label int32 [B], key, n) -> tokens; the first n network evaluations, each
+            as large as those of a whole map.
+        flops: FLOPs of one network evaluation.
+        bytes_read: Bytes that one network evaluation must read at least.
     """
 
-    name: str
-    passes: int
+    method: str
+    nfe: int
     params: PyTree
-    draw: Callable[[PyTree, Array, Key, int], Array]
-    pass_operations: float
-    pass_bytes: int
+    sample: Callable[[PyTree, Array, Key, int], Array]
+    flops: float
+    bytes_read: int
 
 
-class Row(NamedTuple):
-    """What was measured of one way, grid and batch size.
+class Measurement(NamedTuple):
+    """The speed of a method for one grid and batch size.
 
     Attributes:
-        way: Its name.
+        method: UNCACHED, CACHED or MASKGIT.
         grid: Rows, and as many columns.
         tokens: L.
         batch_size: Maps at a time.
-        passes: Of the network, one after another.
-        measured: "whole", or "n of m passes" where the seconds were scaled by m / n.
-        seconds: For a batch; the median of the runs, scaled.
-        images_per_second: Maps of tokens; their decoding to images is not counted.
-        operations: Floating-point operations of all passes.
-        bytes_read: What all passes must at least read.
-        compile_seconds: Before the first run, not counted in `seconds`.
-        parameters: Of the network.
-        runs: Seconds of each run as it was timed.
+        nfe: Network evaluations of a whole map, one after another.
+        measured: "whole", or "n of m NFE" where the seconds were scaled by m / n.
+        seconds: Seconds per batch; the median of the runs, scaled.
+        images_per_second: Token maps per second; no image is decoded.
+        flops: FLOPs of a whole batch.
+        bytes_read: Bytes that all network evaluations must read at least.
+        compile_seconds: Compilation time, not included in `seconds`.
+        parameters: Number of parameters.
+        runs: Measured seconds of each run.
     """
 
-    way: str
+    method: str
     grid: int
     tokens: int
     batch_size: int
-    passes: int
+    nfe: int
     measured: str
     seconds: float
     images_per_second: float
-    operations: float
+    flops: float
     bytes_read: int
     compile_seconds: float
     parameters: int
     runs: list[float]
 
 
-def operations(function: Callable[..., Any], *arguments: Any) -> float:
-    """Returns the floating-point operations of one call, by XLA's analysis.
-
-    XLA counts the body of a loop once, and a stack of layers is a loop: without `jit` JAX takes
-    it apart. The program is analysed for the CPU and before it is optimised, whatever the device:
-    GPUs give no analysis then, and afterwards their libraries' products of matrices count nothing.
-
-    Args:
-        function: Of arrays; its loops know how often they run.
-        *arguments: Arrays or their shapes.
-
-    Raises:
-        InputError: JAX_PLATFORMS leaves the CPU out.
-    """
-    shapes = jax.eval_shape(lambda *given: given, *arguments)  # which lie on no device
-    try:
-        cpu = jax.devices("cpu")[0]
-    except RuntimeError as error:
-        raise InputError(
-            f"operations are counted on the CPU, which JAX_PLATFORMS={jax.config.jax_platforms} "
-            f"leaves out; make it {jax.config.jax_platforms},cpu"
-        ) from error
-    with jax.disable_jit(), jax.default_device(cpu):
-        lowered = jax.jit(function).lower(*shapes)
-    return lowered.cost_analysis()["flops"]
-
-
-def decoding_ways(sizes: Sizes, grid: int, batch_size: int) -> tuple[Way, Way, Way]:
-    """Returns the three ways for a map of grid * grid tokens, with networks at random weights."""
+def build_samplers(sizes: Sizes, grid: int, batch_size: int) -> tuple[Sampler, Sampler, Sampler]:
+    """Returns the three methods for a map of grid * grid tokens, with random weights."""
     tokens = jax.ShapeDtypeStruct((batch_size, grid * grid), jnp.int32)
     label = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
-    shape = dict(
+    shape: dict[str, Any] = dict(
         width=sizes.width, num_layers=sizes.layers, num_heads=sizes.heads,
         mlp_width=sizes.mlp_width, remat=False,
     )  # fmt: skip
     gpt = GPT(sizes.codes, sizes.classes, (grid, grid), **shape)
     maskgit = MaskGIT(sizes.codes, sizes.classes, grid * grid, norm="pre", **shape)
-    params = jax.jit(gpt.init)(jax.random.key(0), _zeros(1, grid), jnp.zeros(1, jnp.int32))
+    some, one = jnp.zeros((1, grid * grid), jnp.int32), jnp.zeros(1, jnp.int32)
+    params = jax.jit(gpt.init)(jax.random.key(0), some, one)
+
+    def init(key: Key) -> PyTree:
+        return maskgit.init(key, some, some == 0, one, False)
+
     return (
-        _uncached(gpt, params, tokens, label),
-        _cached(gpt, params, label),
-        _parallel(maskgit, sizes.steps, grid, tokens, label),
+        _gpt_without_cache(gpt, params, tokens, label),
+        _gpt_with_cache(gpt, params, label),
+        _maskgit(maskgit, jax.jit(init)(jax.random.key(0)), sizes.steps, grid, tokens, label),
     )
 
 
-def _zeros(batch: int, grid: int) -> Array:
-    return jnp.zeros((batch, grid * grid), jnp.int32)
-
-
-def _nothing(label: Array, places: int) -> tuple[Array, Array]:
-    """Returns tokens [B, places] and which of them are masked: all."""
-    shape = (len(label), places)
+def _all_masked(label: Array, length: int) -> tuple[Array, Array]:
+    """Returns tokens [B, L] and the mask [B, L] that is True everywhere."""
+    shape = (len(label), length)
     return jnp.zeros(shape, jnp.int32), jnp.ones(shape, bool)
 
 
@@ -159,124 +124,122 @@ def _num_bytes(tree: PyTree) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _uncached(gpt: GPT, params: PyTree, tokens: Any, label: Any) -> Way:
-    def draw(params: PyTree, label: Array, key: Key, passes: int) -> Array:
+def _gpt_without_cache(gpt: GPT, params: PyTree, tokens: Any, label: Any) -> Sampler:
+    def sample(params: PyTree, label: Array, key: Key, nfe: int) -> Array:
         def predict(tokens: Array, index: Array) -> Array:
-            whole = jnp.pad(tokens, ((0, 0), (0, gpt.num_tokens - passes)))
-            logits = gpt.apply(params, whole, label)
+            padded = jnp.pad(tokens, ((0, 0), (0, gpt.num_tokens - nfe)))
+            logits: Any = gpt.apply(params, padded, label)
             return jax.lax.dynamic_index_in_dim(logits, index, 1, keepdims=False)
 
-        return decode_without_cache(
-            predict, *_nothing(label, passes), key, AutoregressiveSettings()
-        )
+        masked = _all_masked(label, nfe)
+        return decode_without_cache(predict, *masked, key, AutoregressiveSettings())
 
-    count = operations(gpt.apply, params, tokens, label)
-    read = _num_bytes(params) - _num_bytes(params["params"]["word_embedding"])  # rows looked up
-    return Way(UNCACHED, gpt.num_tokens, params, draw, count, read)
+    flops = count_work(gpt.apply, params, tokens, label).total_flops
+    size = _num_bytes(params) - _num_bytes(params["params"]["word_embedding"])  # rows looked up
+    return Sampler(UNCACHED, gpt.num_tokens, params, sample, flops, size)
 
 
-def _cached(gpt: GPT, params: PyTree, label: Any) -> Way:
-    def begin(params: PyTree, label: Array):
-        return gpt.apply(params, label, method="begin")
+def _gpt_with_cache(gpt: GPT, params: PyTree, label: Any) -> Sampler:
+    def init_cache(params: PyTree, label: Array) -> Any:
+        return gpt.apply(params, label, method="init_cache")
 
-    def step_from(params: PyTree, memory: PyTree, previous: Array, index: Array):
-        return gpt.apply(params, memory, previous, index, method="step")
+    def decode_step(params: PyTree, cache: PyTree, previous: Array, index: Array) -> Any:
+        return gpt.apply(params, cache, previous, index, method="decode_step")
 
-    def draw(params: PyTree, label: Array, key: Key, passes: int) -> Array:
-        def step(memory: PyTree, previous: Array, index: Array):
-            return step_from(params, memory, previous, index)
+    def sample(params: PyTree, label: Array, key: Key, nfe: int) -> Array:
+        def step(cache: PyTree, previous: Array, index: Array) -> Any:
+            return decode_step(params, cache, previous, index)
 
-        memory, settings = begin(params, label), AutoregressiveSettings()
-        return decode_with_cache(step, memory, *_nothing(label, passes), key, settings)
+        cache, settings = init_cache(params, label), AutoregressiveSettings()
+        return decode_with_cache(step, cache, *_all_masked(label, nfe), key, settings)
 
-    memory, index = jax.eval_shape(begin, params, label), jax.ShapeDtypeStruct((), jnp.int32)
-    count = operations(step_from, params, memory, label, index)
+    cache, index = jax.eval_shape(init_cache, params, label), jax.ShapeDtypeStruct((), jnp.int32)
+    flops = count_work(decode_step, params, cache, label, index).total_flops
     rows_looked_up = [params["params"][f"{name}_embedding"] for name in ("word", "position")]
-    read = _num_bytes(params) - _num_bytes(rows_looked_up) + _num_bytes(memory.layers)
-    return Way(CACHED, gpt.num_tokens, params, draw, count, read)
+    size = _num_bytes(params) - _num_bytes(rows_looked_up) + _num_bytes(cache.layers)
+    return Sampler(CACHED, gpt.num_tokens, params, sample, flops, size)
 
 
-def _parallel(network: MaskGIT, steps: int, grid: int, tokens: Any, label: Any) -> Way:
-    def one_pass(params: PyTree, tokens: Array, mask: Array, label: Array) -> Array:
+def _maskgit(
+    network: MaskGIT, params: PyTree, steps: int, grid: int, tokens: Any, label: Any
+) -> Sampler:
+    def evaluate(params: PyTree, tokens: Array, mask: Array, label: Array) -> Any:
         return network.apply(params, tokens, mask, label, False)
 
-    def draw(params: PyTree, label: Array, key: Key, passes: int) -> Array:
+    def sample(params: PyTree, label: Array, key: Key, nfe: int) -> Array:
         def predict(tokens: Array, mask: Array, progress: Array) -> Array:
             del progress
-            return one_pass(params, tokens, mask, label)
+            return evaluate(params, tokens, mask, label)
 
-        nothing, settings = _nothing(label, network.num_tokens), DecodeSettings(steps=passes)
-        return decode(Model(predict, (grid, grid)), *nothing, key, settings)[0]
+        masked, settings = _all_masked(label, network.num_tokens), DecodeSettings(steps=nfe)
+        return decode(predict, *masked, key, settings, (grid, grid))[0]
 
-    def init(key: Key) -> PyTree:
-        some, one = _zeros(1, grid), jnp.zeros(1, jnp.int32)
-        return network.init(key, some, some == 0, one, False)
-
-    params = jax.jit(init)(jax.random.key(0))
     mask = jax.ShapeDtypeStruct(tokens.shape, jnp.bool_)
-    count = operations(one_pass, params, tokens, mask, label)
-    # Its table is read whole: the last layer multiplies by the codes' rows of it.
-    return Way(MASKGIT, steps, params, draw, count, _num_bytes(params))
+    flops = count_work(evaluate, params, tokens, mask, label).total_flops
+    # The whole embedding is read, because the last layer multiplies by its rows.
+    return Sampler(MASKGIT, steps, params, sample, flops, _num_bytes(params))
 
 
-def measure(way: Way, grid: int, batch_size: int, repeats: int, seconds: float) -> Row:
-    """Returns how fast a way is; each run is one compiled program, run once before it is timed.
+def measure(
+    sampler: Sampler, grid: int, batch_size: int, repeats: int, seconds: float
+) -> Measurement:
+    """Returns the speed of a method; each run is one compiled program, run once before it is timed.
 
-    A map that would take too long is not drawn to its end: as many passes are timed as fit, but
-    at least `FEWEST_PASSES`, and the time is scaled. Every pass is the same program, so that the
-    work is scaled exactly.
+    Where a whole map takes too long, as many network evaluations are timed as fit, but at least
+    `MIN_TIMED_NFE`, and the time is scaled. All evaluations are the same program, so that the work
+    scales exactly.
 
     Args:
-        way: Of `decoding_ways` for the same grid and batch size.
+        sampler: From `build_samplers` for the same grid and batch size.
         grid: Rows, and as many columns.
         batch_size: Maps at a time.
         repeats: Runs that are timed.
-        seconds: How long all runs together may take, about.
+        seconds: Approximate time of all runs together.
     """
-    passes = min(FEWEST_PASSES, way.passes)
-    program, compile_seconds = _compiled(way, batch_size, passes)
-    if passes < way.passes:
-        (probe,) = _run_seconds(program, way, batch_size, 1)
-        fitting = int(seconds / (repeats + 1) / (probe / passes))
-        fitting = min(way.passes, max(passes, fitting))
-        if fitting > passes:
-            passes = fitting
-            program, compile_seconds = _compiled(way, batch_size, passes)
-    runs = _run_seconds(program, way, batch_size, repeats)
-    median = statistics.median(runs) * way.passes / passes
-    return Row(
-        way=way.name,
+    nfe = min(MIN_TIMED_NFE, sampler.nfe)
+    program, compile_seconds = _compile(sampler, batch_size, nfe)
+    if nfe < sampler.nfe:
+        (probe,) = _time_runs(program, sampler, batch_size, 1)
+        fitting = min(sampler.nfe, max(nfe, int(seconds / (repeats + 1) / (probe / nfe))))
+        if fitting > nfe:
+            nfe = fitting
+            program, compile_seconds = _compile(sampler, batch_size, nfe)
+    runs = _time_runs(program, sampler, batch_size, repeats)
+    median = statistics.median(runs) * sampler.nfe / nfe
+    return Measurement(
+        method=sampler.method,
         grid=grid,
         tokens=grid * grid,
         batch_size=batch_size,
-        passes=way.passes,
-        measured="whole" if passes == way.passes else f"{passes} of {way.passes} passes",
+        nfe=sampler.nfe,
+        measured="whole" if nfe == sampler.nfe else f"{nfe} of {sampler.nfe} NFE",
         seconds=median,
         images_per_second=batch_size / median,
-        operations=way.pass_operations * way.passes,
-        bytes_read=way.pass_bytes * way.passes,
+        flops=sampler.flops * sampler.nfe,
+        bytes_read=sampler.bytes_read * sampler.nfe,
         compile_seconds=compile_seconds,
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(way.params)),
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(sampler.params)),
         runs=runs,
     )
 
 
-def _compiled(way: Way, batch_size: int, passes: int) -> tuple[Callable[..., Array], float]:
-    """Returns the program (params, label, key) -> tokens, and the seconds of its compilation."""
+def _compile(sampler: Sampler, batch_size: int, nfe: int) -> tuple[Callable[..., Array], float]:
+    """Returns the program (params, label, key) -> tokens, and its compilation time in seconds."""
     label, key = jnp.zeros(batch_size, jnp.int32), jax.random.key(0)
     start = time.perf_counter()
-    program = jax.jit(way.draw, static_argnums=3).lower(way.params, label, key, passes).compile()
-    return program, time.perf_counter() - start
+    program = jax.jit(sampler.sample, static_argnums=3)
+    compiled = program.lower(sampler.params, label, key, nfe).compile()
+    return compiled, time.perf_counter() - start
 
 
-def _run_seconds(
-    program: Callable[..., Array], way: Way, batch_size: int, repeats: int
+def _time_runs(
+    program: Callable[..., Array], sampler: Sampler, batch_size: int, repeats: int
 ) -> list[float]:
     """Returns the seconds of each run, after one that is not timed."""
     label, runs = jnp.zeros(batch_size, jnp.int32), []
     for number in range(repeats + 1):
         key = jax.block_until_ready(jax.random.key(number))
         start = time.perf_counter()
-        jax.block_until_ready(program(way.params, label, key))
+        jax.block_until_ready(program(sampler.params, label, key))
         runs.append(time.perf_counter() - start)
     return runs[1:]

@@ -1,12 +1,12 @@
-"""Where a model, its losses and its judges meet: `STAGES[name].build(config, ...) -> Stage`.
+"""The systems that can be trained: `STAGES[config.stage].build(config, frozen) -> Stage`."""
 
-A stage module offers
-    validate(config): raises InputError for values that cannot work;
-    needs(config) -> {name: run directory}: finished stages that must be loaded first;
-    build(config, frozen: {name: Stage}) -> Stage.
-"""
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
 
 from maskgit_jax.configuration import InputError
+from maskgit_jax.stage import Stage
 from maskgit_jax.stages import (
     gpt,
     maskgit,
@@ -18,22 +18,43 @@ from maskgit_jax.stages import (
     vqvae,
     vqvae2,
 )
+from maskgit_jax.stages.token_priors import tokenizer_runs
+
+
+def _needs_nothing(config: ConfigDict) -> dict[str, str]:
+    del config
+    return {}
+
+
+class StageModule(NamedTuple):
+    """The functions of a stage that depend on its configuration only.
+
+    Attributes:
+        validate: Raises `InputError` for a configuration that cannot work.
+        build: (config, {name: finished stage}) -> Stage.
+        needs: config -> {name: run directory} of the finished stages to load first.
+    """
+
+    validate: Callable[[ConfigDict], None]
+    build: Callable[[ConfigDict, Mapping[str, Stage]], Stage]
+    needs: Callable[[ConfigDict], dict[str, str]] = _needs_nothing
+
 
 STAGES = {
-    "vae": vae,
-    "vqvae": vqvae,
-    "vqvae2": vqvae2,
-    "vqgan": vqgan,
-    "pixelcnn": pixelcnn,
-    "pixelsnail": pixelsnail,
-    "gpt": gpt,
-    "maskgit": maskgit,
-    "token_critic": token_critic,
+    "vae": StageModule(vae.validate, vae.build),
+    "vqvae": StageModule(vqvae.validate, vqvae.build),
+    "vqvae2": StageModule(vqvae2.validate, vqvae2.build),
+    "vqgan": StageModule(vqgan.validate, vqgan.build),
+    "pixelcnn": StageModule(pixelcnn.validate, pixelcnn.build, tokenizer_runs),
+    "pixelsnail": StageModule(pixelsnail.validate, pixelsnail.build, tokenizer_runs),
+    "gpt": StageModule(gpt.validate, gpt.build, tokenizer_runs),
+    "maskgit": StageModule(maskgit.validate, maskgit.build, tokenizer_runs),
+    "token_critic": StageModule(token_critic.validate, token_critic.build, token_critic.needs),
 }
 
 
-def stage_module(name: str):
-    """Returns the module of a stage.
+def stage_module(name: str) -> StageModule:
+    """Returns the functions of a stage.
 
     Raises:
         InputError: There is no such stage.

@@ -1,110 +1,145 @@
-"""Generators that fill in tokens in parallel: what MaskGIT and MaskGIT with a critic export."""
+"""Generation by parallel decoding, for MaskGIT alone and with a Token-Critic."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array, Batch, Key
-from maskgit_jax.decoding.parallel import (
-    DecodeSettings,
-    Model,
-    Trajectory,
-    check_decode_settings,
-    decode,
-    with_guidance,
-)
+from maskgit_jax.decoding.guidance import with_guidance
+from maskgit_jax.decoding.parallel import Trajectory, check_decode_settings, decode
+from maskgit_jax.decoding.settings import DecodeSettings, decode_settings_class
 from maskgit_jax.stage import Generator, Tokenizer, Variables
 from maskgit_jax.stages.token_priors import encode_condition, known_tokens, paste_known_pixels
-
-Logits = Callable[[Variables, Array, Array, Array, Array | None], Array]
-"""(variables, tokens [B, L], masked [B, L], label [B], condition [B, Lc] or None) -> [B, L, K]."""
-
-
-class Parts(NamedTuple):
-    """What such a generator consists of.
-
-    Attributes:
-        tokenizer: Of its images, with one token map.
-        logits: The generator's network.
-        settings: The run's own.
-        num_classes: Labels are 0 .. num_classes - 1.
-        null_label: "No class", if it knows that.
-        condition_tokenizer: Of the images that others are made from.
-        critic: (variables, tokens [B, L], label [B]) -> log odds that a token is real, [B, L].
-    """
-
-    tokenizer: Tokenizer
-    logits: Logits
-    settings: DecodeSettings
-    num_classes: int
-    null_label: int | None
-    condition_tokenizer: Tokenizer | None = None
-    critic: Callable[[Variables, Array, Array], Array] | None = None
 
 
 def sampling_settings(config: ConfigDict) -> DecodeSettings:
     """Returns the decoding settings of a configuration."""
-    return DecodeSettings(**config.sampling.to_dict())
+    return decode_settings_class()(**config.sampling.to_dict())
 
 
-def parallel_generator(parts: Parts) -> Generator:
-    """Returns the exports; sampling, filling in and the tokenizer's decoding are one program."""
-    tokenizer = parts.tokenizer
-    (grid,) = tokenizer.grids
+def transformer_fields(config: ConfigDict) -> dict[str, Any]:
+    """Returns the fields of the transformer's layers, of MaskGIT or of its critic."""
+    names = (
+        "width",
+        "num_layers",
+        "num_heads",
+        "mlp_width",
+        "norm",
+        "dropout_rate",
+        "attention",
+        "remat",
+    )
+    return {name: config.model[name] for name in names} | {"dtype": config.dtype}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ParallelDecodingStage:
+    """The sampling functions of a stage; sampling and the tokenizer's decoding are one program.
+
+    Attributes:
+        config: The stage's configuration.
+        tokenizer: The tokenizer of its images, with one token map.
+        network: MaskGIT, or the critic.
+        num_classes: Labels are 0 .. num_classes - 1.
+        null_label: The label that means "no class", None if the generator has none.
+        condition_tokenizer: The tokenizer of condition images.
+    """
+
+    config: ConfigDict
+    tokenizer: Tokenizer
+    network: nn.Module
+    num_classes: int
+    null_label: int | None
+    condition_tokenizer: Tokenizer | None = None
+
+    def logits(
+        self,
+        variables: Variables,
+        tokens: Array,
+        mask: Array,
+        label: Array,
+        condition: Array | None = None,
+    ) -> Array:
+        """Returns the logits of the generator, float32 [B, L, K]."""
+        raise NotImplementedError
+
+    @property
+    def critic(self) -> Callable[[Variables, Array, Array], Array] | None:
+        """(variables, tokens [B, L], label [B]) -> log odds that a token is real, [B, L]."""
+        return None
 
     def fill(
+        self,
         variables: Variables,
-        wanted: Batch,
+        inputs: Batch,
         tokens: Array,
         mask: Array,
         key: Key,
         settings: DecodeSettings,
     ) -> tuple[Array, Trajectory]:
-        label = wanted["label"]
-        condition = encode_condition(parts.condition_tokenizer, variables, wanted)
+        """Returns the tokens with the masked ones generated, and the trajectory."""
+        label = inputs["label"]
+        condition = encode_condition(self.condition_tokenizer, variables, inputs)
 
         def logits_of(tokens: Array, mask: Array, label: Array) -> Array:
-            read = condition
-            if read is not None and len(tokens) != len(read):
-                read = jnp.concatenate([read, read])  # guidance takes away the class only
-            return parts.logits(variables, tokens, mask, label, read)
+            given = condition
+            if given is not None and len(tokens) != len(given):
+                given = jnp.concatenate([given, given])  # guidance drops the class only
+            return self.logits(variables, tokens, mask, label, given)
 
-        def critic(tokens: Array) -> Array:
-            return parts.critic(variables, tokens, label)
-
-        null_label = parts.num_classes if parts.null_label is None else parts.null_label
+        null_label = self.num_classes if self.null_label is None else self.null_label
         predict = with_guidance(logits_of, label, null_label, settings)
-        model = Model(predict, grid, critic if parts.critic else None)
-        return decode(model, tokens, mask, key, settings)
-
-    def sample(variables: Variables, wanted: Batch, key: Key, settings: DecodeSettings) -> Array:
-        tokens, mask = known_tokens(tokenizer, variables, wanted, tokenizer.grids)
-        tokens, _ = fill(variables, wanted, tokens, mask, key, settings)
-        return paste_known_pixels(tokenizer.decode(variables.frozen["tokenizer"], tokens), wanted)
-
-    def check(settings: DecodeSettings) -> None:
-        check_decode_settings(
+        critic = self.critic
+        return decode(
+            predict,
+            tokens,
+            mask,
+            key,
             settings,
-            grid[0] * grid[1],
-            tokenizer.codebook_size,
-            parts.null_label is not None,
-            parts.critic is not None,
+            self.tokenizer.grids[0],
+            critic and (lambda tokens: critic(variables, tokens, label)),
         )
 
-    def logits(variables: Variables, tokens: Array, mask: Array, label: Array) -> Array:
-        return parts.logits(variables, tokens, mask, label, None)
+    def sample(
+        self, variables: Variables, inputs: Batch, key: Key, settings: DecodeSettings
+    ) -> Array:
+        """Returns images in [-1, 1], [B, H, W, C]; known pixels are preserved exactly."""
+        tokens, mask = known_tokens(self.tokenizer, variables, inputs, self.tokenizer.grids)
+        tokens, _ = self.fill(variables, inputs, tokens, mask, key, settings)
+        image = self.tokenizer.decode(variables.frozen["tokenizer"], tokens)
+        return paste_known_pixels(image, inputs)
 
-    conditioned = parts.condition_tokenizer is not None
-    return Generator(
-        sample,
-        parts.settings,
-        check,
-        parts.num_classes,
-        None if conditioned else logits,
-        needs=("condition",) if conditioned else (),
-        accepts=("image", "mask"),
-        fill=fill,
-        null_label=parts.null_label,
-    )
+    def sample_classes(self, variables: Variables, batch: Batch, key: Key) -> Array:
+        """Returns as many images as the batch has, of the classes in turn."""
+        label = jnp.arange(len(batch["label"])) % self.num_classes
+        return self.sample(variables, {"label": label}, key, sampling_settings(self.config))
+
+    def check_settings(self, settings: DecodeSettings) -> None:
+        """Raises `InputError` for settings that cannot work."""
+        height, width = self.tokenizer.grids[0]
+        check_decode_settings(
+            settings,
+            height * width,
+            self.tokenizer.codebook_size,
+            self.null_label is not None,
+            self.critic is not None,
+        )
+
+    def exports(self) -> Generator:
+        """Returns the exports of the stage."""
+        conditional = self.condition_tokenizer is not None
+        return Generator(
+            self.sample,
+            sampling_settings(self.config),
+            self.check_settings,
+            self.num_classes,
+            logits=None if conditional else self.logits,
+            needs=("condition",) if conditional else (),
+            accepts=("image", "mask"),
+            fill=self.fill,
+            null_label=self.null_label,
+        )

@@ -1,6 +1,7 @@
-"""Token-Critic: judges the tokens that a finished MaskGIT makes, so that it can revise them."""
+"""Token-Critic: a transformer that tells real tokens from those that a frozen MaskGIT samples."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,12 @@ from maskgit_jax.decoding.parallel import check_decode_settings
 from maskgit_jax.decoding.sampling import sample_categorical
 from maskgit_jax.decoding.schedules import check_schedule, sample_mask
 from maskgit_jax.priors.token_critic import TokenCritic
-from maskgit_jax.stage import Generator, Stage, Variables
-from maskgit_jax.stages.maskgit import layers_of
-from maskgit_jax.stages.parallel_decoding import Parts, parallel_generator, sampling_settings
+from maskgit_jax.stage import Generator, Metrics, Stage, Variables
+from maskgit_jax.stages.parallel_decoding import (
+    ParallelDecodingStage,
+    sampling_settings,
+    transformer_fields,
+)
 from maskgit_jax.stages.token_priors import check_attention, check_tokenizer, encode_tokens
 
 
@@ -30,132 +34,163 @@ def validate(config: ConfigDict) -> None:
     require(0 <= rate < 1, f"config.losses.label_dropout_rate is {rate}; it must be in [0, 1)")
     require(
         not config.data.condition,
-        f"config.data.condition is '{config.data.condition}', but a critic judges images made of a "
-        "class only",
+        f"config.data.condition is '{config.data.condition}'; a critic needs a class-conditional "
+        "generator, so set it to ''",
     )
     height, width = model.grid
     settings = sampling_settings(config)
-    check_decode_settings(settings, height * width, model.codebook_size, True, critic=True)
+    check_decode_settings(settings, height * width, model.codebook_size, True, has_critic=True)
 
 
 def needs(config: ConfigDict) -> dict[str, str]:
-    """Returns the run directories that must be loaded first: those of generator and tokenizer."""
+    """Returns the run directories of the generator and of its tokenizer."""
     return {"generator": config.generator, "tokenizer": f"{config.generator}/frozen/tokenizer"}
 
 
-def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
-    """Returns the stage; its only player is "critic".
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TokenCriticStage(ParallelDecodingStage):
+    """The functions of the stage, see `Stage`; its network is "critic".
 
-    Raises:
-        InputError: The run under `config.generator` is no MaskGIT, or another one.
+    Attributes:
+        generator_logits: (variables, tokens, mask, label) -> logits of the frozen generator.
     """
-    tokenizer, generator = frozen["tokenizer"].exports, frozen["generator"].exports
-    if not isinstance(generator, Generator) or not (generator.fill and generator.logits):
-        raise InputError(
-            f"config.generator {config.generator} holds no MaskGIT that makes images of a class; "
-            "give a run of configs/maskgit.py"
-        )
-    check_tokenizer(config, tokenizer)
-    num_classes = generator.num_classes
-    (num_tokens,) = (height * width for height, width in tokenizer.grids)
-    network = TokenCritic(
-        codebook_size=tokenizer.codebook_size,
-        num_classes=num_classes,
-        num_tokens=num_tokens,
-        null_class=True,
-        **layers_of(config),
-    )
 
-    def init(key: Key, batch: Batch, frozen: Mapping[str, Variables]) -> Variables:
-        tokens = jnp.zeros((len(batch["label"]), num_tokens), jnp.int32)
-        params = network.init(key, tokens, batch["label"], train=False)["params"]
-        if config.model.init_from == "generator" and frozen:
-            params = begun(params, frozen["generator"].params["prior"])
-        return Variables({"critic": params}, {}, frozen)
+    network: TokenCritic
+    generator_logits: Callable[[Variables, Array, Array, Array], Array]
 
-    def odds_of(variables: Variables, tokens: Array, label: Array, key: Key | None = None) -> Array:
-        return network.apply(
+    def logits(
+        self,
+        variables: Variables,
+        tokens: Array,
+        mask: Array,
+        label: Array,
+        condition: Array | None = None,
+    ) -> Array:
+        """Returns the logits of the frozen generator, float32 [B, L, K]."""
+        del condition
+        return self.generator_logits(variables.frozen["generator"], tokens, mask, label)
+
+    def log_odds(
+        self, variables: Variables, tokens: Array, label: Array, dropout_key: Key | None = None
+    ) -> Array:
+        """Returns the log odds that each token is real, float32 [B, L]."""
+        return self.network.apply(  # pyright: ignore[reportReturnType]
             {"params": variables.params["critic"]},
             tokens,
             label,
-            train=key is not None,
-            rngs=None if key is None else {"dropout": key},
+            train=dropout_key is not None,
+            rngs=None if dropout_key is None else {"dropout": dropout_key},
         )
 
-    def logits_of(
-        variables: Variables, tokens: Array, mask: Array, label: Array, condition: Array | None
-    ) -> Array:
-        del condition
-        return generator.logits(variables.frozen["generator"], tokens, mask, label)
+    @property
+    def critic(self) -> Callable[[Variables, Array, Array], Array]:
+        """The critic for decoder "token_critic"."""
+        return self.log_odds
 
-    def forged(variables: Variables, batch: Batch, key: Key) -> tuple[Array, Array]:
-        """Returns tokens, a part of which the generator made, and which part, [B, L] both."""
+    def sample_masked_tokens(
+        self, variables: Variables, batch: Batch, key: Key
+    ) -> tuple[Array, Array]:
+        """Returns tokens of which the generator sampled some, and which ones, [B, L] each."""
         mask_key, token_key = jax.random.split(key)
-        tokens = encode_tokens(tokenizer, variables, batch)
-        mask = sample_mask(mask_key, tokens.shape, config.masking.schedule)
-        logits = logits_of(variables, tokens, mask, batch["label"], None)
+        tokens = encode_tokens(self.tokenizer, variables, batch)
+        mask = sample_mask(mask_key, tokens.shape, self.config.masking.schedule)
+        logits = self.logits(variables, tokens, mask, batch["label"])
         return jnp.where(mask, sample_categorical(token_key, logits), tokens), mask
 
-    def losses(variables: Variables, batch: Batch, key: Key, step: Array):
-        del step
-        forge_key, label_key, dropout_key = jax.random.split(key, 3)
-        tokens, made = forged(variables, batch, forge_key)
-        rate, label = config.losses.label_dropout_rate, batch["label"]
-        dropped = jax.random.bernoulli(label_key, rate, label.shape)
-        label = jnp.where(dropped, num_classes, label)
-        error, right = judgement(odds_of(variables, tokens, label, dropout_key), made)
-        return {"critic": error.mean()}, ({}, {"critic_accuracy": right.mean()})
+    def init(self, key: Key, batch: Batch, frozen: Mapping[str, Variables]) -> Variables:
+        """Returns the initial variables, from the generator if the configuration says so."""
+        tokens = jnp.zeros((len(batch["label"]), self.network.num_tokens), jnp.int32)
+        params = self.network.init(key, tokens, batch["label"], train=False)["params"]
+        if self.config.model.init_from == "generator" and frozen:
+            params = copy_shared_params(params, frozen["generator"].params["prior"])
+        return Variables({"critic": params}, {}, frozen)
 
-    def evaluate(variables: Variables, batch: Batch, key: Key):
-        tokens, made = forged(variables, batch, key)
-        error, right = judgement(odds_of(variables, tokens, batch["label"]), made)
+    def losses(
+        self, variables: Variables, batch: Batch, key: Key, step: Array
+    ) -> tuple[Mapping[str, Array], tuple[PyTree, Metrics]]:
+        """Returns the cross-entropy of the critic in nats, an empty state and the metrics."""
+        del step
+        sample_key, label_key, dropout_key = jax.random.split(key, 3)
+        tokens, generated = self.sample_masked_tokens(variables, batch, sample_key)
+        rate, label = self.config.losses.label_dropout_rate, batch["label"]
+        dropped = jax.random.bernoulli(label_key, rate, label.shape)
+        label = jnp.where(dropped, self.num_classes, label)
+        log_odds = self.log_odds(variables, tokens, label, dropout_key)
+        errors, correct = critic_errors(log_odds, generated)
+        return {"critic": errors.mean()}, ({}, {"critic_accuracy": correct.mean()})
+
+    def evaluate(self, variables: Variables, batch: Batch, key: Key) -> Metrics:
+        """Returns the cross-entropy in nats and the accuracy per token of each example, [B]."""
+        tokens, generated = self.sample_masked_tokens(variables, batch, key)
+        log_odds = self.log_odds(variables, tokens, batch["label"])
+        errors, correct = critic_errors(log_odds, generated)
         return {
-            "critic_cross_entropy": error.mean(axis=-1),
-            "critic_accuracy": right.mean(axis=-1),
+            "critic_cross_entropy": errors.mean(axis=-1),
+            "critic_accuracy": correct.mean(axis=-1),
         }
 
-    settings = sampling_settings(config)
-    exports = parallel_generator(
-        Parts(tokenizer, logits_of, settings, num_classes, generator.null_label, critic=odds_of)
-    )
-
-    def preview(variables: Variables, batch: Batch, key: Key):
-        label = jnp.arange(len(batch["label"])) % num_classes
-        return {"samples": exports.sample(variables, {"label": label}, key, settings)}
-
-    return Stage(init, losses, evaluate, summarize, preview, exports)
+    def preview(self, variables: Variables, batch: Batch, key: Key) -> Metrics:
+        """Returns samples of the classes in turn."""
+        return {"samples": self.sample_classes(variables, batch, key)}
 
 
-def begun(params: PyTree, generator: PyTree) -> PyTree:
-    """Returns a critic's parameters, those of the generator where both have them.
+def copy_shared_params(params: PyTree, generator: PyTree) -> PyTree:
+    """Returns the critic's parameters, replaced by the generator's where both have them.
 
     Raises:
-        InputError: The two are of different sizes.
+        InputError: The two differ in size.
     """
     shared = {name: generator[name] for name in params if name in generator}
-    own = {name: params[name] for name in shared}
-    shapes = [jax.tree.map(jnp.shape, tree) for tree in (own, shared)]
+    replaced = {name: params[name] for name in shared}
+    shapes = [jax.tree.map(jnp.shape, tree) for tree in (replaced, shared)]
     require(
-        jax.tree.structure(own) == jax.tree.structure(shared) and shapes[0] == shapes[1],
+        jax.tree.structure(replaced) == jax.tree.structure(shared) and shapes[0] == shapes[1],
         "config.model describes a critic of another size than its generator; make them equal, or "
-        "begin at random: --config.model.init_from=random",
+        "start from random parameters: --config.model.init_from=random",
     )
     return {**params, **shared}
 
 
-def judgement(odds: Array, made: Array) -> tuple[Array, Array]:
-    """Returns the critic's cross-entropy in nats and whether it is right, float32 [B, L] both.
+def critic_errors(log_odds: Array, generated: Array) -> tuple[Array, Array]:
+    """Returns the critic's cross-entropy in nats and whether it is correct, float32 [B, L] each.
 
     Args:
-        odds: Log odds that each token is real, [B, L].
-        made: Which tokens the generator drew; also those that it drew as they were.
+        log_odds: Log odds that each token is real, [B, L].
+        generated: Tokens that the generator sampled, even where they equal the real ones.
 
     Source: Lezama et al. 2022, Token-Critic: the critic's target is the mask itself.
     """
-    error = optax.sigmoid_binary_cross_entropy(odds, 1.0 - made)
-    return error, ((odds < 0) == made).astype(jnp.float32)
+    errors = optax.sigmoid_binary_cross_entropy(log_odds, 1.0 - generated)
+    return errors, ((log_odds < 0) == generated).astype(jnp.float32)
 
 
-def summarize(means: Mapping[str, Array]) -> dict[str, float]:
-    """Returns the means as numbers: nats per token, and the share of tokens judged rightly."""
-    return {name: float(value) for name, value in means.items()}
+def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
+    """Returns the stage; its only network is "critic".
+
+    Raises:
+        InputError: The run in `config.generator` is no class-conditional MaskGIT of this size.
+    """
+    generator = frozen["generator"].exports
+    if not isinstance(generator, Generator) or not (generator.fill and generator.logits):
+        raise InputError(
+            f"config.generator {config.generator} is no run of a class-conditional MaskGIT; give a "
+            "run of configs/maskgit.py"
+        )
+    tokenizer = check_tokenizer(config, frozen["tokenizer"].exports)
+    height, width = tokenizer.grids[0]
+    network = TokenCritic(
+        codebook_size=tokenizer.codebook_size,
+        num_classes=generator.num_classes,
+        num_tokens=height * width,
+        null_class=True,
+        **transformer_fields(config),
+    )
+    stage = TokenCriticStage(
+        config=config,
+        tokenizer=tokenizer,
+        network=network,
+        num_classes=generator.num_classes,
+        null_label=generator.null_label,
+        generator_logits=generator.logits,
+    )
+    return Stage(stage.init, stage.losses, stage.evaluate, stage.preview, stage.exports())

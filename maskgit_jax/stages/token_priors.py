@@ -1,4 +1,4 @@
-"""What the stages that learn the tokens of a frozen tokenizer share."""
+"""Functions shared by the stages of token priors: tokenizers, conditions, known tokens."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,44 +9,52 @@ from ml_collections import ConfigDict
 from maskgit_jax.arrays import Array, Batch, normalize
 from maskgit_jax.configuration import InputError, require, require_one_of
 from maskgit_jax.decoding.regions import token_mask
-from maskgit_jax.stage import Stage, Tokenizer, Variables
+from maskgit_jax.stage import Exports, Stage, Tokenizer, Variables
 
 Grids = tuple[tuple[int, int], ...]
 
 
 def token_grids(config: ConfigDict) -> Grids:
-    """Returns rows and columns of each token map that a prior's configuration describes."""
+    """Returns the rows and columns of each token map of a prior, coarsest first."""
     grids = config.model.grids if "grids" in config.model else (config.model.grid,)
     return tuple((height, width) for height, width in grids)
 
 
-def check_tokenizer(config: ConfigDict, tokenizer: Tokenizer) -> None:
-    """Raises `InputError` unless the tokenizer makes the tokens that `config.model` is made for."""
-    model, wanted = config.model, token_grids(config)
-    place = config.tokenizer if "tokenizer" in config else f"{config.generator}/frozen/tokenizer"
-    if tokenizer.codebook_size != model.codebook_size:
+def check_tokenizer(config: ConfigDict, exports: Exports) -> Tokenizer:
+    """Returns the tokenizer of a prior.
+
+    Raises:
+        InputError: Its codebook or token maps are not those of `config.model`.
+    """
+    model = config.model
+    run = config.tokenizer if "tokenizer" in config else f"{config.generator}/frozen/tokenizer"
+    if not isinstance(exports, Tokenizer):
         raise InputError(
-            f"the tokenizer in {place} has {tokenizer.codebook_size} codes, but "
+            f"{run} is no run of a tokenizer; give a run of configs/vqgan.py or configs/vqvae.py"
+        )
+    if exports.codebook_size != model.codebook_size:
+        raise InputError(
+            f"the tokenizer in {run} has {exports.codebook_size} codes, but "
             f"config.model.codebook_size is {model.codebook_size}; make them equal"
         )
-    if "grids" not in model and len(tokenizer.grids) != 1:
+    if "grids" not in model and len(exports.grids) != 1:
         raise InputError(
-            f"the tokenizer in {place} makes {len(tokenizer.grids)} token maps of each image, and "
-            f"stage '{config.stage}' learns one; choose a tokenizer of one level, such as a run of "
+            f"the tokenizer in {run} has {len(exports.grids)} token maps, and stage "
+            f"'{config.stage}' predicts one; choose a tokenizer of one level, such as a run of "
             "configs/vqgan.py or configs/vqvae.py, or train configs/pixelsnail.py on it"
         )
-    if tokenizer.grids != wanted:
-        key, found = (
-            ("grids", tokenizer.grids) if "grids" in model else ("grid", tokenizer.grids[0])
-        )
+    if exports.grids != token_grids(config):
+        key = "grids" if "grids" in model else "grid"
+        grid = exports.grids if "grids" in model else exports.grids[0]
         raise InputError(
-            f"the tokenizer in {place} makes a grid of {found} tokens, but config.model.{key} is "
+            f"the tokenizer in {run} has a grid of {grid} tokens, but config.model.{key} is "
             f"{model[key]}; make them equal"
         )
+    return exports
 
 
 def check_attention(config: ConfigDict) -> None:
-    """Raises `InputError` for heads that do not share the width evenly, or an unknown kernel."""
+    """Raises `InputError` for a number of heads or an attention kernel that cannot work."""
     model = config.model
     require_one_of(config, "model.attention", ("xla", "cudnn"))
     if model.attention == "cudnn":
@@ -64,20 +72,20 @@ def check_attention(config: ConfigDict) -> None:
 
 
 def condition_tokenizer(config: ConfigDict, frozen: Mapping[str, Stage]) -> Tokenizer | None:
-    """Returns the tokenizer of the images that others are made from, None without any.
+    """Returns the tokenizer of the condition images, None without conditions.
 
     Raises:
-        InputError: The run that the configuration names holds none.
+        InputError: The run in `config.condition_tokenizer` has no tokenizer.
     """
     if "condition_tokenizer" not in frozen:
         return None
-    found = frozen["condition_tokenizer"].exports
-    if not isinstance(found, Tokenizer):
+    exports = frozen["condition_tokenizer"].exports
+    if not isinstance(exports, Tokenizer):
         raise InputError(
-            f"config.condition_tokenizer {config.condition_tokenizer} holds no tokenizer; give a "
-            "run of configs/vqgan.py or configs/vqvae.py"
+            f"config.condition_tokenizer {config.condition_tokenizer} is no run of a tokenizer; "
+            "give a run of configs/vqgan.py or configs/vqvae.py"
         )
-    return found
+    return exports
 
 
 def validate_condition(config: ConfigDict) -> None:
@@ -85,17 +93,14 @@ def validate_condition(config: ConfigDict) -> None:
     require(
         bool(config.condition_tokenizer) == bool(config.data.condition),
         f"config.condition_tokenizer is '{config.condition_tokenizer}' and config.data.condition "
-        f"'{config.data.condition}': images made from others need both, the run of a tokenizer "
-        "of the conditions and what these are",
+        f"is '{config.data.condition}'; set both for image-conditional generation, or neither",
     )
 
 
-def needed_tokenizers(config: ConfigDict) -> dict[str, str]:
-    """Returns the run directories of a prior's tokenizer and of that of its condition."""
-    runs = {"tokenizer": config.tokenizer}
-    if config.condition_tokenizer:
-        runs["condition_tokenizer"] = config.condition_tokenizer
-    return runs
+def tokenizer_runs(config: ConfigDict) -> dict[str, str]:
+    """Returns the run directories of the tokenizer and, with conditions, of theirs."""
+    names = ("tokenizer", "condition_tokenizer")
+    return {name: config[name] for name in names if name in config and config[name]}
 
 
 def encode_condition(
@@ -109,42 +114,43 @@ def encode_condition(
 
 
 def known_tokens(
-    tokenizer: Tokenizer, variables: Variables, wanted: Batch, maps: Grids
+    tokenizer: Tokenizer, variables: Variables, inputs: Batch, grids: Grids
 ) -> tuple[Array, Array]:
-    """Returns tokens and which of them are to be made, [B, L] both; all without a given image.
+    """Returns the tokens of the given image and their mask, [B, L] each; all masked without one.
 
     Args:
-        tokenizer: Of the images.
-        variables: Of the prior.
-        wanted: `label`, and perhaps `image` and `mask`.
-        maps: Rows and columns of the token maps of the images to be made.
+        tokenizer: The tokenizer of the images.
+        variables: The variables of the prior.
+        inputs: `label`, and optionally `image` and `mask`.
+        grids: Rows and columns of the token maps to generate.
     """
-    if "image" not in wanted:
-        shape = (len(wanted["label"]), sum(height * width for height, width in maps))
+    if "image" not in inputs:
+        shape = (len(inputs["label"]), sum(height * width for height, width in grids))
         return jnp.zeros(shape, jnp.int32), jnp.ones(shape, bool)
-    encode = tokenizer.encode if maps == tokenizer.grids else tokenizer.encode_map
-    tokens = encode(variables.frozen["tokenizer"], normalize(wanted["image"]))
-    mask = token_mask(wanted["mask"], maps)
+    encode = tokenizer.encode if grids == tokenizer.grids else tokenizer.encode_map
+    assert encode is not None, "other sizes are for tokenizers of one level"
+    tokens = encode(variables.frozen["tokenizer"], normalize(inputs["image"]))
+    mask = token_mask(inputs["mask"], grids)
     return tokens.reshape(mask.shape), mask
 
 
-def paste_known_pixels(image: Array, wanted: Batch) -> Array:
-    """Returns the image [B, H, W, C] with the pixels of a given one that were to be kept."""
-    if "image" not in wanted:
+def paste_known_pixels(image: Array, inputs: Batch) -> Array:
+    """Returns the image [B, H, W, C] with the unmasked pixels of the given one, if any."""
+    if "image" not in inputs:
         return image
-    return jnp.where(wanted["mask"][..., None], image, normalize(wanted["image"]))
+    return jnp.where(inputs["mask"][..., None], image, normalize(inputs["image"]))
 
 
-def show_conditions(batch: Batch, made: Sequence[Array]) -> Array:
-    """Returns rows of condition, original and samples of it, in [-1, 1], [B, columns, H, W, C]."""
-    shown = [normalize(batch["condition"]), normalize(batch["image"]), *made]
-    channels = max(image.shape[-1] for image in shown)
-    shown = [jnp.broadcast_to(image, (*image.shape[:3], channels)) for image in shown]
-    return jnp.stack(shown, axis=1)
+def show_conditions(batch: Batch, samples: Sequence[Array]) -> Array:
+    """Returns rows of condition, original and samples in [-1, 1], [B, columns, H, W, C]."""
+    columns = [normalize(batch["condition"]), normalize(batch["image"]), *samples]
+    channels = max(image.shape[-1] for image in columns)
+    columns = [jnp.broadcast_to(image, (*image.shape[:3], channels)) for image in columns]
+    return jnp.stack(columns, axis=1)
 
 
 def encode_tokens(tokenizer: Tokenizer, variables: Variables, batch: Batch) -> Array:
-    """Returns the tokens of a batch, int32 [B, L], encoded now unless they are there already."""
+    """Returns the tokens of a batch, int32 [B, L]; images are encoded if it has no tokens."""
     if "tokens" in batch:
         return batch["tokens"]
     return tokenizer.encode(variables.frozen["tokenizer"], normalize(batch["image"]))

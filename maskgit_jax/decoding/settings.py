@@ -1,0 +1,205 @@
+"""Settings that users change when they sample, each declared once: flag, config key, check, docs.
+
+This module imports no JAX, so that commands and configurations can read the declarations cheaply.
+Settings are frozen and hashable, because they are static arguments of compiled programs.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+from maskgit_jax.configuration import setting, setting_range
+
+GUIDANCE_SCHEDULES = ("constant", "linear", "cosine", "interval")
+REMASK_SCHEDULES = ("cap", "rescale", "confidence", "loop")
+
+
+class Decoder(NamedTuple):
+    """A registered decoding rule.
+
+    Attributes:
+        rule: (`rules.DecodeState`, settings) -> the tokens to mask for the next step, bool [B, L].
+        settings: `DecodeSettings`, or a subclass with the rule's own settings.
+        revises: Whether the rule may mask accepted tokens again.
+        rescores: Whether some accepted tokens are masked in each step, only to be scored.
+        corrects: Whether a second evaluation resamples the least confident accepted tokens.
+    """
+
+    rule: Callable[[Any, Any], Any]
+    settings: "type[DecodeSettings]"
+    revises: bool = False
+    rescores: bool = False
+    corrects: bool = False
+
+
+DECODERS: dict[str, Decoder] = {}
+"""Name -> decoder; `maskgit_jax.decoding.rules` registers them."""
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """Settings of parallel decoding (MaskGIT)."""
+
+    steps: int = setting(8, "Number of decoding steps T.", minimum=1)
+    choice_temperature: float = setting(
+        4.5,
+        "Scale of the Gumbel noise on the log confidences at the first step; falls linearly to 0.",
+        minimum=0,
+    )
+    temperature: float = setting(
+        1.0, "Divides the logits before sampling (at the first step).", above=0
+    )
+    guidance: float = setting(
+        0.0,
+        "Scale s of classifier-free guidance, l + s (l - l_null). "
+        "0: none; diffusers' guidance_scale minus 1.",
+        minimum=0,
+    )
+    schedule: str = setting(
+        "cosine",
+        "Mask ratio over the steps: linear, cosine, square, cubic, sqrt, pow<exponent>, "
+        "exponential, logarithmic or arccos.",
+    )
+    decoder: str = setting(
+        "confidence", "Rule that chooses the tokens to mask again.", choices=DECODERS
+    )
+    last_temperature: float = setting(
+        0.0, "Temperature at the last step, linear between; 0: as the first.", minimum=0
+    )
+    guidance_schedule: str = setting(
+        "constant", "Guidance scale over the steps.", choices=GUIDANCE_SCHEDULES
+    )
+    guidance_interval: tuple[float, float] = setting(
+        (0.0, 1.0),
+        "low,high: guidance acts in the steps t with low < (t + 1) / T <= high "
+        "(guidance_schedule=interval); the other steps cost one network evaluation.",
+    )
+    remask_fraction: float = setting(
+        0.2,
+        "ReMDM's eta: fraction of the accepted tokens that self_critic rescores, corrector "
+        "resamples and remask masks again in each step.",
+        minimum=0,
+        maximum=1,
+    )
+    remask_schedule: str = setting(
+        "rescale",
+        "Number of tokens that decoder=remask masks again: at most the fraction (cap), the "
+        "fraction of the possible number (rescale, confidence), or cap in a loop at 10% masked "
+        "(loop).",
+        choices=REMASK_SCHEDULES,
+    )
+    top_k: int = setting(0, "Samples from the k most likely codes only; 0: all.", minimum=0)
+    top_p: float = setting(
+        1.0,
+        "Samples from the most likely codes that make up this probability only.",
+        above=0,
+        maximum=1,
+    )
+
+
+@dataclass(frozen=True)
+class AutoregressiveSettings:
+    """Settings of autoregressive decoding (PixelCNN, PixelSNAIL, GPT)."""
+
+    temperature: float = setting(1.0, "Divides the logits before sampling.", above=0)
+    top_k: int = setting(0, "Samples from the k most likely codes only; 0: all.", minimum=0)
+    top_p: float = setting(
+        1.0,
+        "Samples from the most likely codes that make up this probability only.",
+        above=0,
+        maximum=1,
+    )
+    use_cache: bool = setting(
+        True,
+        "Uses a KV cache. Without it the tokens are the same and each costs a whole evaluation.",
+        in_config=False,
+    )
+
+
+@dataclass(frozen=True)
+class SlidingWindowSettings(AutoregressiveSettings):
+    """Settings of autoregressive decoding in a sliding window (GPT)."""
+
+    size: tuple[int, int] | None = setting(
+        None,
+        "HEIGHTxWIDTH of the images in pixels; larger than in training: in a sliding window, "
+        "without KV cache.",
+        in_config=False,
+    )
+
+
+@dataclass(frozen=True)
+class PriorSettings:
+    """Settings of sampling from the prior N(0, 1) of a VAE."""
+
+    temperature: float = setting(1.0, "Standard deviation of the latents.", minimum=0)
+    pixels: str = setting(
+        "mean", "Mean of p(x | z), or a sample from it.", choices=("mean", "draw")
+    )
+
+
+SETTINGS = {
+    "MaskGIT": DecodeSettings,
+    "PixelCNN": AutoregressiveSettings,
+    "PixelSNAIL": AutoregressiveSettings,
+    "GPT": SlidingWindowSettings,
+    "VAE": PriorSettings,
+}
+"""Model -> its sampling settings."""
+
+
+class Declaration(NamedTuple):
+    """A setting as a command defines it: name, type, default, help, choices (empty: any)."""
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+    choices: tuple[str, ...]
+
+
+def register(
+    name: str, settings: type[DecodeSettings] = DecodeSettings, **kinds: bool
+) -> Callable[[Callable], Callable]:
+    """Returns a decorator that registers a decoding rule as decoder `name`, see `Decoder`."""
+
+    def decorate(rule: Callable) -> Callable:
+        DECODERS[name] = Decoder(rule, settings, **kinds)
+        return rule
+
+    return decorate
+
+
+def decode_settings_class() -> type[DecodeSettings]:
+    """Returns `DecodeSettings` extended by the own settings of all registered rules."""
+    return _combine(tuple(dict.fromkeys(decoder.settings for decoder in DECODERS.values())))
+
+
+@cache
+def _combine(classes: tuple[type[DecodeSettings], ...]) -> type[DecodeSettings]:
+    own = tuple(cls for cls in classes if cls is not DecodeSettings)
+    if not own:
+        return DecodeSettings
+    return dataclasses.make_dataclass("DecodeSettings", [], bases=own, frozen=True)
+
+
+def declared_settings() -> list[Declaration]:
+    """Returns all sampling settings, each name once; the help names the models it concerns."""
+    fields: dict[str, dict[str, dataclasses.Field]] = {}
+    for model, cls in (SETTINGS | {"MaskGIT": decode_settings_class()}).items():
+        for field in dataclasses.fields(cls):
+            fields.setdefault(field.name, {})[model] = field
+    return [_declaration(name, by_model) for name, by_model in fields.items()]
+
+
+def _declaration(name: str, by_model: dict[str, dataclasses.Field]) -> Declaration:
+    models_of: dict[str, list[str]] = {}  # help -> models
+    for model, field in by_model.items():
+        allowed = setting_range(field)
+        limits = f" ({allowed})" if allowed else ""
+        models_of.setdefault(f"{field.metadata['help'].rstrip('.')}{limits}.", []).append(model)
+    help = " ".join(f"{', '.join(models)}: {text}" for text, models in models_of.items())
+    first = next(iter(by_model.values()))
+    return Declaration(name, first.type, first.default, help, tuple(first.metadata["choices"]))
