@@ -10,7 +10,7 @@ import numpy as np
 
 from maskgit_jax.configuration import base_config
 from maskgit_jax.data.image_sets import ImageSet, random_subset
-from maskgit_jax.data.reading import read_batches
+from maskgit_jax.data.batch_reader import read_batches
 from maskgit_jax.evaluate import default_cache_directory
 from maskgit_jax.evaluation.feature_statistics import summarize
 from maskgit_jax.evaluation.features import Extractor, small_classifier
@@ -40,7 +40,7 @@ def main(workdir: str) -> None:
     score(random_subset(real.training, REAL), "training images")
     chosen = random_subset(real.training, RESTORED)
     batches = list(read_batches(chosen, BATCH))
-    images = np.concatenate([autoencoder.restore(batch.image)[: batch.count] for batch in batches])
+    images = np.concatenate([autoencoder.reconstruct(batch.image)[: batch.count] for batch in batches])
     labels = np.concatenate([batch.label[: batch.count] for batch in batches])
     score(ImageSet("restored", images, images.shape[1:], labels), "training images, restored")
 

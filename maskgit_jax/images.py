@@ -1,39 +1,37 @@
-"""Images and image files: any mode to uint8 arrays, and arrays to PNG grids and animations."""
+"""Images and image files: files of any mode to uint8 arrays; arrays to PNG grids and GIFs."""
 
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
-from scipy import ndimage
 
 from maskgit_jax.configuration import InputError, require
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 BICUBIC, NEAREST = Image.Resampling.BICUBIC, Image.Resampling.NEAREST
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-"""What opening and decoding raise where a file is no picture, or a damaged one."""
+"""Exceptions of PIL for files that are not images or are damaged."""
 
 
 def to_channels(image: Image.Image, channels: int) -> Image.Image:
-    """Returns the picture as 8-bit grey (1) or RGB (3), upright.
+    """Returns an image as 8-bit grey (1 channel) or RGB (3), upright.
 
-    The EXIF orientation is applied; 16-bit and 32-bit grey are scaled to 8 bits;
-    transparency is laid over white.
+    The EXIF orientation is applied, 16-bit and 32-bit grey is scaled to 8 bits, and
+    transparent images are composited over white.
     """
     image.load()
-    if _orientation(image) != 1:  # `exif_transpose` copies upright pictures too
+    if exif_orientation(image) != 1:  # `exif_transpose` copies upright images too.
         image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _to_8_bits(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     mode = "L" if channels == 1 else "RGB"
     return image if image.mode == mode else image.convert(mode)
 
 
-def _orientation(image: Image.Image) -> int:
+def exif_orientation(image: Image.Image) -> int:
+    """Returns the EXIF orientation, 1 (upright) to 8; above 4, width and height are swapped."""
     return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
@@ -43,31 +41,31 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
         low, high = 0.0, 65535.0
     elif values.min() >= 0 and 1 < values.max() <= 255:
         low, high = 0.0, 255.0
-    else:  # a float picture has no range of its own
+    else:  # Float images have no fixed range.
         low, high = values.min(), max(values.max(), values.min() + 1e-12)
     return Image.fromarray(np.round((values - low) / (high - low) * 255).astype(np.uint8))
 
 
 def as_array(image: Image.Image) -> np.ndarray:
-    """Returns uint8 [H, W, C] of a grey or RGB picture."""
+    """Returns a grey or RGB image as uint8 [H, W, C]."""
     array = np.asarray(image, np.uint8)
     return array if array.ndim == 3 else array[..., None]
 
 
 def to_pil(array: np.ndarray) -> Image.Image:
-    """Returns the picture of uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]."""
+    """Returns uint8 [H, W] or [H, W, C], C = 1, 3 or 4, as a PIL image."""
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     return Image.fromarray(np.ascontiguousarray(array))
 
 
 def read_image(path: str | Path, channels: int) -> np.ndarray:
-    """Returns a picture of any mode as uint8 [H, W, channels], see `to_channels`.
+    """Returns an image file of any mode as uint8 [H, W, channels], see `to_channels`.
 
     Raises:
-        InputError: There is no such file, or it is no image.
+        InputError: The file does not exist or is not an image.
     """
-    require(Path(path).exists(), f"{path}: there is no such file or folder")
+    require(Path(path).exists(), f"{path} does not exist")
     try:
         with Image.open(path) as image:
             return as_array(to_channels(image, channels))
@@ -76,23 +74,25 @@ def read_image(path: str | Path, channels: int) -> np.ndarray:
 
 
 def fill_masked_with_nearest(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Returns the picture [H, W, C] whose masked pixels have the value of the nearest known one.
+    """Returns an image in which masked pixels have the value of the nearest unmasked pixel.
 
-    So nothing of what is masked reaches an encoder, and what is known meets no edge.
-    Where nothing is known, the picture stays as it is.
+    An encoder then sees nothing of the masked pixels, and no artificial edge. If all pixels are
+    masked, the image is returned unchanged.
 
     Args:
         image: uint8 [H, W, C].
-        mask: bool [H, W].
+        mask: bool [H, W], True = masked.
     """
+    from scipy import ndimage  # Not needed to generate images from labels.
+
     if mask.all() or not mask.any():
         return image
     nearest = ndimage.distance_transform_edt(mask, return_distances=False, return_indices=True)
-    return image[tuple(nearest)]
+    return image[tuple(np.asarray(nearest))]
 
 
 def image_grid(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
-    """Returns one picture uint8 [H', W', C] of images uint8 [N, H, W, C], row by row."""
+    """Returns images uint8 [N, H, W, C] as one image uint8 [H', W', C], row by row."""
     count, height, width, channels = images.shape
     rows = -(-count // columns)
     shape = (rows * (height + gap) + gap, columns * (width + gap) + gap, channels)
@@ -104,17 +104,20 @@ def image_grid(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
     return grid
 
 
-def write_png(path: Path, images: np.ndarray, columns: int) -> None:
-    """Writes images uint8 [N, H, W, C] as one PNG; small images are enlarged by a whole factor."""
+def _enlarged_grid(images: np.ndarray, columns: int) -> Image.Image:
+    """Returns a grid of images, small ones enlarged by a whole factor to about 64 pixels."""
     scale = max(1, round(64 / images.shape[1]))
-    images = images.repeat(scale, axis=1).repeat(scale, axis=2)
-    grid = image_grid(images, columns, gap=2)
+    return to_pil(image_grid(images.repeat(scale, axis=1).repeat(scale, axis=2), columns, gap=2))
+
+
+def write_png(path: Path, images: np.ndarray, columns: int) -> None:
+    """Writes images uint8 [N, H, W, C] as a grid in one PNG file; small images are enlarged."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid).save(path)
+    _enlarged_grid(images, columns).save(path)
 
 
 def write_image_grid(path: Path, images: np.ndarray) -> None:
-    """Writes images uint8 [N, H, W, C] as an even grid, [rows, columns, H, W, C] as they say."""
+    """Writes a PNG grid of images uint8 [N, H, W, C], or [rows, columns, H, W, C] as arranged."""
     if images.ndim == 5:
         write_png(path, images.reshape(-1, *images.shape[2:]), images.shape[1])
         return
@@ -123,17 +126,14 @@ def write_image_grid(path: Path, images: np.ndarray) -> None:
 
 
 def write_animation(path: Path, frames: np.ndarray, milliseconds: int = 250) -> None:
-    """Writes frames uint8 [T, N, H, W, C] as a GIF that repeats; the last one stays longer.
+    """Writes a looping GIF whose last frame stays eight times as long.
 
     Args:
-        path: Ends in .gif.
-        frames: N images beside each other in each frame; small ones are enlarged.
-        milliseconds: A frame's time.
+        path: File that ends in .gif.
+        frames: uint8 [T, N, H, W, C]; each frame shows N images side by side, small ones enlarged.
+        milliseconds: Duration of a frame.
     """
-    scale = max(1, round(64 / frames.shape[2]))
-    frames = frames.repeat(scale, axis=2).repeat(scale, axis=3)
-    pictures = [image_grid(images, len(images), gap=2) for images in frames]
-    pictures = [Image.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid) for grid in pictures]
+    first, *others = [_enlarged_grid(images, len(images)) for images in frames]
     path.parent.mkdir(parents=True, exist_ok=True)
-    times = [milliseconds] * (len(pictures) - 1) + [8 * milliseconds]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=times, loop=0)
+    durations = [milliseconds] * len(others) + [8 * milliseconds]
+    first.save(path, save_all=True, append_images=others, duration=durations, loop=0)

@@ -1,4 +1,4 @@
-"""Pictures that new images are made from: conditions, and images of which a part is kept."""
+"""Images to generate from: conditions, and images whose upper part is kept."""
 
 from pathlib import Path
 from typing import Any
@@ -8,11 +8,11 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageOps
 
 from maskgit_jax.configuration import condition_channels, require
-from maskgit_jax.data.conditions import derived
-from maskgit_jax.data.sources import Source
+from maskgit_jax.data.conditions import derive_condition
+from maskgit_jax.data.protocol import Records
+from maskgit_jax.files import list_image_files
 from maskgit_jax.images import (
     BICUBIC,
-    IMAGE_SUFFIXES,
     NEAREST,
     as_array,
     fill_masked_with_nearest,
@@ -23,111 +23,105 @@ from maskgit_jax.images import (
 
 
 class ImageFiles:
-    """A user's pictures: one file or all of a folder, in order of their names.
+    """Records of image files: one file, or all files of a directory sorted by path.
 
     Args:
-        place: File or folder.
+        place: File or directory.
         channels: 1 or 3.
-        key: What the pictures are: "image" or "condition".
+        key: Key of the images in the records, "image" or "condition".
 
     Raises:
-        InputError: There is none, or one cannot be read.
+        InputError: There is no image, or one cannot be read.
     """
 
     def __init__(self, place: str, channels: int, key: str):
         path = Path(place)
-        require(path.exists(), f"{place}: there is no such file or folder")
-        paths = [path]
-        if path.is_dir():
-            paths = sorted(
-                file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES
-            )
-            require(bool(paths), f"{place}: there is no image in this folder")
-        self.paths, self._channels, self._key = paths, channels, key
-        for file in paths:
-            self._read(file)
+        require(path.exists(), f"{place} does not exist")
+        self.paths = list_image_files(path) if path.is_dir() else [path]
+        self._channels, self._key = channels, key
+        for index in range(len(self)):  # Fails before anything is computed.
+            self[index]
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {self._key: self._read(self.paths[index])}
-
-    def _read(self, path: Path) -> np.ndarray:
-        return read_image(path, self._channels)
+        return {self._key: read_image(self.paths[index], self._channels)}
 
 
 class ConditioningImages:
-    """What is given for each image to be made, ready for a generator.
+    """Inputs of a generator, prepared from images.
 
-    Image number i is made from picture number i // times, again and again.
+    Image i is generated from record i // num_per_input; after the last record follows the first.
 
     Args:
-        source: Records with "image", or with "condition" where that is read from a file.
+        records: Records with "image", or with "condition" if conditions are read from files.
         data: `config.data` of the run.
-        size: (H, W) of the images to be made; pictures are cut in the middle to this shape.
-        times: How many images are made from each picture.
-        kept: Share of the rows, from above, that is kept of each image; None keeps nothing.
-        conditioned: Whether the generator makes images from conditions.
+        size: (H, W) of the images to generate; inputs are center-cropped and resized to it.
+        num_per_input: Number of images to generate from each record.
+        keep_top: Fraction of the rows, from the top, to keep of each image; None keeps nothing.
+        conditioned: Whether the generator needs conditions.
     """
 
     def __init__(
         self,
-        source: Source,
+        records: Records,
         data: ConfigDict,
         size: tuple[int, int],
-        times: int = 1,
-        kept: float | None = None,
+        num_per_input: int = 1,
+        keep_top: float | None = None,
         conditioned: bool = False,
     ):
-        self.source, self.data, self.size, self.times = source, data, size, times
-        self.kept, self.conditioned = kept, conditioned
+        self.records, self.data, self.size = records, data, size
+        self.num_per_input, self.keep_top, self.conditioned = num_per_input, keep_top, conditioned
         self._channels = condition_channels(data) if conditioned else 0
-        self.names = ("condition",) * conditioned + ("image", "mask") * (kept is not None)
+        self.keys = ("condition",) * conditioned + ("image", "mask") * (keep_top is not None)
 
-    def picture(self, number: int) -> dict[str, np.ndarray]:
-        """Returns "image" and "condition" uint8 [H, W, C] of picture `number`, as there are."""
-        record = self.source[number % len(self.source)]
-        found = {}
+    def read_input(self, number: int) -> dict[str, np.ndarray]:
+        """Returns "image" and "condition" uint8 [H, W, C] of input `number`, as available."""
+        record = self.records[number % len(self.records)]
+        inputs = {}
         if "image" in record:
-            found["image"] = _fitted(record["image"], self.size, BICUBIC)
+            inputs["image"] = _fit(record["image"], self.size, BICUBIC)
         if not self.conditioned:
-            return found
+            return inputs
         if self.data.condition == "paired":
-            condition = to_pil(record["condition"])
-            found["condition"] = _fitted(
-                as_array(to_channels(condition, self._channels)), self.size, NEAREST
-            )
+            condition = as_array(to_channels(to_pil(record["condition"]), self._channels))
+            inputs["condition"] = _fit(condition, self.size, NEAREST)
         else:
-            found["condition"] = derived(found["image"], self.data.condition)
-        return found
+            inputs["condition"] = derive_condition(inputs["image"], self.data.condition)
+        return inputs
 
     def labels(self, count: int) -> list[int] | None:
-        """Returns the classes of the pictures that `count` images are made from, if known."""
-        if "label" not in self.source[0]:
+        """Returns the labels of the inputs of `count` images, None if they are unknown."""
+        if "label" not in self.records[0]:
             return None
-        pictures = [number // self.times for number in range(count)]
-        return [int(self.source[number % len(self.source)]["label"]) for number in pictures]
+        numbers = [index // self.num_per_input for index in range(count)]
+        return [int(self.records[number % len(self.records)]["label"]) for number in numbers]
 
-    def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns what is given for the images of these numbers, [B, ...] each."""
-        pictures = [self.picture(int(index) // self.times) for index in indices]
-        found = {}
+    def read_batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the generator's inputs of images `indices` [B]: those of `keys`, [B, ...] each.
+
+        "mask" is bool [B, H, W]; masked pixels of "image" are filled with the nearest known ones.
+        """
+        inputs = [self.read_input(int(index) // self.num_per_input) for index in indices]
+        batch = {}
         if self.conditioned:
-            found["condition"] = np.stack([picture["condition"] for picture in pictures])
-        if self.kept is not None:
-            rows = np.arange(self.size[0])[:, None] >= round(self.kept * self.size[0])
+            batch["condition"] = np.stack([each["condition"] for each in inputs])
+        if self.keep_top is not None:
+            rows = np.arange(self.size[0])[:, None] >= round(self.keep_top * self.size[0])
             mask = np.broadcast_to(rows, self.size)
-            # What is masked must not speak through the tokens next to it.
-            found["image"] = np.stack(
-                [fill_masked_with_nearest(picture["image"], mask) for picture in pictures]
+            # Masked pixels must not influence the tokens next to them.
+            batch["image"] = np.stack(
+                [fill_masked_with_nearest(each["image"], mask) for each in inputs]
             )
-            found["mask"] = np.repeat(mask[None], len(indices), axis=0)
-        return found
+            batch["mask"] = np.repeat(mask[None], len(indices), axis=0)
+        return batch
 
 
-def _fitted(image: np.ndarray, size: tuple[int, int], resample: Image.Resampling) -> np.ndarray:
-    """Returns the middle of an image, cut and scaled to (H, W)."""
+def _fit(image: np.ndarray, size: tuple[int, int], resample: Image.Resampling) -> np.ndarray:
+    """Returns the center of an image, resized to (H, W)."""
     if image.shape[:2] == size:
         return image
-    return as_array(ImageOps.fit(to_pil(image), size[::-1], resample))
+    height, width = size
+    return as_array(ImageOps.fit(to_pil(image), (width, height), resample))

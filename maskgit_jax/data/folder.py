@@ -1,20 +1,24 @@
-"""Any user's images in a folder: class = name of the sub-folder, if there are sub-folders."""
+"""Images in a directory; if it has subdirectories, they are the classes."""
 
 import hashlib
 import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image
 
-from maskgit_jax.configuration import InputError
-from maskgit_jax.data.transforms import Choose, Part, cut_opened
-from maskgit_jax.images import IMAGE_SUFFIXES, UNREADABLE, as_array, to_channels
+from maskgit_jax.configuration import InputError, require
+from maskgit_jax.data.cropping import ChooseCrop, CroppedFile, crop_file
+from maskgit_jax.data.protocol import Source, Sources
+from maskgit_jax.files import list_image_files
+from maskgit_jax.images import BICUBIC, UNREADABLE, as_array, to_channels
 
 TRAIN_NAMES, HELD_OUT_NAMES = ("train",), ("val", "valid", "validation", "eval", "test")
+Result = TypeVar("Result")
 
 
 class LabelledPath(NamedTuple):
@@ -24,44 +28,52 @@ class LabelledPath(NamedTuple):
     label: int
 
 
-class FoundImages(NamedTuple):
-    """The files of a folder, by split."""
+class FolderSplits(NamedTuple):
+    """The files of a directory, by split."""
 
     train: list[LabelledPath]
     evaluation: list[LabelledPath]
     class_names: tuple[str, ...]
 
 
-def find_images(place: str, eval_fraction: float) -> FoundImages:
-    """Lists the images under a folder.
+def open_folder(place: str, data: ConfigDict) -> Sources:
+    """Opens a directory of images, see `list_splits`."""
+    splits = list_splits(place, data.eval_fraction)
+    train, evaluation = (
+        FolderSource(files, data.image_size, data.channels)
+        for files in (splits.train, splits.evaluation)
+    )
+    return Sources(train, evaluation, splits.class_names)
 
-    With sub-folders `train` and one of `val`, `valid`, `validation`, `eval`, `test`, these are
-    the splits; otherwise a share of the files, chosen by a hash of their names (so that adding
-    files moves none from one split to the other), is held out.
+
+def list_splits(place: str, eval_fraction: float) -> FolderSplits:
+    """Lists the images in a directory.
+
+    Subdirectories `train` and one of `val`, `valid`, `validation`, `eval`, `test` are the splits.
+    Without them a fraction of the files is held out, chosen by a hash of their names, so that
+    added files move none from one split to the other.
 
     Raises:
-        InputError: The folder is missing or holds no image.
+        InputError: The directory is missing, or has fewer than two images.
     """
     root = Path(place)
-    if not root.is_dir():
-        raise InputError(f"folder:{place}: there is no such folder")
+    require(root.is_dir(), f"folder:{place}: the directory does not exist")
     splits = {child.name: child for child in root.iterdir() if child.is_dir()}
     train = next((splits[name] for name in TRAIN_NAMES if name in splits), None)
     held_out = next((splits[name] for name in HELD_OUT_NAMES if name in splits), None)
     if train and held_out:
-        class_names = _class_names(train)
-        return FoundImages(
-            _list(train, class_names, place), _list(held_out, class_names, place), class_names
-        )
+        names = _class_names(train)
+        return FolderSplits(_list_labelled(train, names), _list_labelled(held_out, names), names)
     class_names = _class_names(root)
-    files = _list(root, class_names, place)
-    if len(files) == 1:
-        raise InputError(f"folder:{place}: one image is too few, one more must be held out")
+    files = _list_labelled(root, class_names)
+    require(
+        len(files) > 1, f"folder:{place} has one image; add another one, which will be held out"
+    )
     by_hash = sorted(files, key=lambda file: _hash(file.path.relative_to(root)))
-    chosen = {file.path for file in by_hash[: max(1, round(len(files) * eval_fraction))]}
-    return FoundImages(
-        [file for file in files if file.path not in chosen],
-        [file for file in files if file.path in chosen],
+    held_out_files = set(by_hash[: max(1, round(len(files) * eval_fraction))])
+    return FolderSplits(
+        [file for file in files if file not in held_out_files],
+        [file for file in files if file in held_out_files],
         class_names,
     )
 
@@ -70,31 +82,35 @@ def _class_names(root: Path) -> tuple[str, ...]:
     return tuple(sorted(child.name for child in root.iterdir() if child.is_dir())) or ("all",)
 
 
-def _list(root: Path, class_names: tuple[str, ...], place: str) -> list[LabelledPath]:
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise InputError(
-            f"folder:{place}: there is no image in {root}; endings that count: "
-            + " ".join(sorted(IMAGE_SUFFIXES))
-        )
+def _list_labelled(root: Path, class_names: tuple[str, ...]) -> list[LabelledPath]:
+    paths = list_image_files(root)
     if class_names == ("all",):
-        return [LabelledPath(path, 0) for path in files]
+        return [LabelledPath(path, 0) for path in paths]
     labels = {name: label for label, name in enumerate(class_names)}
-    strays = [path for path in files if path.relative_to(root).parts[0] not in labels]
-    if strays:
-        raise InputError(
-            f"folder:{place}: {strays[0]} lies in no class folder of the training images; move "
-            f"it into one of: {', '.join(class_names)}"
+    for path in paths:
+        require(
+            path.relative_to(root).parts[0] in labels,
+            f"{path} is not in a class directory of the training images; move it into one of: "
+            f"{', '.join(class_names)}",
         )
-    return [LabelledPath(path, labels[path.relative_to(root).parts[0]]) for path in files]
+    return [LabelledPath(path, labels[path.relative_to(root).parts[0]]) for path in paths]
 
 
 def _hash(path: Path) -> bytes:
     return hashlib.sha256(path.as_posix().encode()).digest()
 
 
-class FolderSource:
-    """Reads image files; an unreadable one is named, counted, and replaced by the next.
+class _UnreadableError(Exception):
+    """An image file cannot be read; it has been reported."""
+
+
+class FolderSource(Source):
+    """Reads image files; an unreadable one is reported, counted, and replaced by the next.
+
+    Args:
+        files: Image files and their labels.
+        size: Side in pixels of the crops; JPEG files are decoded no larger than they need.
+        channels: 1 or 3.
 
     Attributes:
         unreadable: Files that could not be read so far.
@@ -102,64 +118,72 @@ class FolderSource:
 
     def __init__(self, files: list[LabelledPath], size: int, channels: int):
         self.files, self.size, self.channels = files, size, channels
+        self.labels = np.asarray([file.label for file in files], np.int32)
         self.unreadable: set[Path] = set()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.files)
 
-    @property
-    def labels(self) -> np.ndarray:
-        """Labels of the files, int32 [N]."""
-        return np.asarray([file.label for file in self.files], np.int32)
-
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._first_readable(index, self.record)
+        return self._first_readable(index, self._read_record)
 
-    def cut(self, index: int, choose: Choose, size: int) -> dict[str, Any]:
-        """Returns `conditions.cut_record` of a record, without decoding more than that."""
-        return self._first_readable(index, lambda file: self.cut_file(file, choose, size))
+    def read_cropped(self, index: int, choose_crop: ChooseCrop, size: int) -> dict[str, Any]:
+        def read(file: LabelledPath) -> dict[str, Any]:
+            return self._read_cropped_record(file, choose_crop, size)
 
-    def _first_readable(self, index: int, read: Callable[[LabelledPath], Any]) -> dict[str, Any]:
+        return self._first_readable(index, read)
+
+    def _first_readable(
+        self, index: int, read: Callable[[LabelledPath], dict[str, Any]]
+    ) -> dict[str, Any]:
         for offset in range(len(self.files)):
-            record = read(self.files[(index + offset) % len(self.files)])
-            if record is not None:
-                return record
-        raise InputError(f"none of the {len(self.files)} images in the folder can be read")
+            file = self.files[(index + offset) % len(self.files)]
+            try:
+                return {**read(file), "label": file.label}
+            except _UnreadableError:
+                continue
+        raise InputError(f"none of the {len(self.files)} images in the directory can be read")
 
-    def record(self, file: LabelledPath) -> dict[str, Any] | None:
-        """Returns the record of one file, None if it cannot be read."""
-        image = self.read(file.path, self.channels)
-        return None if image is None else {"image": image, "label": file.label}
+    def _read_record(self, file: LabelledPath) -> dict[str, Any]:
+        return {"image": self._read(file.path, self.channels)}
 
-    def cut_file(self, file: LabelledPath, choose: Choose, size: int) -> dict[str, Any] | None:
-        """Returns the record of a square of one file, None if it cannot be read."""
-        part = self.part(file.path, choose, size, self.channels)
-        return None if part is None else {"image": part.pixels, "label": file.label}
+    def _read_cropped_record(
+        self, file: LabelledPath, choose_crop: ChooseCrop, size: int
+    ) -> dict[str, Any]:
+        return {"image": self._read_crop(file.path, choose_crop, size, self.channels).pixels}
 
-    def read(self, path: Path, channels: int) -> np.ndarray | None:
-        """Returns uint8 [H, W, channels]; None, and a warning once, if it cannot be read."""
+    def _read(self, path: Path, channels: int) -> np.ndarray:
+        """Returns uint8 [H, W, channels] of a whole file."""
 
-        def whole(image: Image.Image) -> np.ndarray:
-            # JPEG only: decode at a fraction of the size that is still large enough.
-            image.draft(image.mode, (self.size, self.size))
+        def decode(image: Image.Image) -> np.ndarray:
+            # JPEG only: decodes at a fraction of the size that is still large enough.
+            image.draft(image.mode, (self.size, self.size))  # pyright: ignore[reportArgumentType]
             return as_array(to_channels(image, channels))
 
-        return self._opened(path, whole)
+        return self._open(path, decode)
 
-    def part(self, path: Path, *how: Any) -> Part | None:
-        """Returns `cut_opened` of a file; None, and a warning once, if it cannot be read."""
-        return self._opened(path, lambda image: cut_opened(image, *how))
+    def _read_crop(
+        self,
+        path: Path,
+        choose_crop: ChooseCrop,
+        size: int,
+        channels: int,
+        resample: Image.Resampling = BICUBIC,
+    ) -> CroppedFile:
+        return self._open(
+            path, lambda image: crop_file(image, choose_crop, size, channels, resample)
+        )
 
-    def _opened(self, path: Path, work: Callable[[Image.Image], Any]) -> Any:
+    def _open(self, path: Path, decode: Callable[[Image.Image], Result]) -> Result:
         if path in self.unreadable:
-            return None
+            raise _UnreadableError
         try:
             with Image.open(path) as image:
-                return work(image)
+                return decode(image)
         except UNREADABLE as error:
             self._report(path, error)
-            return None
+            raise _UnreadableError from error
 
     def _report(self, path: Path, error: Exception) -> None:
         with self._lock:
@@ -167,6 +191,6 @@ class FolderSource:
                 return
             self.unreadable.add(path)
         warnings.warn(
-            f"unreadable image {path} ({error}); it is left out ({len(self.unreadable)} so far)",
+            f"unreadable image {path} ({error}); it is skipped ({len(self.unreadable)} so far)",
             stacklevel=2,
         )

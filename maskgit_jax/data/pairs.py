@@ -1,75 +1,74 @@
-"""A user's images with a picture beside each: two folders, in which partners have one name."""
+"""Images with a paired condition: two directories with files of the same names."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from maskgit_jax.configuration import InputError, require
-from maskgit_jax.data.folder import FolderSource, FoundImages, LabelledPath, find_images
-from maskgit_jax.data.transforms import Choose
-from maskgit_jax.images import IMAGE_SUFFIXES, NEAREST, as_array, to_pil
+from ml_collections import ConfigDict
 
-
-class FoundPairs(NamedTuple):
-    """The files of two folders.
-
-    Attributes:
-        images: By split.
-        conditions: Image -> the picture that belongs to it.
-    """
-
-    images: FoundImages
-    conditions: dict[Path, Path]
+from maskgit_jax.configuration import condition_channels, require
+from maskgit_jax.data.cropping import ChooseCrop
+from maskgit_jax.data.folder import FolderSource, FolderSplits, LabelledPath, list_splits
+from maskgit_jax.data.protocol import Sources
+from maskgit_jax.files import list_image_files
+from maskgit_jax.images import NEAREST, as_array, to_pil
 
 
-def find_pairs(place: str, eval_fraction: float) -> FoundPairs:
-    """Lists the images under `place`/image and their partners under `place`/condition.
+def open_pairs(place: str, data: ConfigDict) -> Sources:
+    """Opens `place`/image and `place`/condition, see `list_pairs`."""
+    splits, conditions = list_pairs(place, data.eval_fraction)
+    # A tokenizer of conditions has the channels of images.
+    channels = data.channels, condition_channels(data) or data.channels
+    train, evaluation = (
+        PairSource(files, conditions, data.image_size, *channels)
+        for files in (splits.train, splits.evaluation)
+    )
+    return Sources(train, evaluation, splits.class_names)
 
-    Partners have the same path in their folder but for its ending. Splits and classes are those
-    of the images, see `folder.find_images`.
+
+def list_pairs(place: str, eval_fraction: float) -> tuple[FolderSplits, dict[Path, Path]]:
+    """Lists the images in `place`/image, by split, and the condition of each.
+
+    The condition has the same path in `place`/condition, except for the suffix. Splits and
+    classes are those of the images, see `folder.list_splits`.
 
     Raises:
-        InputError: A folder is missing, holds no image, or an image lacks its partner.
+        InputError: A directory is missing or empty, or an image has no condition or several.
     """
     roots = {name: Path(place) / name for name in ("image", "condition")}
     for root in roots.values():
         require(
             root.is_dir(),
-            f"pairs:{place}: there is no folder {root}; put images into {place}/image and the "
-            f"picture that belongs to each, under the same name, into {place}/condition",
+            f"pairs:{place}: the directory {root} does not exist; put images into {place}/image "
+            f"and the condition of each, under the same name, into {place}/condition",
         )
-    images = find_images(str(roots["image"]), eval_fraction)
-    partners: dict[Path, Path] = {}
-    for path in sorted(roots["condition"].rglob("*")):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            other = partners.setdefault(path.relative_to(roots["condition"]).with_suffix(""), path)
-            require(
-                other is path,
-                f"pairs:{place}: {other} and {path} are pictures for one image; remove one",
-            )
-    conditions, lonely = {}, []
-    for file in sorted([*images.train, *images.evaluation]):
-        partner = partners.get(file.path.relative_to(roots["image"]).with_suffix(""))
-        if partner is None:
-            lonely.append(file.path)
-        else:
-            conditions[file.path] = partner
-    if lonely:
-        raise InputError(
-            f"pairs:{place}: {lonely[0]} has no partner of the same name in {roots['condition']} "
-            f"({len(lonely)} of {len(lonely) + len(conditions)} images have none)"
+    splits = list_splits(str(roots["image"]), eval_fraction)
+    by_name: dict[Path, Path] = {}
+    for path in list_image_files(roots["condition"]):
+        other = by_name.setdefault(path.relative_to(roots["condition"]).with_suffix(""), path)
+        require(
+            other is path,
+            f"pairs:{place}: {other} and {path} are conditions of one image; remove one",
         )
-    return FoundPairs(images, conditions)
+    paths = sorted(file.path for file in (*splits.train, *splits.evaluation))
+    names = {path: path.relative_to(roots["image"]).with_suffix("") for path in paths}
+    missing = [path for path in paths if names[path] not in by_name]
+    require(
+        not missing,
+        f"pairs:{place}: {missing and missing[0]} has no condition of the same name in "
+        f"{roots['condition']} ({len(missing)} of {len(paths)} images have none)",
+    )
+    return splits, {path: by_name[name] for path, name in names.items()}
 
 
 class PairSource(FolderSource):
-    """Reads pairs of image files; if either is unreadable, the next pair takes their place.
+    """Reads pairs of image files; if one of a pair is unreadable, the next pair replaces it.
 
     Args:
         files: The images.
-        conditions: Image -> the picture that belongs to it.
-        size: Side in pixels of what will be cut out.
-        channels: Of images, 1 or 3.
-        condition_channels: Of conditions, 1 or 3.
+        conditions: Image -> its condition.
+        size: Side in pixels of the crops.
+        channels: Channels of images, 1 or 3.
+        condition_channels: Channels of conditions, 1 or 3.
     """
 
     def __init__(
@@ -83,24 +82,20 @@ class PairSource(FolderSource):
         super().__init__(files, size, channels)
         self.conditions, self.condition_channels = conditions, condition_channels
 
-    def record(self, file: LabelledPath) -> dict[str, Any] | None:
-        """Returns the record of one pair, None if either picture cannot be read."""
-        record = super().record(file)
-        condition = self.read(self.conditions[file.path], self.condition_channels)
-        if record is None or condition is None:
-            return None
-        height, width = record["image"].shape[:2]
+    def _read_record(self, file: LabelledPath) -> dict[str, Any]:
+        image = self._read(file.path, self.channels)
+        condition = self._read(self.conditions[file.path], self.condition_channels)
+        height, width = image.shape[:2]
         if condition.shape[:2] != (height, width):
-            # Without blending: the condition may be a map of labels.
+            # Without interpolation: the condition may be a label map.
             condition = as_array(to_pil(condition).resize((width, height), NEAREST))
-        return {**record, "condition": condition}
+        return {"image": image, "condition": condition}
 
-    def cut_file(self, file: LabelledPath, choose: Choose, size: int) -> dict[str, Any] | None:
-        """Returns the record of the same square of one pair, None if either cannot be read."""
-        image = self.part(file.path, choose, size, self.channels)
-        same = choose if image is None else image.choose_same
-        path = self.conditions[file.path]
-        condition = self.part(path, same, size, self.condition_channels, NEAREST)
-        if image is None or condition is None:
-            return None
-        return {"image": image.pixels, "condition": condition.pixels, "label": file.label}
+    def _read_cropped_record(
+        self, file: LabelledPath, choose_crop: ChooseCrop, size: int
+    ) -> dict[str, Any]:
+        image = self._read_crop(file.path, choose_crop, size, self.channels)
+        condition = self._read_crop(
+            self.conditions[file.path], image.choose_same, size, self.condition_channels, NEAREST
+        )
+        return {"image": image.pixels, "condition": condition.pixels}

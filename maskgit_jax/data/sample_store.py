@@ -1,4 +1,4 @@
-"""Generated images on disk, so that making them can be interrupted and figures need no memory."""
+"""Generated images on disk: generation can be interrupted, and metrics need little memory."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,43 +6,51 @@ from typing import Any
 
 import numpy as np
 
-from maskgit_jax.data.image_sets import RowsOnDisk
+from maskgit_jax.data.image_sets import ArrayFile
+from maskgit_jax.data.protocol import Source
+from maskgit_jax.files import atomic_path
+
+MIN_SHARD = 1000
+"""Smallest number of images in a file."""
 
 
-class SampleStore:
+class SampleStore(Source):
     """Images uint8 of one size in files of `shard` images; a source once it is complete.
 
     Args:
-        folder: Where the files lie; what a broken-off run left there is used.
-        labels: The class that each image shows, int32 [N].
+        folder: Directory of the files; those of an interrupted run are used again.
+        labels: The label of each image, int32 [N].
         shape: (H, W, C).
-        batch_size: Of the batches in which images come; a file holds whole batches, so that
-            going on after a break draws the same images.
+        batch_size: Size of the batches that are written; a file has whole batches, so that
+            an interrupted run continues with the same images.
     """
+
+    labels: np.ndarray
+    shape: tuple[int, int, int]
 
     def __init__(
         self, folder: Path, labels: np.ndarray, shape: tuple[int, int, int], batch_size: int
     ):
         self.name, self.folder, self.labels, self.shape = str(folder), folder, labels, shape
-        self.shard, self._rows = -(-1000 // batch_size) * batch_size, {}
+        self.shard = -(-MIN_SHARD // batch_size) * batch_size
+        self._files: dict[int, ArrayFile] = {}
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def _path(self, number: int) -> Path:
-        # The name holds the size: files of another batch size are not taken for these.
+        # The name has the size: files of another batch size are not mistaken for these.
         return self.folder / f"{self.shard}-{number:05d}.npy"
 
     def num_stored(self) -> int:
-        """Returns how many images lie there already, counted from the first."""
+        """Returns the number of images that are stored already, counted from the first."""
         number = 0
         while number * self.shard < len(self) and self._path(number).exists():
             number += 1
         return min(number * self.shard, len(self))
 
     def fill(self, batches: Iterable[np.ndarray]) -> None:
-        """Writes the images that are still missing; `batches` begins with the first of them."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Writes the missing images; `batches` begins with the first of them."""
         stored, waiting = self.num_stored(), []
         for batch in batches:
             waiting.append(batch)
@@ -54,15 +62,11 @@ class SampleStore:
                 count = len(waiting[0])
 
     def _write(self, number: int, images: np.ndarray) -> None:
-        unfinished = self.folder / "unfinished.npy"
-        np.save(unfinished, images)
-        unfinished.rename(self._path(number))
+        with atomic_path(self._path(number)) as unfinished, unfinished.open("wb") as file:
+            np.save(file, images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        number = index // self.shard
-        if number not in self._rows:
-            self._rows[number] = RowsOnDisk(self._path(number))
-        return {
-            "image": self._rows[number][index % self.shard],
-            "label": int(self.labels[index]),
-        }
+        number, row = divmod(index, self.shard)
+        if number not in self._files:
+            self._files[number] = ArrayFile(self._path(number))
+        return {"image": self._files[number][row], "label": int(self.labels[index])}

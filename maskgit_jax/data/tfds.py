@@ -5,19 +5,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image
 
-from maskgit_jax.configuration import InputError
-from maskgit_jax.data.transforms import Choose, cut_opened
+from maskgit_jax.configuration import InputError, require
+from maskgit_jax.data.cropping import ChooseCrop, crop_file
+from maskgit_jax.data.protocol import Source, Sources
 from maskgit_jax.images import UNREADABLE, as_array, to_channels, to_pil
 
 
-class PreparedSource:
-    """Records of a TFDS split with `image`, as its file's bytes, and, if there is one, `label`.
+class TFDSSource(Source):
+    """Records of a TFDS split with "image", the bytes of its file, and perhaps "label".
 
     Args:
-        records: Of the split.
-        name: What the split is called in messages.
+        records: Records of the split.
+        name: Name of the split in error messages.
         channels: 1 or 3.
     """
 
@@ -28,54 +30,49 @@ class PreparedSource:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._decoded(index, lambda image: as_array(to_channels(image, self.channels)))
+        return self._decode(index, lambda image: as_array(to_channels(image, self.channels)))
 
-    def cut(self, index: int, choose: Choose, size: int) -> dict[str, Any]:
-        """Returns `conditions.cut_record` of a record, without decoding more than that."""
-        return self._decoded(
-            index, lambda image: cut_opened(image, choose, size, self.channels).pixels
+    def read_cropped(self, index: int, choose_crop: ChooseCrop, size: int) -> dict[str, Any]:
+        return self._decode(
+            index, lambda image: crop_file(image, choose_crop, size, self.channels).pixels
         )
 
-    def _decoded(self, index: int, decode: Callable[[Image.Image], np.ndarray]) -> dict[str, Any]:
+    def _decode(self, index: int, decode: Callable[[Image.Image], np.ndarray]) -> dict[str, Any]:
         record = self.records[index]
-        image = record["image"]
+        content = record["image"]
         try:
-            # A feature that is no image file, but an array, comes as that.
-            opened = isinstance(image, bytes) and Image.open(io.BytesIO(image))
-            pixels = decode(opened or to_pil(np.asarray(image)))
-            return {"image": pixels, "label": int(record.get("label", 0))}
+            # A feature that is an array, not an image file, is not encoded.
+            encoded = isinstance(content, bytes)
+            image = Image.open(io.BytesIO(content)) if encoded else to_pil(np.asarray(content))
+            return {"image": decode(image), "label": int(record.get("label", 0))}
         except UNREADABLE as error:
             raise InputError(
                 f"image {index} of {self.name} cannot be read ({error}); prepare the dataset again"
             ) from error
 
 
-def open_splits(
-    name: str, eval_fraction: float, channels: int
-) -> tuple[PreparedSource, PreparedSource, tuple[str, ...]]:
-    """Returns training and held-out records, and the names of the classes.
+def open_tfds(name: str, data: ConfigDict) -> Sources:
+    """Opens a TFDS dataset by its name ("cifar10") or the directory of a prepared one.
 
-    The held-out split is `validation` or `test`, or the end of `train` where there is neither.
-
-    Args:
-        name: A TFDS name ("cifar10"), or a folder that holds a prepared dataset.
-        eval_fraction: Share held out where the dataset has only `train`.
-        channels: 1 or 3.
+    Held out is the split `validation` or `test`, or the end of `train` if it has neither.
 
     Raises:
-        InputError: The dataset is unknown, has no images, or is neither prepared nor to be had.
+        InputError: The dataset is unknown, has no images, or is neither prepared nor available.
     """
-    builder = _builder(name)
-    if "image" not in builder.info.features:
-        raise InputError(f"tfds:{name} has no feature 'image'")
+    builder = _open_builder(name)
+    require("image" in builder.info.features, f"tfds:{name} has no feature 'image'")
     splits = builder.info.splits
-    held_out = next((split for split in ("validation", "test") if split in splits), None)
     train = "train"
+    held_out = next((split for split in ("validation", "test") if split in splits), None)
     if held_out is None:
-        cut = 100 - max(1, round(100 * eval_fraction))
-        train, held_out = f"train[:{cut}%]", f"train[{cut}%:]"
+        percent = 100 - max(1, round(100 * data.eval_fraction))
+        train, held_out = f"train[:{percent}%]", f"train[{percent}%:]"
     try:
-        sources = [_encoded(builder, split) for split in (train, held_out)]
+        sources = [
+            TFDSSource(_encoded_records(builder, split), f"tfds:{name}, split {split}",
+                       data.channels)
+            for split in (train, held_out)
+        ]  # fmt: skip
     except Exception as error:
         raise InputError(
             f"tfds:{name} is prepared in a format without random access ({_first_line(error)}); "
@@ -83,12 +80,10 @@ def open_splits(
         ) from error
     features = builder.info.features
     class_names = tuple(features["label"].names) if "label" in features else ("all",)
-    names = (f"tfds:{name}, split {split}" for split in (train, held_out))
-    ours = (PreparedSource(*source, channels) for source in zip(sources, names, strict=True))
-    return *ours, class_names
+    return Sources(sources[0], sources[1], class_names)
 
 
-def _encoded(builder: Any, split: str) -> Sequence[Any]:
+def _encoded_records(builder: Any, split: str) -> Sequence[Any]:
     """Returns the records of a split, images as the bytes of their files."""
     import tensorflow_datasets as tfds
 
@@ -96,8 +91,8 @@ def _encoded(builder: Any, split: str) -> Sequence[Any]:
     return builder.as_data_source(split=split, decoders=decoders)
 
 
-def _builder(name: str):
-    # Heavy, and absent on machines that read no TFDS.
+def _open_builder(name: str) -> Any:
+    # Slow to import, and an optional dependency.
     import tensorflow_datasets as tfds
 
     try:
@@ -107,7 +102,7 @@ def _builder(name: str):
             builder = tfds.builder(name, file_format="array_record", try_gcs=False)
     except Exception as error:
         raise InputError(
-            f"tfds:{name} is neither a TFDS dataset nor a folder of one ({_first_line(error)})"
+            f"tfds:{name} is neither a TFDS dataset nor a directory of one ({_first_line(error)})"
         ) from error
     if not builder.data_path.exists():
         try:
@@ -127,7 +122,7 @@ def _first_line(error: Exception) -> str:
 
 def _how_to_prepare(name: str) -> str:
     return (
-        'prepare it once where TensorFlow and the network are at hand: python -c "import '
+        'prepare it where TensorFlow and the network are available: python -c "import '
         f"tensorflow_datasets as t; t.builder('{name}', file_format='array_record')"
         '.download_and_prepare()", then copy ~/tensorflow_datasets here'
     )

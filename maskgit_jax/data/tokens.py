@@ -6,17 +6,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from maskgit_jax.configuration import InputError, require
+from maskgit_jax.data.protocol import Source, Sources
+from maskgit_jax.files import atomic_path, write_text
 
 SPLITS = ("train", "evaluation")
 
 
-class TokenSource:
-    """Tokens uint16 or int32 [N, L] and labels int32 [N], mapped from disk."""
+class TokenSource(Source):
+    """Tokens uint16 or int32 [N, L], memory-mapped, and labels int32 [N]."""
+
+    labels: np.ndarray
 
     def __init__(self, tokens: np.ndarray, labels: np.ndarray):
-        self.tokens, self.labels = tokens, labels
+        self.tokens, self.labels = tokens, labels.astype(np.int32)
+        self.shape = tokens.shape[1:]
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -24,22 +30,20 @@ class TokenSource:
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {"tokens": self.tokens[index].astype(np.int32), "label": int(self.labels[index])}
 
-    def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns many records at once: tokens int32 [B, L] and label int32 [B]."""
-        tokens = self.tokens[indices].astype(np.int32)
-        return {"tokens": tokens, "label": self.labels[indices].astype(np.int32)}
+    def read_batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        return {"tokens": self.tokens[indices].astype(np.int32), "label": self.labels[indices]}
 
 
-class WrittenTokens(NamedTuple):
+class TokenDataset(NamedTuple):
     """A token dataset on disk.
 
     Attributes:
-        train: Tokens to learn from.
+        train: Training tokens.
         evaluation: Held-out tokens.
         class_names: One name for each label.
         codebook_size: Tokens are 0 .. codebook_size - 1.
-        grids: Rows and columns of each level's token map, coarsest first; a row of tokens holds
-            the maps one after another.
+        grids: Rows and columns of each level's token map, coarsest first; a row of tokens is
+            the concatenation of its maps.
     """
 
     train: TokenSource
@@ -56,60 +60,58 @@ def write_split(
     count: int,
     codebook_size: int,
 ) -> None:
-    """Writes `count` rows of (tokens [B, L], labels [B]) batches; memory does not grow.
+    """Writes `count` rows of batches (tokens [B, L], labels [B]) in bounded memory.
 
-    The file appears under its name only when it is complete.
+    The token file appears under its name only when it is complete.
     """
-    place.mkdir(parents=True, exist_ok=True)
     labels, start, rows = np.zeros((count,), np.int32), 0, None
-    unfinished = place / f"{split}_tokens.unfinished.npy"
-    for tokens, label in batches:
-        if rows is None:
-            shape = (count, tokens.shape[1])
-            kind = np.uint16 if codebook_size <= 2**16 else np.int32
-            rows = np.lib.format.open_memmap(unfinished, mode="w+", dtype=kind, shape=shape)
-        rows[start : start + len(tokens)] = tokens
-        labels[start : start + len(label)] = label
-        start += len(tokens)
-    if rows is None or start != count:
-        raise ValueError(f"{count} rows were announced, {start} came")
-    rows.flush()
-    np.save(place / f"{split}_labels.npy", labels)
-    unfinished.rename(place / f"{split}_tokens.npy")
+    dtype = np.uint16 if codebook_size <= 2**16 else np.int32
+    with atomic_path(place / f"{split}_tokens.npy") as unfinished:
+        for tokens, label in batches:
+            if rows is None:
+                shape = (count, tokens.shape[1])
+                rows = np.lib.format.open_memmap(unfinished, "w+", dtype, shape)
+            rows[start : start + len(tokens)] = tokens
+            labels[start : start + len(label)] = label
+            start += len(tokens)
+        if rows is None or start != count:
+            raise ValueError(f"expected {count} rows of tokens, got {start}")
+        rows.flush()
+        np.save(place / f"{split}_labels.npy", labels)
 
 
 def write_description(place: Path, description: dict[str, Any]) -> None:
-    """Writes `tokens.json`; the last thing to be written, so its presence means complete."""
-    (place / "tokens.json").write_text(json.dumps(description, indent=2) + "\n")
+    """Writes `tokens.json` after everything else: a dataset is complete if it exists."""
+    write_text(place / "tokens.json", json.dumps(description, indent=2) + "\n")
 
 
 def is_complete(place: Path) -> bool:
-    """Returns whether a folder holds a whole token dataset."""
+    """Returns whether a directory has a complete token dataset."""
     return (place / "tokens.json").exists()
 
 
 def read_description(place: str) -> dict[str, Any]:
-    """Returns what `tokens.json` says.
+    """Returns the content of `tokens.json`.
 
     Raises:
-        InputError: There is none, or an earlier version wrote it.
+        InputError: It is missing, or was written by an earlier version.
     """
     path = Path(place) / "tokens.json"
-    if not is_complete(Path(place)):
-        raise InputError(
-            f"tokens:{place}: {path} is missing; write the dataset with python -m "
-            "maskgit_jax.encode --workdir=runs/vqgan-digits --out=" + place
-        )
+    require(
+        is_complete(Path(place)),
+        f"tokens:{place}: {path} is missing; write the dataset with python -m "
+        f"maskgit_jax.encode --workdir=runs/vqgan-digits --out={place}",
+    )
     description = json.loads(path.read_text())
     require(
-        "grids" in description,
-        f"tokens:{place} was written by an earlier version, which knew one token map only; write "
-        "the dataset again with python -m maskgit_jax.encode",
+        "grids" in description and "input" in description,
+        f"tokens:{place} was written by an earlier version; write the dataset again with python "
+        "-m maskgit_jax.encode",
     )
     return description
 
 
-def open_tokens(place: str) -> WrittenTokens:
+def open_token_dataset(place: str) -> TokenDataset:
     """Opens a token dataset.
 
     Raises:
@@ -127,9 +129,17 @@ def open_tokens(place: str) -> WrittenTokens:
                 "dataset again with python -m maskgit_jax.encode"
             ) from error
         sources.append(TokenSource(rows, labels))
-    return WrittenTokens(
-        *sources,
+    return TokenDataset(
+        sources[0],
+        sources[1],
         tuple(description["class_names"]),
         description["codebook_size"],
         tuple((height, width) for height, width in description["grids"]),
     )
+
+
+def open_tokens(place: str, data: ConfigDict) -> Sources:
+    """Opens a token dataset as a data source."""
+    del data
+    dataset = open_token_dataset(place)
+    return Sources(dataset.train, dataset.evaluation, dataset.class_names)

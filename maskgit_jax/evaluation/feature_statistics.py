@@ -1,121 +1,132 @@
-"""One pass over a set: what its figures need, in memory that does not grow with the set."""
+"""Statistics of features from one pass over a set of images, in constant memory."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 from tqdm import tqdm
 
+from maskgit_jax.data.batch_reader import ReadBatch
 from maskgit_jax.data.image_sets import fingerprint
-from maskgit_jax.data.reading import ReadBatch
-from maskgit_jax.evaluation.features import Extractor, FeatureNetwork, Outputs
+from maskgit_jax.data.protocol import Source
+from maskgit_jax.evaluation.features import FeatureExtractor, FeatureNetwork, Outputs
 from maskgit_jax.files import write_arrays
 from maskgit_jax.metrics.frechet import Moments
-from maskgit_jax.metrics.scores import ScoreSums, softmax64
+from maskgit_jax.metrics.scores import InceptionScore, softmax64
 
-SAVE_EVERY = 60.0  # seconds of work that a broken-off pass may lose
+SAVE_EVERY = 60.0  # seconds of work that an interruption may lose
 
 
-class Summary:
-    """What is kept of a set's features.
+class Accumulator(Protocol):
+    """Accumulates the outputs of a feature network; can be saved and restored."""
+
+    count: int  # images so far
+
+    def add(self, batch: ReadBatch, outputs: Outputs) -> None: ...
+
+    def to_arrays(self) -> dict[str, np.ndarray]: ...
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None: ...
+
+
+class FeatureStatistics:
+    """Statistics of the features of a set of images.
+
+    Args:
+        network: The feature network.
+        num_images: Number of images in the set.
+        num_kept: Number of images, from the first, whose features are kept.
 
     Attributes:
-        moments: Mean and covariance of the features.
-        spatial: The same of the spatial features, None where the network has none.
-        scores: Sums of the Inception Score.
-        kept: float32 [M, D], the features of the first M images.
-        num_right: Images recognised as their label, None without labels.
-        count: Images seen.
+        moments: Mean and covariance of "features" and, if the network has them, "spatial" features.
+        score: Inception Score.
+        kept: float32 [M, D], features of the first M images.
+        num_correct: Images that are classified as their label.
+        labelled: Whether all images so far have labels.
+        count: Images so far.
     """
 
-    def __init__(self, network: FeatureNetwork, num_images: int, kept: int):
+    def __init__(self, network: FeatureNetwork, num_images: int, num_kept: int):
         features, classes, spatial = network.widths
-        self.moments = Moments(features)
-        self.spatial = Moments(spatial) if spatial else None
-        self.scores = ScoreSums(classes, num_images, min(10, num_images))
-        self.kept = np.zeros((min(kept, num_images), features), np.float32)
-        self._right, self.count, self._labelled = 0, 0, True
+        self.moments = {"features": Moments(features)}
+        if spatial:
+            self.moments["spatial"] = Moments(spatial)
+        self.score = InceptionScore(classes, num_images, min(10, num_images))
+        self.kept = np.zeros((min(num_kept, num_images), features), np.float32)
+        self.num_correct, self.count, self.labelled = 0, 0, True
 
     @property
-    def num_right(self) -> int | None:
-        return self._right if self._labelled else None
+    def accuracy(self) -> float:
+        """Share of images that are classified as their label."""
+        assert self.labelled, "these images have no labels"
+        return self.num_correct / self.count
 
     def add(self, batch: ReadBatch, outputs: Outputs) -> None:
-        """Takes in the next images; a label is -1 where it is unknown."""
+        """Adds a batch; unknown labels are -1."""
         label = batch.label
-        self.moments.add(outputs.features)
-        if self.spatial is not None:
-            self.spatial.add(outputs.spatial)
-        self.scores.add(softmax64(outputs.logits), self.count)
+        self.moments["features"].add(outputs.features)
+        if "spatial" in self.moments:
+            self.moments["spatial"].add(outputs.spatial)
+        self.score.add(softmax64(outputs.logits), self.count)
         room = self.kept[self.count : self.count + len(label)]
         room[:] = outputs.features[: len(room)]
-        self._labelled &= bool((label >= 0).all())
-        self._right += int((outputs.logits.argmax(axis=-1) == label).sum())
+        self.labelled &= bool((label >= 0).all())
+        self.num_correct += int((outputs.logits.argmax(axis=-1) == label).sum())
         self.count += len(label)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Returns everything as arrays, for `restore`."""
-        parts = {"moments": self.moments, "scores": self.scores, "spatial": self.spatial}
+        """Returns the state as arrays."""
+        parts = {**self.moments, "score": self.score}
         arrays = {
             f"{part}/{name}": array
-            for part, holder in parts.items()
-            if holder is not None
-            for name, array in holder.to_arrays().items()
+            for part, accumulator in parts.items()
+            for name, array in accumulator.to_arrays().items()
         }
-        own = np.asarray([self._right, self.count, self._labelled], np.int64)
-        return {**arrays, "kept": self.kept, "own": own}
+        counts = np.asarray([self.num_correct, self.count, self.labelled], np.int64)
+        return {**arrays, "kept": self.kept, "counts": counts}
 
-    def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Goes back to where `to_arrays` was called."""
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Restores the state that `to_arrays` returned."""
 
-        def part(name: str) -> dict[str, np.ndarray]:
-            return {
-                key.removeprefix(f"{name}/"): array
-                for key, array in arrays.items()
-                if key.startswith(f"{name}/")
-            }
+        def select(part: str) -> dict[str, np.ndarray]:
+            prefix = f"{part}/"
+            return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
-        self.moments = Moments.from_arrays(part("moments"))
-        self.scores = ScoreSums.from_arrays(part("scores"))
-        if self.spatial is not None:
-            self.spatial = Moments.from_arrays(part("spatial"))
+        self.moments = {part: Moments.from_arrays(select(part)) for part in self.moments}
+        self.score = InceptionScore.from_arrays(select("score"))
         self.kept = arrays["kept"]
-        right, self.count, labelled = (int(value) for value in arrays["own"])
-        self._right, self._labelled = right, bool(labelled)
+        self.num_correct, self.count, labelled = (int(value) for value in arrays["counts"])
+        self.labelled = bool(labelled)
 
 
-def summarize(extractor: Extractor, source: Any, folder: Path, kept: int, title: str) -> Summary:
-    """Returns the summary of a source; what a file in `folder` holds of it is not done again."""
+def compute_statistics(
+    extractor: FeatureExtractor, source: Source, folder: Path, num_kept: int, title: str
+) -> FeatureStatistics:
+    """Returns the statistics of a source; a file in `folder` caches them."""
     name = extractor.network.identity
-    path = folder / f"features-{fingerprint(source)}-{len(source)}-{kept}-{name}.npz"
-    summary = Summary(extractor.network, len(source), kept)
-    resumable_pass(extractor, source, path, summary, f"{name}: {title}")
-    return summary
+    path = folder / f"feature-statistics-{fingerprint(source)}-{len(source)}-{num_kept}-{name}.npz"
+    statistics = FeatureStatistics(extractor.network, len(source), num_kept)
+    accumulate(extractor, source, path, statistics, f"{name}: {title}")
+    return statistics
 
 
-def resumable_pass(extractor: Extractor, source: Any, path: Path, summary: Any, title: str) -> None:
-    """Adds every batch of a source to `summary`, which is saved in `path` now and then.
-
-    `summary` has `count`, `add`, `to_arrays` and `restore`, as `Summary` has.
-    """
+def accumulate(
+    extractor: FeatureExtractor, source: Source, path: Path, accumulator: Accumulator, title: str
+) -> None:
+    """Adds every batch of a source to an accumulator, resuming from `path` and saving to it."""
     if path.exists():
         with np.load(path) as file:
-            summary.restore({name: file[name] for name in file.files})
-    if summary.count == len(source):
+            accumulator.restore(dict(file))
+    if accumulator.count == len(source):
         return
-    saved = time.monotonic()
-    for batch, outputs in _progress(extractor, source, summary.count, title):
-        summary.add(batch, outputs)
-        if time.monotonic() - saved > SAVE_EVERY:
-            write_arrays(path, summary.to_arrays())
-            saved = time.monotonic()
-    write_arrays(path, summary.to_arrays())
-
-
-def _progress(extractor: Extractor, source: Any, start: int, title: str) -> Iterator:
+    saved, start = time.monotonic(), accumulator.count
     with tqdm(total=len(source), initial=start, desc=title, unit="image", disable=None) as bar:
         for batch, outputs in extractor(source, start):
-            yield batch, outputs
+            accumulator.add(batch, outputs)
             bar.update(batch.count)
+            if time.monotonic() - saved > SAVE_EVERY:
+                write_arrays(path, accumulator.to_arrays())
+                saved = time.monotonic()
+    write_arrays(path, accumulator.to_arrays())

@@ -1,150 +1,152 @@
-"""Are generated images new? Their nearest training images, in pixels and in features."""
+"""Nearest training images of generated images, in pixels and in features."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from maskgit_jax.data.batch_reader import ReadBatch, read_batches
 from maskgit_jax.data.image_sets import Subset
-from maskgit_jax.data.reading import ReadBatch, read_batches
-from maskgit_jax.evaluation.feature_statistics import resumable_pass
-from maskgit_jax.evaluation.features import Extractor, Outputs
+from maskgit_jax.data.protocol import Source
+from maskgit_jax.evaluation.feature_statistics import accumulate
+from maskgit_jax.evaluation.features import FeatureExtractor, Outputs
 from maskgit_jax.metrics.neighbours import NearestSearch
 
-PIXELS = 32  # images are compared at most this wide: small shifts should not make them new
+MAX_WIDTH = 32  # of images compared by pixels, so that small shifts do not count as novelty
 
 
-class Nearest(NamedTuple):
-    """Distance of some images to the training set, and who is nearest.
+class NearestImages(NamedTuple):
+    """Nearest training images of generated images, followed by those of held-out images.
 
     Attributes:
-        distance: float64 [M], Euclidean.
-        index: int64 [M], place of the nearest training image.
+        distances: Euclidean distance in "pixels" and "features", float64 [M + N] each.
+        index: Index of the training image that is nearest in pixels, int64 [M + N].
+        copies: Whether each image equals a training image in every pixel, bool [M + N].
+        num_generated: M.
     """
 
-    distance: np.ndarray
+    distances: dict[str, np.ndarray]
     index: np.ndarray
-
-
-class Originality(NamedTuple):
-    """What the search found; of generated images first, then of held-out ones.
-
-    Attributes:
-        pixels: Nearest in pixels.
-        features: Nearest in the network's features.
-        num_generated: How many of the images are generated.
-        copies: Whether each image equals a training image in every pixel.
-    """
-
-    pixels: Nearest
-    features: Nearest
-    num_generated: int
     copies: np.ndarray
+    num_generated: int
 
-    def both(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the part of the generated images and the part of the held-out ones."""
+    def split(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the values of the generated and those of the held-out images."""
         return values[: self.num_generated], values[self.num_generated :]
 
 
-def small_pixels(images: np.ndarray) -> np.ndarray:
-    """Returns images as points float32 [B, D], pixels in [0, 1], at most 32 pixels wide.
+def downsample_pixels(images: np.ndarray) -> np.ndarray:
+    """Returns images as points float32 [B, D], pixels in [0, 1], at most `MAX_WIDTH` wide.
 
-    Larger images are averaged over blocks of a whole number of pixels; what does not fill a
-    block at the right and lower border is left out.
+    Larger images are averaged over square blocks; incomplete blocks at the right and lower border
+    are dropped.
     """
     count, height, width, channels = images.shape
-    factor = -(-max(height, width) // PIXELS)
+    factor = -(-max(height, width) // MAX_WIDTH)
     rows, columns = height // factor, width // factor
-    cut = images[:, : rows * factor, : columns * factor].astype(np.float32) / 255.0
-    blocks = cut.reshape(count, rows, factor, columns, factor, channels)
+    cropped = images[:, : rows * factor, : columns * factor].astype(np.float32) / 255.0
+    blocks = cropped.reshape(count, rows, factor, columns, factor, channels)
     return blocks.mean(axis=(2, 4)).reshape(count, -1)
 
 
-def digests(images: np.ndarray) -> list[bytes]:
-    """Returns 16 bytes for each image, equal for equal images."""
+def hash_images(images: np.ndarray) -> list[bytes]:
+    """Returns a digest of 16 bytes per image, equal for equal images."""
     return [
         hashlib.blake2b(image.tobytes(), digest_size=16).digest()
         for image in np.ascontiguousarray(images)
     ]
 
 
-class Search:
-    """Passes over the training images and keeps the nearest of every point."""
+class TrainingSearch:
+    """Searches streamed training images for the nearest one of every query; an `Accumulator`.
 
-    def __init__(self, pixels: np.ndarray, features: np.ndarray, names: list[bytes]):
-        self.points = {"pixels": pixels, "features": features}
-        self.searches = {name: NearestSearch(points) for name, points in self.points.items()}
-        self.names, self.known, self.count = names, np.zeros(len(names), bool), 0
-        self._place: dict[bytes, list[int]] = {}
-        for place, name in enumerate(names):
-            self._place.setdefault(name, []).append(place)
+    Args:
+        pixels: Queries as points, see `downsample_pixels`, [M, D].
+        features: Features of the queries [M, D'].
+        digests: Digests of the queries, M.
+    """
+
+    def __init__(self, pixels: np.ndarray, features: np.ndarray, digests: list[bytes]):
+        self._points = {"pixels": pixels, "features": features}
+        self.searches = {space: NearestSearch(points) for space, points in self._points.items()}
+        self.copies, self.count = np.zeros(len(digests), bool), 0
+        self._queries: dict[bytes, list[int]] = {}
+        for query, digest in enumerate(digests):
+            self._queries.setdefault(digest, []).append(query)
 
     def add(self, batch: ReadBatch, outputs: Outputs) -> None:
-        """Takes in the next training images."""
-        self.searches["pixels"].add(small_pixels(batch.image), self.count)
+        """Adds a batch of training images."""
+        self.searches["pixels"].add(downsample_pixels(batch.image), self.count)
         self.searches["features"].add(outputs.features, self.count)
-        for name in digests(batch.image):
-            self.known[self._place.get(name, [])] = True
+        for digest in hash_images(batch.image):
+            self.copies[self._queries.get(digest, [])] = True
         self.count += len(batch.label)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Returns what was found so far."""
+        """Returns the state as arrays."""
         arrays = {
             f"{space}/{name}": array
             for space, search in self.searches.items()
             for name, array in search.to_arrays().items()
         }
-        return {**arrays, "known": self.known, "count": np.asarray(self.count)}
+        return {**arrays, "copies": self.copies, "count": np.asarray(self.count)}
 
-    def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Goes back to where `to_arrays` was called."""
-        for space, points in self.points.items():
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Restores the state that `to_arrays` returned."""
+        for space, points in self._points.items():
             part = {name: arrays[f"{space}/{name}"] for name in ("squares", "index")}
             self.searches[space] = NearestSearch.from_arrays(points, part)
-        self.known, self.count = arrays["known"], int(arrays["count"])
+        self.copies, self.count = arrays["copies"], int(arrays["count"])
 
 
-def search_training_images(
-    extractor: Extractor, generated: Any, held_out: Any | None, training: Any, path: Path
-) -> Originality:
-    """Looks for the nearest training image of every generated and held-out image.
+def find_nearest_training_images(
+    extractor: FeatureExtractor,
+    generated: Source,
+    held_out: Source | None,
+    training: Source,
+    path: Path,
+) -> NearestImages:
+    """Returns the nearest training image of every generated and held-out image.
 
     Args:
-        extractor: Whose features are compared.
-        generated: Images to judge; a few thousand, their pixels are held in memory.
-        held_out: Real images that were not trained on, the measure of what is normal.
-        training: All that could have been copied; streamed once.
-        path: Where a broken-off search is kept.
+        extractor: The network whose features are compared.
+        generated: A few thousand images; their pixels are held in memory.
+        held_out: Real images that were not used for training, as a baseline.
+        training: All training images; streamed once.
+        path: File that an interrupted search resumes from.
     """
-    sets = [part for part in (generated, held_out) if part is not None]
-    pixels, features, names = [], [], []
-    for part in sets:
-        for batch, outputs in extractor(part):
-            pixels.append(small_pixels(batch.image))
-            features.append(outputs.features)
-            names += digests(batch.image)
-    search = Search(np.concatenate(pixels), np.concatenate(features), names)
-    resumable_pass(extractor, training, path, search, "nearest training images")
-    found = {space: Nearest(each.distance, each.index) for space, each in search.searches.items()}
-    return Originality(found["pixels"], found["features"], len(generated), search.known)
+    pixels, features, digests = [], [], []
+    for source in (generated, held_out):
+        if source is not None:
+            for batch, outputs in extractor(source):
+                pixels.append(downsample_pixels(batch.image))
+                features.append(outputs.features)
+                digests += hash_images(batch.image)
+    search = TrainingSearch(np.concatenate(pixels), np.concatenate(features), digests)
+    accumulate(extractor, training, path, search, "nearest training images")
+    distances = {space: part.distance for space, part in search.searches.items()}
+    return NearestImages(distances, search.searches["pixels"].index, search.copies, len(generated))
 
 
-def count_duplicates(source: Any, batch_size: int) -> int:
-    """Returns how many images of a source repeat an earlier one; 16 bytes of each are kept."""
+def count_duplicates(source: Source, batch_size: int) -> int:
+    """Returns the number of images that equal an earlier one; keeps 16 bytes per image."""
     seen: set[bytes] = set()
     for batch in read_batches(source, batch_size):
-        seen.update(digests(batch.image[: batch.count]))
+        seen.update(hash_images(batch.image[: batch.count]))
     return len(source) - len(seen)
 
 
-def closest_pairs(found: Originality, generated: Any, training: Any, pairs: int = 32) -> np.ndarray:
-    """Returns uint8 [2 * pairs, H, W, C]: the samples closest to a training image in pixels.
+def closest_pairs(
+    nearest: NearestImages, generated: Source, training: Source, num_pairs: int = 32
+) -> np.ndarray:
+    """Returns the samples closest to training images in pixels, each followed by its neighbour.
 
-    Each is followed by that training image.
+    Returns:
+        uint8 [2 * pairs, H, W, C].
     """
-    distance = found.pixels.distance[: found.num_generated]
-    order = np.argsort(distance, kind="stable")[:pairs]
-    sides = (Subset(generated, order), Subset(training, found.pixels.index[order]))
+    order = np.argsort(nearest.split(nearest.distances["pixels"])[0], kind="stable")[:num_pairs]
+    sides = Subset(generated, order), Subset(training, nearest.index[order])
     columns = [np.stack([side[row]["image"] for row in range(len(order))]) for side in sides]
     return np.stack(columns, axis=1).reshape(-1, *columns[0].shape[1:])

@@ -7,11 +7,11 @@ import pytest
 
 from maskgit_jax.arrays import normalize
 from maskgit_jax.configuration import InputError
-from maskgit_jax.data.tokens import open_tokens, write_description, write_split
+from maskgit_jax.data.tokens import open_token_dataset, write_description, write_split
 from maskgit_jax.stage import join_levels, split_levels
 from maskgit_jax.stages import STAGES, maskgit
 from maskgit_jax.stages.tokenizers import summarize
-from maskgit_jax.stages.vqvae2 import drop_levels, grids_of
+from maskgit_jax.stages.vqvae2 import drop_levels, level_grids
 from maskgit_jax.training.step import make_train_step
 from tests.example import digits_batch, preset, tiny_config, tiny_stage, tiny_tokenizer
 from tests.stages.test_all_stages import new_state
@@ -31,7 +31,7 @@ def level_parts(name, tree, state):
 def test_codebooks_of_running_means_are_set_in_parameters_and_average(name):
     changes = dict(model__codebook_update="ema", optimizers__autoencoder__optimizer="adamw")
     stage, config, frozen = tiny_stage(
-        name, **changes, optimizers__autoencoder__weight_decay=0.5, model__revive_after=3
+        name, **changes, optimizers__autoencoder__weight_decay=0.5, model__restart_dead_codes_after=3
     )
     state = new_state(stage, config, frozen, digits_batch())
     before = level_parts(name, state.params, state.state)
@@ -51,7 +51,7 @@ def test_codebooks_of_running_means_are_set_in_parameters_and_average(name):
 @pytest.mark.parametrize("name", ["vqvae", "vqvae2"])
 def test_an_unused_codebook_of_running_means_never_moves(name):
     """Far from all latents nothing is chosen but one code, and neither Adam nor decay acts."""
-    stage, config, frozen = tiny_stage(name, model__codebook_update="ema", model__revive_after=0)
+    stage, config, frozen = tiny_stage(name, model__codebook_update="ema", model__restart_dead_codes_after=0)
     variables = jax.jit(stage.init)(jax.random.key(0), digits_batch(), frozen)
     state = new_state(stage, config, frozen, digits_batch())
     chosen = [  # codes that some batch uses
@@ -107,7 +107,7 @@ def test_tokens_of_all_levels_come_coarsest_first_and_decode(levels, grids):
 
 
 def test_the_published_maps_of_256_pixels():
-    assert grids_of(preset("vqvae2", "imagenet256")) == ((32, 32), (64, 64))
+    assert level_grids(preset("vqvae2", "imagenet256")) == ((32, 32), (64, 64))
 
 
 def test_dropped_levels_are_the_finest_of_the_share_asked_for(key):
@@ -138,7 +138,7 @@ def test_with_level_dropout_the_loss_depends_on_the_key():
         ("vqvae", {"model__codebook_update": "momentum"}, "codebook_update is 'momentum'"),
         ("vqvae", {"model__codebook_init": "zeros"}, "codebook_init is 'zeros'"),
         ("vqvae", {"model__codebook_decay": 1.0}, "codebook_decay is 1.0"),
-        ("vqvae", {"model__revive_after": -1}, "restart_dead_codes_after is -1"),
+        ("vqvae", {"model__restart_dead_codes_after": -1}, "restart_dead_codes_after is -1"),
         ("vqvae", {"data__image_size": 30}, "30 is not a multiple of 4"),
         ("vqvae", {"model__num_downsamplings": 0}, "num_downsamplings is 0"),
         ("vqvae", {"losses__reconstruction": "l3"}, "l1, l2"),
@@ -175,7 +175,7 @@ def test_token_datasets_keep_their_grids_and_maskgit_refuses_two(tmp_path, grids
         write_split(tmp_path, split, [(rows[:4], np.zeros(4)), (rows[4:], np.ones(2))], 6, 16)
     description = {"codebook_size": 16, "grids": [list(g) for g in grids], "class_names": ["a"]}
     write_description(tmp_path, description)
-    written = open_tokens(str(tmp_path))
+    written = open_token_dataset(str(tmp_path))
     assert written.grids == grids
     np.testing.assert_array_equal(written.train[5]["tokens"], rows[5])
     if len(grids) == 2:
