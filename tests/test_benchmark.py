@@ -128,7 +128,7 @@ def test_operations_and_bytes_of_a_pass_are_those_worked_out_by_hand(ways):
         (["train"], "--config is needed, such as --config=configs/vqgan.py:digits"),
         (["decoding", "--config=configs/vqgan.py:digits"], "decoding takes no --config"),
         (["data", "--config=configs/vqgan.py:digits", "--synthetic"], "leave out --synthetic"),
-        (["train", "--config=configs/no.py"], "--config cannot be loaded"),
+        (["train", "--config=configs/no.py"], "no configuration 'configs/no.py'"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(arguments, message):

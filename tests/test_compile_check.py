@@ -63,7 +63,7 @@ def test_gpus_are_reckoned_without_a_compiler():
         (["--topology=h100:6"], "is 64, not a multiple of the 6 data shards"),
         (["--topology=h100:8", "--config.tokenizer=runs/mine"], "neither a run nor named after"),
         (["--topology=h100:8", "--out=setup.py"], "--out=setup.py cannot be made a folder"),
-        (["--config=configs/nothing.py"], "--config cannot be loaded"),
+        (["--config=configs/nothing.py"], "no configuration 'configs/nothing.py'"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_in_one_line(arguments, message):
