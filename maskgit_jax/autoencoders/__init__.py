@@ -1,1 +1,1 @@
-"""Models between images and latents or tokens."""
+"""Autoencoders: models between images and latents or tokens."""

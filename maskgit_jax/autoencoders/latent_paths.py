@@ -1,4 +1,4 @@
-"""Ways through a space of latents, to look at what is there."""
+"""Interpolations and traversals in latent space."""
 
 import jax.numpy as jnp
 
@@ -6,46 +6,47 @@ from maskgit_jax.arrays import Array
 
 
 def interpolate_latents(start: Array, end: Array, steps: int) -> Array:
-    """Returns latents on straight lines, [N, steps, Z]: the first are `start`, the last `end`.
+    """Returns linear interpolations [N, steps, Z]: the first are `start`, the last `end`.
 
     Args:
         start: [N, Z].
         end: [N, Z].
         steps: At least 2.
     """
-    share = jnp.linspace(0.0, 1.0, steps).reshape(1, -1, 1)
-    return start[:, None] * (1.0 - share) + end[:, None] * share
+    fraction = jnp.linspace(0.0, 1.0, steps).reshape(1, -1, 1)
+    return start[:, None] * (1.0 - fraction) + end[:, None] * fraction
 
 
-def traversals(latents: Array, units: Array, values: Array) -> Array:
-    """Returns latents of which one unit at a time takes other values, [U, V, Z].
+def replace_units(latents: Array, units: Array, values: Array) -> Array:
+    """Returns copies of the latents [Z] with one unit replaced in each, [U, V, Z].
 
     Args:
-        latents: Where the traversals pass, [Z].
-        units: Which units, int [U].
-        values: Of each unit, [U, V].
+        latents: [Z].
+        units: Indices of the units, int [U].
+        values: The values of each unit, [U, V].
     """
-    moved = jnp.arange(latents.shape[0])[None, None, :] == units[:, None, None]  # [U, 1, Z]
-    return jnp.where(moved, values[:, :, None], latents[None, None, :])
+    replaced = jnp.arange(latents.shape[0])[None, None, :] == units[:, None, None]  # [U, 1, Z]
+    return jnp.where(replaced, values[:, :, None], latents[None, None, :])
 
 
 def traverse_latents(latents: Array, prior: bool, rows: int, columns: int) -> Array:
-    """Returns traversals through the first latents, [min(rows, Z), columns, Z].
+    """Returns traversals of the first image's latents, [min(rows, Z), columns, Z].
 
-    The units whose latents vary most come first: those that say something of the image.
+    Each row changes one unit. The units of the largest variance come first: they carry the most
+    information about the image.
 
     Args:
-        latents: Of many images, [N, Z].
-        prior: Whether units are N(0, 1), so that -3 to 3 is where they usually are; else the
-            mean and deviation of the latents given say it.
-        rows: How many units.
-        columns: How many values of each.
+        latents: Latents of many images, [N, Z].
+        prior: Whether the prior of a unit is N(0, 1), and its values are -3 to 3; otherwise they
+            are within 3 standard deviations of the mean of `latents`.
+        rows: Maximum number of units.
+        columns: Number of values of each unit.
     """
-    deviation = latents.std(axis=0)
-    units = jnp.argsort(-deviation)[:rows]
+    std = latents.std(axis=0)
+    units = jnp.argsort(-std)[:rows]
     steps = jnp.linspace(-3.0, 3.0, columns)[None]
     if prior:
         values = jnp.broadcast_to(steps, (len(units), columns))
     else:
-        values = latents.mean(axis=0)[units][:, None] + deviation[units][:, None] * steps
-    return traversals(latents[0], units, values)
+        values = latents.mean(axis=0)[units][:, None] + std[units][:, None] * steps
+    return replace_units(latents[0], units, values)

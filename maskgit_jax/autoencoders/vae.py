@@ -1,4 +1,6 @@
-"""Autoencoders whose latents are a vector of numbers: convolutional, or linear."""
+"""The network of VAE and autoencoder, whose latents are a vector: convolutional, or linear."""
+
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -11,26 +13,26 @@ POSTERIORS = ("gaussian", "none")
 
 
 class VAE(nn.Module):
-    """Encoder to Gaussian posteriors, and decoder to the parameters of pixels' distributions.
+    """Encoder to Gaussian posteriors, and decoder to the parameters of the pixels' likelihood.
 
     The convolutional network is that of the VQ-VAE with a dense layer on each side of the
-    latents, so that the two can be compared. The linear one is probabilistic PCA's: the mean of
-    the posterior is linear in the image and its variance the same for all images, which is
-    what the exact posterior of a linear decoder looks like.
+    latents, so that the two can be compared. The linear one is that of probabilistic PCA: the
+    mean of the posterior is linear in the image and its variance is the same for all images, like
+    the exact posterior of a linear decoder.
 
     Attributes:
         image_size: Sides H = W of the images.
-        channels: Of the images.
-        outputs: Numbers P that the decoder says of a pixel.
+        channels: Channels of the images.
+        outputs: Outputs P of the decoder for each pixel.
         num_latents: Z.
         network: One of `NETWORKS`.
         posterior: One of `POSTERIORS`; "none" is the plain autoencoder, which has no variance.
-        filters: Channels of encoder and decoder; this and what follows is of "convolutional".
+        filters: Channels of the convolutional encoder and decoder.
         residual_filters: Channels inside the residual blocks.
-        num_residual_blocks: Of encoder and of decoder.
+        num_residual_blocks: Residual blocks of encoder and of decoder.
         num_downsamplings: Each halves the sides; images must be multiples of 2 to this power.
-        initial_log_sigma: Where the learned standard deviation of pixels starts; None: it is not
-            learned.
+        initial_log_sigma: Initial value of the learned log standard deviation of pixels; None: it
+            is not learned.
         remat: Recompute residual blocks in the backward pass instead of storing them.
         dtype: Type of the activations; latents and outputs are float32.
 
@@ -56,7 +58,7 @@ class VAE(nn.Module):
         """Declares the submodules."""
         side = self.image_size
         if self.network == "convolutional":
-            parts = dict(
+            parts: dict[str, Any] = dict(
                 filters=self.filters,
                 residual_filters=self.residual_filters,
                 num_residual_blocks=self.num_residual_blocks,
@@ -82,9 +84,9 @@ class VAE(nn.Module):
             self.log_sigma = self.param("log_sigma", start, ())
 
     def __call__(self, image: Array) -> tuple[Array, Array, Array]:
-        """Returns mean and log variance of the posteriors, and what the decoder says of the mean.
+        """Returns mean and log variance of the posteriors, and the decoder's outputs of the mean.
 
-        It uses every parameter, for initialisation.
+        It uses every parameter, for initialization.
         """
         mean, log_variance = self.encode(image)
         return mean, log_variance, self.decode(mean)
@@ -92,7 +94,7 @@ class VAE(nn.Module):
     def encode(self, image: Array) -> tuple[Array, Array]:
         """Returns mean and log variance of the posteriors, float32 [B, Z] each.
 
-        Without posteriors the variance is 0, its logarithm -infinity.
+        Without posteriors the log variance is -infinity.
 
         Args:
             image: [B, H, W, C] in [-1, 1].
@@ -107,11 +109,13 @@ class VAE(nn.Module):
         return mean, log_variance
 
     def decode(self, latents: Array) -> Array:
-        """Returns what is said of the pixels, float32 [B, H, W, P], of latents [B, Z]."""
+        """Returns the parameters of the pixels' likelihood [B, H, W, P] of latents [B, Z], float32."""
         x = self.from_latents(latents).reshape(len(latents), *self.decoder_shape)
-        # Else a kernel divided along its last axis divides the rows of the map, and XLA (JAX
-        # 0.10.2) computes the convolutions of such parts wrongly.
-        x = nn.with_logical_constraint(x, ("batch", None, None, None))
+        # Otherwise a kernel sharded along its last axis shards the rows of the map, and XLA (JAX
+        # 0.10.2) computes convolutions of such shards incorrectly.
+        x = nn.with_logical_constraint(  # pyright: ignore[reportPrivateImportUsage]
+            x, ("batch", None, None, None)
+        )
         if self.network == "convolutional":
             x = self.decoder(nn.relu(x))
         return x.astype(jnp.float32)

@@ -1,10 +1,10 @@
 """The VQGAN autoencoder, as in google-research/maskgit and as in taming-transformers.
 
-Both are one residual pyramid; the options of `Architecture` are the places where they differ.
+Both are one residual pyramid; the options of `Architecture` are their differences.
 Images are [B, H, W, C] in [-1, 1] (the official MaskGIT tokenizer takes [0, 1]).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -21,7 +21,7 @@ from maskgit_jax.quantizers.vector import Quantized, VectorQuantizer
 
 
 class Architecture(NamedTuple):
-    """Where the published VQGANs differ; the defaults are the official MaskGIT tokenizer.
+    """The differences between published VQGANs; the defaults are the official MaskGIT tokenizer.
 
     Attributes:
         residual_bias: Biases in residual blocks and in the encoder's first convolution.
@@ -31,7 +31,7 @@ class Architecture(NamedTuple):
         attention_sizes: Side lengths (pixels) of the levels with attention after each block.
         extra_decoder_block: One more residual block in each level of the decoder.
         latent_width: Channels between the convolutions and the 1x1 projections around the
-            quantizer (taming's z_channels); 0: no such projections.
+            quantizer (taming's z_channels); 0: there are no projections.
     """
 
     residual_bias: bool = False
@@ -60,7 +60,7 @@ ARCHITECTURES = {
 
 
 class _Pyramid(nn.Module):
-    """What encoder and decoder share; see `VQGAN` for the attributes."""
+    """The common part of encoder and decoder; see `VQGAN` for the attributes."""
 
     filters: int
     channel_multipliers: tuple[int, ...]
@@ -83,9 +83,8 @@ class _Pyramid(nn.Module):
 
     def level(self, x: Array, index: int, num_blocks: int) -> Array:
         for number in range(num_blocks):
-            x = self.block(
-                x, self.filters * self.channel_multipliers[index], f"level{index}_{number}"
-            )
+            features = self.filters * self.channel_multipliers[index]
+            x = self.block(x, features, f"level{index}_{number}")
             if self.image_size // 2**index in self.architecture.attention_sizes:
                 x = self.attention(x, f"level{index}_attention{number}")
         return x
@@ -146,15 +145,16 @@ class VQGAN(nn.Module):
     """Encoder, vector quantizer and decoder.
 
     Attributes:
-        image_size: Side of the training images in pixels; decides where attention stands.
-        channels: Of the images.
+        image_size: Side of the training images in pixels; determines the levels with attention.
+        channels: Channels of the images.
         filters: Channels of the highest resolution.
-        channel_multipliers: Channels of each level over `filters`; each further level halves the side.
+        channel_multipliers: Channels of each level over `filters`; each level after the first
+            halves the sides.
         blocks_per_level: Residual blocks in each level.
         codebook_size: K.
         codebook_dim: D.
         beta: Weight of the commitment loss.
-        architecture: Which published network; see `Architecture`.
+        architecture: The published network, see `Architecture`.
         remat: Recompute residual blocks in the backward pass instead of storing them.
         dtype: Type of the activations; the codebook is always float32.
     """
@@ -173,7 +173,7 @@ class VQGAN(nn.Module):
 
     def setup(self) -> None:
         """Declares the submodules."""
-        pyramid = dict(
+        pyramid: dict[str, Any] = dict(
             filters=self.filters,
             channel_multipliers=self.channel_multipliers,
             blocks_per_level=self.blocks_per_level,
@@ -205,7 +205,7 @@ class VQGAN(nn.Module):
         return self.decoder(codes)
 
     def to_image(self, features: Array) -> Array:
-        """Returns the image [B, H, W, C], float32, about [-1, 1] (nothing bounds it)."""
+        """Returns the image [B, H, W, C], float32, about [-1, 1] (unbounded)."""
         return self.conv_out(features).astype(jnp.float32)
 
     def encode(self, image: Array) -> Array:

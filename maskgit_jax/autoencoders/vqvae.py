@@ -1,7 +1,9 @@
 """The VQ-VAE of van den Oord et al.: strided convolutions, a few residual blocks, no norms.
 
-Its encoder and decoder are also the parts that VQ-VAE-2 is made of.
+VQ-VAE-2 and the VAE use its encoder and decoder too.
 """
+
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -15,7 +17,7 @@ class ResidualStack(nn.Module):
 
     Attributes:
         residual_filters: Channels between the two convolutions of a block.
-        num_blocks: How many blocks.
+        num_blocks: Number of blocks.
         remat: Recompute blocks in the backward pass instead of storing them.
         dtype: Type of the activations.
     """
@@ -46,7 +48,7 @@ class ResidualUnit(nn.Module):
 
 
 def conv(features: int, size: int, dtype: str, name: str) -> nn.Conv:
-    """Returns a convolution that keeps the sides."""
+    """Returns a convolution that preserves the sides."""
     return nn.Conv(features, (size, size), padding="SAME", dtype=dtype, name=name)
 
 
@@ -56,9 +58,9 @@ class StridedEncoder(nn.Module):
     4x4 convolutions of stride 2 (the first with half the channels), one 3x3, residual blocks.
 
     Attributes:
-        filters: Channels of the result.
-        residual_filters: Of the residual blocks.
-        num_residual_blocks: How many.
+        filters: Channels of the output.
+        residual_filters: Channels inside the residual blocks.
+        num_residual_blocks: Number of residual blocks.
         num_downsamplings: The sides must be multiples of 2 to this power.
         remat: See `ResidualStack`.
         dtype: Type of the activations.
@@ -87,13 +89,13 @@ class StridedEncoder(nn.Module):
 class StridedDecoder(nn.Module):
     """Doubles the sides `num_upsamplings` times: [B, h, w, D] -> [B, H, W, features].
 
-    The mirror of `StridedEncoder`, with transposed 4x4 convolutions; nothing bounds the result.
+    The mirror of `StridedEncoder`, with transposed 4x4 convolutions; the output is unbounded.
 
     Attributes:
-        features: Channels of the result.
+        features: Channels of the output.
         filters: Channels of the residual stack.
-        residual_filters: Of the residual blocks.
-        num_residual_blocks: How many.
+        residual_filters: Channels inside the residual blocks.
+        num_residual_blocks: Number of residual blocks.
         num_upsamplings: At least 1.
         remat: See `ResidualStack`.
         dtype: Type of the activations.
@@ -116,11 +118,11 @@ class StridedDecoder(nn.Module):
         for number in range(1, self.num_upsamplings):
             last_but_one = number == self.num_upsamplings - 1
             width = max(1, self.filters // 2) if last_but_one else self.filters
-            x = nn.relu(double(width, self.dtype, f"conv_up{number}")(x))
-        return double(self.features, self.dtype, "conv_out")(x)
+            x = nn.relu(upsample(width, self.dtype, f"conv_up{number}")(x))
+        return upsample(self.features, self.dtype, "conv_out")(x)
 
 
-def double(features: int, dtype: str, name: str | None = None) -> nn.ConvTranspose:
+def upsample(features: int, dtype: str, name: str | None = None) -> nn.ConvTranspose:
     """Returns a transposed 4x4 convolution that doubles the sides."""
     return nn.ConvTranspose(features, (4, 4), (2, 2), padding="SAME", dtype=dtype, name=name)
 
@@ -129,15 +131,15 @@ class VQVAE(nn.Module):
     """Encoder, vector quantizer and decoder with one token map.
 
     Attributes:
-        channels: Of the images.
+        channels: Channels of the images.
         filters: Channels of encoder and decoder.
         residual_filters: Channels inside the residual blocks.
-        num_residual_blocks: Of encoder and of decoder.
+        num_residual_blocks: Residual blocks of encoder and of decoder.
         num_downsamplings: Each halves the sides; images must be multiples of 2 to this power.
         codebook_size: K.
         codebook_dim: D.
         beta: Weight of the commitment loss.
-        codebook_update: How the codebook learns, see `quantizers.UPDATES`.
+        codebook_update: One of `quantizers.vector.CODEBOOK_UPDATES`.
         remat: Recompute residual blocks in the backward pass instead of storing them.
         dtype: Type of the activations; the codebook is always float32.
 
@@ -160,7 +162,7 @@ class VQVAE(nn.Module):
 
     def setup(self) -> None:
         """Declares the submodules."""
-        parts = dict(
+        parts: dict[str, Any] = dict(
             filters=self.filters,
             residual_filters=self.residual_filters,
             num_residual_blocks=self.num_residual_blocks,

@@ -1,12 +1,12 @@
-"""VQ-VAE-2: a hierarchy of token maps, each chosen in the knowledge of the coarser ones."""
+"""VQ-VAE-2: a hierarchy of token maps, each conditioned on the coarser ones."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
 
 from maskgit_jax.arrays import Array
-from maskgit_jax.autoencoders.vqvae import StridedDecoder, StridedEncoder, double
+from maskgit_jax.autoencoders.vqvae import StridedDecoder, StridedEncoder, upsample
 from maskgit_jax.quantizers.vector import Quantized, VectorQuantizer
 
 LEVEL_NAMES = {2: ("top", "bottom"), 3: ("top", "middle", "bottom")}
@@ -17,8 +17,8 @@ class Level(NamedTuple):
     """One level of the hierarchy.
 
     Attributes:
-        latents: Before quantization, float32 [B, h, w, D].
-        quantized: After it.
+        latents: Latents before quantization, float32 [B, h, w, D].
+        quantized: Their codes and tokens.
     """
 
     latents: Array
@@ -29,28 +29,28 @@ class VQVAE2(nn.Module):
     """Encoders from fine to coarse, quantizers from coarse to fine, one decoder for all levels.
 
     The finest map is `2**bottom_downsamplings` times smaller than the image, each coarser one
-    half of the next finer. The latents of a level are made of its encoder's features and of
-    what a decoder makes of the coarser levels' codes; so the fine codes need not say again what
-    the coarse ones said.
+    half of the next finer. The latents of a level are computed from its encoder's features and
+    from the decoded codes of the coarser levels, so that fine codes need not repeat the
+    information of coarse ones.
 
     Attributes:
-        channels: Of the images.
+        channels: Channels of the images.
         filters: Channels of encoders and decoders.
         residual_filters: Channels inside the residual blocks.
-        num_residual_blocks: Of each encoder and decoder.
+        num_residual_blocks: Residual blocks of each encoder and decoder.
         num_levels: 2 (top, bottom) or 3 (top, middle, bottom).
         bottom_downsamplings: 2 as in the paper; 1 for small images. Images must be multiples
             of 2 to the power bottom_downsamplings + num_levels - 1.
         codebook_size: K of each level.
         codebook_dim: D of each level.
         beta: Weight of the commitment losses.
-        codebook_update: How the codebooks learn, see `quantizers.UPDATES`.
+        codebook_update: One of `quantizers.vector.CODEBOOK_UPDATES`.
         remat: Recompute residual blocks in the backward pass instead of storing them.
         dtype: Type of the activations; codebooks are always float32.
 
-    Source: Razavi et al. 2019, VQ-VAE-2, section 3.1 and figure 2; the details that it leaves
-    open as in rosinality/vq-vae-2-pytorch vqvae.py:VQVAE. Three levels repeat the construction:
-    "the coarser levels" are then all of them, each brought to the finest of their grids.
+    Source: Razavi et al. 2019, VQ-VAE-2, section 3.1 and figure 2; details that the paper leaves
+    open follow rosinality/vq-vae-2-pytorch vqvae.py:VQVAE. Three levels repeat the construction:
+    a level is conditioned on all coarser ones, upsampled to the finest of their grids.
     """
 
     channels: int = 3
@@ -72,8 +72,8 @@ class VQVAE2(nn.Module):
         return LEVEL_NAMES[self.num_levels]
 
     def setup(self) -> None:
-        """Declares the submodules; a level's name ends the names of its own."""
-        parts = dict(
+        """Declares the submodules; their names end with the name of their level."""
+        parts: dict[str, Any] = dict(
             filters=self.filters,
             residual_filters=self.residual_filters,
             num_residual_blocks=self.num_residual_blocks,
@@ -95,13 +95,13 @@ class VQVAE2(nn.Module):
             )
             for name in halvings
         }
-        # Both bring what the coarser levels hold to the grid of the named one.
+        # Both upsample the codes of the coarser levels to the grid of the named one.
         self.condition = {
             name: StridedDecoder(self.codebook_dim, num_upsamplings=1, **parts)
             for name in self.level_names[1:]
         }
         self.conv_up = {
-            name: double(self.codebook_dim, self.dtype) for name in self.level_names[1:]
+            name: upsample(self.codebook_dim, self.dtype) for name in self.level_names[1:]
         }
         self.decoder = StridedDecoder(
             self.channels, num_upsamplings=self.bottom_downsamplings, **parts
@@ -125,11 +125,11 @@ class VQVAE2(nn.Module):
             latents = self.conv_codes[name](inputs).astype(jnp.float32)  # [B, h, w, D]
             quantized = self.quantizer[name](latents)
             levels.append(Level(latents, quantized))
-            coarser = self._joined(coarser, quantized.codes, name)
+            coarser = self._join(coarser, quantized.codes, name)
         return tuple(levels)
 
-    def _joined(self, coarser: Array | None, codes: Array, name: str) -> Array:
-        """Returns the codes of a level next to those of the coarser ones, [B, h, w, n D]."""
+    def _join(self, coarser: Array | None, codes: Array, name: str) -> Array:
+        """Concatenates the codes of a level with those of the coarser ones, [B, h, w, n D]."""
         if coarser is None:
             return codes
         return jnp.concatenate([self.conv_up[name](coarser), codes], axis=-1)
@@ -138,11 +138,12 @@ class VQVAE2(nn.Module):
         """Returns images [B, H, W, C], float32, about [-1, 1].
 
         Args:
-            codes: Of all levels [B, h, w, D], coarsest first.
+            codes: Codes of all levels [B, h, w, D], coarsest first.
         """
         joined = None
-        for name, own in zip(self.level_names, codes, strict=True):
-            joined = self._joined(joined, own, name)
+        for name, level_codes in zip(self.level_names, codes, strict=True):
+            joined = self._join(joined, level_codes, name)
+        assert joined is not None
         return self.decoder(joined).astype(jnp.float32)
 
     def encode(self, image: Array) -> tuple[Array, ...]:
@@ -152,8 +153,8 @@ class VQVAE2(nn.Module):
     def lookup(self, tokens: tuple[Array, ...]) -> tuple[Array, ...]:
         """Returns the codes [B, h, w, D] of tokens int32 [B, h, w] of all levels."""
         return tuple(
-            self.quantizer[name].lookup(own)
-            for name, own in zip(self.level_names, tokens, strict=True)
+            self.quantizer[name].lookup(level_tokens)
+            for name, level_tokens in zip(self.level_names, tokens, strict=True)
         )
 
     def decode(self, tokens: tuple[Array, ...]) -> Array:

@@ -1,4 +1,4 @@
-"""Loads the networks in whose features images can be compared."""
+"""Loads the pretrained networks of perceptual losses."""
 
 from maskgit_jax.arrays import PyTree
 from maskgit_jax.interop.feature_weights import load_efficientnet, load_lpips, load_resnet50
@@ -6,15 +6,15 @@ from maskgit_jax.networks.perceptual import check_perceptual_network
 
 
 def load_perceptual_network(name: str, path: str = "") -> PyTree:
-    """Returns the parameters of a judge, float32 arrays of numpy, for `perceptual_distance(name)`.
+    """Returns the parameters of a network, float32 numpy arrays, for `perceptual_distance(name)`.
 
     Args:
-        name: One of `networks.judges.PERCEPTUAL_NETWORKS`.
+        name: One of `networks.perceptual.PERCEPTUAL_NETWORKS`.
         path: The file of the weights, see `load_lpips`, `load_resnet50`, `load_efficientnet`.
-            "" takes those of an installed package; for ResNet-50 there is none.
+            "": the weights of an installed package; there is none for ResNet-50.
 
     Raises:
-        InputError: There is no such judge, or its weights are missing, damaged or of another
+        InputError: There is no such network, or its weights are missing, damaged or of another
             network; the message says where to get them.
     """
     check_perceptual_network(name)

@@ -1,4 +1,4 @@
-"""Two-player losses on discriminator logits, what steadies them, and taming's adaptive weight."""
+"""GAN losses on discriminator logits, their regularizers, and taming's adaptive weight."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,13 +9,15 @@ from jax.nn import relu, softplus
 
 from maskgit_jax.arrays import Array, PyTree
 
+ADVERSARIAL_LOSSES = ("hinge", "non_saturating")
+
 
 def discriminator_loss(real: Array, fake: Array, kind: str) -> Array:
     """Returns the discriminator's loss [].
 
     Args:
         real: Logits of real images, any shape; large means real.
-        fake: Logits of decoded images, any shape.
+        fake: Logits of reconstructions, any shape.
         kind: "hinge" (taming-transformers: 0.5 (E relu(1 - real) + E relu(1 + fake))) or
             "non_saturating" (google-research/maskgit: E softplus(-real) + E softplus(fake)).
     """
@@ -27,7 +29,7 @@ def discriminator_loss(real: Array, fake: Array, kind: str) -> Array:
 
 
 def generator_loss(fake: Array, kind: str) -> Array:
-    """Returns the generator's loss [] for the logits of its images; see `discriminator_loss`."""
+    """Returns the generator's loss [] of the logits of its images; see `discriminator_loss`."""
     if kind == "hinge":
         return -fake.mean()
     if kind == "non_saturating":
@@ -36,19 +38,19 @@ def generator_loss(fake: Array, kind: str) -> Array:
 
 
 def adaptive_weight(
-    faithful: Callable[[Array], Array],
-    adversarial: Callable[[Array], Array],
+    reconstruction_loss: Callable[[Array], Array],
+    adversarial_loss: Callable[[Array], Array],
     to_image: Callable[[PyTree], Array],
     last_kernel: Array,
 ) -> Array:
-    """Returns how much the adversarial loss must weigh to push the last layer equally hard.
+    """Returns the weight [] that gives the adversarial loss equal influence on the last layer.
 
-    The ratio of gradient norms |d faithful / d kernel| / (|d adversarial / d kernel| + 1e-4),
-    clipped to [0, 1e4] and treated as a constant.
+    The ratio of gradient norms |d reconstruction / d kernel| / (|d adversarial / d kernel| +
+    1e-4), clipped to [0, 1e4] and treated as a constant.
 
     Args:
-        faithful: image [B, H, W, C] -> reconstruction loss [].
-        adversarial: image -> generator loss [].
+        reconstruction_loss: image [B, H, W, C] -> reconstruction loss [].
+        adversarial_loss: image -> generator loss [].
         to_image: The decoder's last layer as a function of its kernel.
         last_kernel: That kernel.
 
@@ -61,7 +63,7 @@ def adaptive_weight(
         (gradient,) = pull_back(jax.grad(loss)(image))
         return jnp.linalg.norm(gradient.astype(jnp.float32).ravel())
 
-    ratio = gradient_norm(faithful) / (gradient_norm(adversarial) + 1e-4)
+    ratio = gradient_norm(reconstruction_loss) / (gradient_norm(adversarial_loss) + 1e-4)
     return jax.lax.stop_gradient(jnp.clip(ratio, 0.0, 1e4))
 
 
@@ -69,11 +71,11 @@ def r1_penalty(logits_of: Callable[[Array], Array], image: Array) -> Array:
     """Returns the mean squared gradient norm of the logits at real images, [].
 
     Mean over b of sum over pixels of (d logits / d image_b)^2, not halved and not weighted.
-    It can be differentiated with respect to what `logits_of` closes over.
+    It can be differentiated with respect to the parameters that `logits_of` closes over.
 
     Args:
-        logits_of: image -> logits, any shape; several logits of one image are summed. It must
-            treat each example by itself: no batch statistics.
+        logits_of: image -> logits, any shape; several logits of one image are summed. The
+            logits of an image must not depend on the other images: no batch statistics.
         image: Real images [B, H, W, C] in [-1, 1].
 
     Source: Mescheder et al. 2018, Which Training Methods for GANs do actually Converge? (there
@@ -90,14 +92,14 @@ class LecamAverages(NamedTuple):
 
     Attributes:
         lecam_real: Of real images.
-        lecam_fake: Of decoded images.
+        lecam_fake: Of reconstructions.
     """
 
     lecam_real: Array
     lecam_fake: Array
 
 
-def initial_lecam_averages() -> LecamAverages:
+def init_lecam_averages() -> LecamAverages:
     """Returns the averages before the first step: 0, the logit of an undecided discriminator."""
     return LecamAverages(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
 
@@ -108,37 +110,37 @@ def update_lecam_averages(
     """Returns the averages after a step: decay * old + (1 - decay) * mean logit, no gradient.
 
     Args:
-        averages: Those before the step.
+        averages: The averages before the step.
         real: Logits of real images, any shape.
-        fake: Logits of decoded images, any shape.
+        fake: Logits of reconstructions, any shape.
         decay: In [0, 1); 0.99 in google/lecam-gan (which also corrects the start at zero),
             0.999 in most tokenizers.
     """
     if not 0.0 <= decay < 1.0:
-        raise ValueError(f"the decay of LeCam's averages is {decay}, not in [0, 1)")
+        raise ValueError(f"the decay of LeCam's averages is {decay}; it must be in [0, 1)")
 
-    def moved(old: Array, logits: Array) -> Array:
+    def update(old: Array, logits: Array) -> Array:
         mean = jax.lax.stop_gradient(logits).astype(jnp.float32).mean()
         return decay * old + (1.0 - decay) * mean
 
-    return LecamAverages(moved(averages.lecam_real, real), moved(averages.lecam_fake, fake))
+    return LecamAverages(update(averages.lecam_real, real), update(averages.lecam_fake, fake))
 
 
 def lecam_penalty(
     real: Array, fake: Array, averages: LecamAverages, rectified: bool = False
 ) -> Array:
-    """Returns how far each kind's logits are from the other kind's average, [].
+    """Returns the squared distance of each kind's logits from the other kind's average, [].
 
-    R_LC = E (D(x) - a_F)^2 + E (D(G(z)) - a_R)^2, a part of the discriminator's loss, which
-    pulls real and decoded images together; the averages are constants.
+    R_LC = E (D(x) - a_F)^2 + E (D(G(z)) - a_R)^2, a term of the discriminator's loss, which
+    pulls the logits of real images and reconstructions together; the averages are constants.
 
     Args:
         real: D(x), logits of real images, any shape.
-        fake: D(G(z)), logits of decoded images, any shape.
+        fake: D(G(z)), logits of reconstructions, any shape.
         averages: a_R and a_F.
-        rectified: Whether only E relu(D(x) - a_F)^2 + E relu(a_R - D(G(z)))^2 counts, as in
-            google/lecam-gan and MAGVIT (which squares the batch's mean differences, not each):
-            then logits on the wrong side of the other kind's average are left alone.
+        rectified: Use E relu(D(x) - a_F)^2 + E relu(a_R - D(G(z)))^2 instead, as google/lecam-gan
+            and MAGVIT do (which squares the batch's mean differences, not each): logits on the
+            wrong side of the other kind's average then have no penalty.
 
     Source: Tseng et al. 2021, Regularizing Generative Adversarial Networks under Limited Data.
     """

@@ -1,1 +1,1 @@
-"""Linen bricks shared by several models."""
+"""Linen modules that several models share."""

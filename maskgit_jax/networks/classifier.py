@@ -1,4 +1,4 @@
-"""A small image classifier: judge of generated images where no pretrained network is at hand."""
+"""A small image classifier, trained on the data when no pretrained network is available."""
 
 import math
 
@@ -10,7 +10,7 @@ FEATURES = 64
 
 
 class ImageClassifier(nn.Module):
-    """Convolutions that halve the image until it is at most 8 pixels wide, then the mean.
+    """Convolutions that halve the image until it is at most 8 pixels wide, then dense layers.
 
     Attributes:
         num_classes: Number of logits.

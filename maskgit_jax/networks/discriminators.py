@@ -1,4 +1,4 @@
-"""Networks that tell decoded images from real ones."""
+"""GAN discriminators: PatchGAN and StyleGAN's."""
 
 from functools import reduce
 
@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from maskgit_jax.arrays import Array
 
-_SMALLEST_MAP = 4
+_MIN_SIDE = 4
 _KERNEL_INIT = nn.initializers.xavier_uniform()
 
 
@@ -76,23 +76,24 @@ def _near_one(key: Array, shape: tuple[int, ...], dtype: str = "float32") -> Arr
 
 
 class StyleGANDiscriminator(nn.Module):
-    """One logit for each image, [B, H, W, C] -> [B, 1]: residual blocks, no norm at all.
+    """One logit for each image, [B, H, W, C] -> [B, 1]: residual blocks without normalization.
 
-    Each block halves the sides and doubles the width up to `max_width`, until halving once more
-    would leave sides below 4: 256 px end at 4 x 4, 28 px at 7 x 7. Sides below 8 are not halved.
+    Each block halves the sides and doubles the width up to `max_width`, while sides are at least
+    8: 256 px end at 4 x 4, 28 px at 7 x 7.
 
     Attributes:
-        image_size: Sides H = W of the images; the dense layer behind the last map fixes them.
+        image_size: Sides H = W of the images; the dense layer after the last map requires them.
         filters: Channels of the first layer. The official rule for every size is
             min(512, 16384 / image_size): 64 at 256 px, 32 at 512 px.
-        max_width: The most channels of a layer. With the defaults and RGB images the network
-            is the official one of 256 px, 23,998,017 parameters.
-        blur: Halve by the binomial filter [1, 3, 3, 1] (MaskGIT) or by 2x2 means (MAGVIT).
+        max_width: Maximum channels of a layer. With the defaults and RGB images of 256 px it is
+            the official network with 23,998,017 parameters.
+        blur: Downsample with the binomial filter [1, 3, 3, 1] (MaskGIT), else with 2x2 means
+            (MAGVIT).
         dtype: Type of the activations; the logits are float32.
 
     Source: google-research/maskgit nets/discriminator.py, after the discriminator of Karras et
-    al. 2020, StyleGAN2, without its minibatch statistics and equalised learning rates.
-    Differs: any size; how odd sides are padded, which official sizes never have, says `_halve`.
+    al. 2020, StyleGAN2, without its minibatch statistics and equalized learning rates.
+    Differs: any size; `_halve` pads odd sides, which the official sizes never have.
     """
 
     image_size: int
@@ -103,15 +104,15 @@ class StyleGANDiscriminator(nn.Module):
 
     @nn.compact
     def __call__(self, image: Array, train: bool) -> Array:
-        del train  # nothing in it behaves differently
+        del train  # no layer depends on it
         if image.ndim != 4 or image.shape[1:3] != (self.image_size, self.image_size):
             raise ValueError(
                 f"the discriminator of {self.image_size} px reads [B, {self.image_size}, "
-                f"{self.image_size}, C], not {image.shape}; set image_size to the images' side"
+                f"{self.image_size}, C], not {image.shape}; set image_size to the images' size"
             )
         side, width, block = self.image_size, min(self.filters, self.max_width), 0
         x = _leaky(_same_conv(width, 3, self.dtype, "conv_in")(image.astype(self.dtype)))
-        while side >= 2 * _SMALLEST_MAP:
+        while side >= 2 * _MIN_SIDE:
             side, width = -(-side // 2), min(2 * width, self.max_width)
             x = HalvingBlock(width, self.blur, self.dtype, name=f"block_{block}")(x)
             block += 1
@@ -125,7 +126,7 @@ class StyleGANDiscriminator(nn.Module):
 class HalvingBlock(nn.Module):
     """Two convolutions around a shortcut: [B, H, W, C] -> [B, H/2, W/2, features].
 
-    The sides are rounded up. The sum is divided by sqrt(2), so that the variance stays.
+    Odd sides are rounded up. The sum is divided by sqrt(2) to preserve the variance.
 
     Attributes:
         features: Output channels.
@@ -163,22 +164,22 @@ def _same_conv(features: int, side: int, dtype: str, name: str, bias: bool = Tru
 
 
 def _halve(x: Array, taps: tuple[float, ...]) -> Array:
-    """Filters both axes of [B, H, W, C] and keeps every second place: [B, H/2, W/2, C].
+    """Filters both axes of [B, H, W, C] with stride 2: [B, H/2, W/2, C].
 
-    Zeros around the map are as in a "SAME" convolution: even sides get equally many at both
-    ends, odd sides one more on the right and below. A sum of shifted maps, not a grouped
-    convolution, which is slow on CPUs and in second derivatives.
+    Zero padding is that of a "SAME" convolution: the same at both ends of even sides, one more
+    right and below of odd sides. A sum of shifted maps, not a grouped convolution, which is slow
+    on CPUs and in second derivatives.
     """
     for axis in (1, 2):
         length = x.shape[axis]
         half = -(-length // 2)
-        rest = 2 * (half - 1) + len(taps) - length
+        total = 2 * (half - 1) + len(taps) - length
         pads = [(0, 0)] * x.ndim
-        pads[axis] = (rest // 2, rest - rest // 2)
+        pads[axis] = (total // 2, total - total // 2)
         padded = jnp.pad(x, pads)
         shifted = [
-            jax.lax.slice_in_dim(padded, place, place + 2 * half - 1, 2, axis) * (tap / sum(taps))
-            for place, tap in enumerate(taps)
+            jax.lax.slice_in_dim(padded, start, start + 2 * half - 1, 2, axis) * (tap / sum(taps))
+            for start, tap in enumerate(taps)
         ]
         x = reduce(jnp.add, shifted)
     return x

@@ -41,16 +41,16 @@ def efficientnet_outputs(params: PyTree, image: Array) -> EfficientNetOutputs:
     """Returns features and logits of images uint8 [B, H, W, C] of any size, grey or RGB.
 
     Args:
-        params: As `interop.feature_weights.load_efficientnet` gives them.
-        image: uint8 pixels. Grey ones are repeated to RGB; all are resized to 224x224 by
-            bicubic interpolation (a = -0.5, smoothed when shrinking, clipped to [0, 255]),
-            the aspect ratio is not kept, nothing is cropped.
+        params: From `interop.feature_weights.load_efficientnet`.
+        image: uint8 pixels. Grey images are repeated to RGB; all are resized to 224x224 by
+            antialiased bicubic interpolation (a = -0.5, clipped to [0, 255]), regardless of the
+            aspect ratio.
 
     Raises:
         InputError: The images are not uint8 [B, H, W, 1 or 3].
 
-    Source: Tan & Le 2019; tensorflow/tpu models/official/efficientnet/lite, which is where the
-    scaling (x - 127) / 128 comes from: the Lite weights do not expect ImageNet's mean colour.
+    Source: Tan & Le 2019; tensorflow/tpu models/official/efficientnet/lite, also for the scaling
+    (x - 127) / 128: the Lite weights do not expect ImageNet's mean color.
     """
     require(
         image.dtype == jnp.uint8 and image.ndim == 4 and image.shape[-1] in (1, 3),
@@ -62,13 +62,13 @@ def efficientnet_outputs(params: PyTree, image: Array) -> EfficientNetOutputs:
 def efficientnet_distance(params: PyTree, image: Array, other: Array, layer: str) -> Array:
     """Returns the mean squared difference of a layer for each pair, float32 [B].
 
-    It can be differentiated everywhere, so it also serves as a loss. Unlike in
-    `efficientnet_outputs`, resized pixels are not clipped: those out of range keep a gradient.
+    It is differentiable everywhere, so it also serves as a loss. Unlike in
+    `efficientnet_outputs`, resized pixels are not clipped: pixels out of range keep a gradient.
 
     Args:
-        params: As `interop.feature_weights.load_efficientnet` gives them.
+        params: From `interop.feature_weights.load_efficientnet`.
         image: float32 [B, H, W, C] in [-1, 1], of any size, grey or RGB.
-        other: As `image`.
+        other: Same shape.
         layer: "logits" (1000 class scores) or "features" (the 7x7x1280 map before the mean).
 
     Raises:
@@ -99,7 +99,7 @@ def _apply(params: PyTree, pixels: Array) -> tuple[Array, EfficientNetOutputs]:
 
 
 class Depthwise(nn.Module):
-    """Filters each channel by itself: [B, H, W, C] -> [B, H/strides, W/strides, C].
+    """Depthwise convolution: [B, H, W, C] -> [B, H/strides, W/strides, C].
 
     A sum of shifted images: on CPUs ten times as fast as XLA's grouped convolution.
     """
@@ -113,9 +113,9 @@ class Depthwise(nn.Module):
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (side, side, 1, channels))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         (height, width), pads = x.shape[1:3], []
-        for length in (height, width):  # "SAME": the uneven rest goes to the right and below
-            rest = max((-(-length // strides) - 1) * strides + side - length, 0)
-            pads.append((rest // 2, rest - rest // 2))
+        for length in (height, width):  # "SAME": the odd pixel is right and below
+            total = max((-(-length // strides) - 1) * strides + side - length, 0)
+            pads.append((total // 2, total - total // 2))
         x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
         y = bias.reshape(1, 1, 1, -1)
         for i in range(side):
@@ -126,13 +126,13 @@ class Depthwise(nn.Module):
 
 
 class Block(nn.Module):
-    """Widens, filters each channel, narrows: [B, H, W, C] -> [B, H/strides, W/strides, features].
+    """Inverted residual block: [B, H, W, C] -> [B, H/strides, W/strides, features].
 
     Attributes:
-        features: Output channels; the input is added where nothing changes its shape.
+        features: Output channels; the input is added if it has the shape of the output.
         kernel_size: Side of the depthwise kernel.
-        strides: Of the depthwise convolution.
-        expansion: Widening factor; 1 leaves the widening out.
+        strides: Strides of the depthwise convolution.
+        expansion: Factor of the widening convolution; 1: there is none.
     """
 
     features: int
@@ -150,9 +150,9 @@ class Block(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """The whole network on normalised float32 [B, 224, 224, 3].
+    """The whole network on normalized images, float32 [B, 224, 224, 3].
 
-    It also returns the last map, [B, 7, 7, 1280].
+    Returns the last map, [B, 7, 7, 1280], and the outputs.
     """
 
     @nn.compact
@@ -160,11 +160,11 @@ class EfficientNetLite(nn.Module):
         x = nn.relu6(_conv(x, "stem", 32, 3, 2))  # [B, 112, 112, 32]
         index = 0
         for kernel_size, strides, widths in _STAGES:
-            for place, width in enumerate(widths):
+            for position, width in enumerate(widths):
                 block = Block(
                     features=width,
                     kernel_size=kernel_size,
-                    strides=1 if place else strides,
+                    strides=1 if position else strides,
                     expansion=6 if index else 1,
                     name=f"block{index}",
                 )

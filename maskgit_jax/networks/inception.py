@@ -1,8 +1,8 @@
 """The Inception-v3 of FID and Inception Score: the TensorFlow graph of 2015-12-05, inference only.
 
-Differs from the paper's and torchvision's network: 1008 classes, average pools that leave the
-padding out of the mean, and a max pool in the last block. Batch norms are folded into the
-convolutions, so parameters are `kernel` and `bias` under the layers' usual torch names.
+Differs from the paper's and torchvision's network: 1008 classes, average pooling without the
+padding, and max pooling in the last block. Batch norms are folded into the
+convolutions: parameters are `kernel` and `bias` under the layers' usual torch names.
 """
 
 from typing import NamedTuple, cast
@@ -18,12 +18,12 @@ IMAGE_SIZE = 299
 
 
 class InceptionOutputs(NamedTuple):
-    """What the metrics read, all float32.
+    """The features that the metrics use, float32.
 
     Attributes:
         pool: [B, 2048], mean over the last map (FID, KID, precision and recall).
         spatial: [B, 2023], the 1x1 branch of Mixed_6d ("mixed_6/conv"), its first 7 channels
-            as [17, 17, 7] in this order (sFID).
+            flattened from [17, 17, 7] (sFID).
         logits: [B, 1008], without the bias, as Inception Score uses them.
     """
 
@@ -36,8 +36,8 @@ def inception_outputs(params: PyTree, image: Array) -> InceptionOutputs:
     """Returns the features of images uint8 [B, H, W, C] of any size, grey or RGB.
 
     Args:
-        params: As `interop.feature_weights.load_inception` gives them.
-        image: uint8 pixels; grey ones are repeated to RGB, all are resized to 299x299.
+        params: From `interop.feature_weights.load_inception`.
+        image: uint8 pixels; grey images are repeated to RGB, all are resized to 299x299.
 
     Raises:
         InputError: The images are not uint8 [B, H, W, 1 or 3].
@@ -50,25 +50,25 @@ def inception_outputs(params: PyTree, image: Array) -> InceptionOutputs:
         f"Inception reads uint8 [B, H, W, 1 or 3], not {image.dtype} {image.shape}",
     )
     x = jnp.broadcast_to(image, (*image.shape[:3], 3)).astype(jnp.float32)
-    x = resize_as_tensorflow1(x, IMAGE_SIZE)  # [B, 299, 299, 3]
+    x = resize_like_tensorflow1(x, IMAGE_SIZE)  # [B, 299, 299, 3]
     x = (x - 128.0) / 128.0
     return cast(InceptionOutputs, Inception().apply({"params": params}, x))
 
 
-def resize_as_tensorflow1(x: Array, size: int) -> Array:
+def resize_like_tensorflow1(x: Array, size: int) -> Array:
     """Resizes float32 [B, H, W, C] to [B, size, size, C], linearly between the two neighbours.
 
-    Place i of the result lies at i * H / size of the source: there are no half-pixel centres,
-    and shrinking does not smooth. FID values depend on this.
+    Pixel i of the result is at i * H / size of the source: there are no half-pixel centers and
+    no antialiasing. FID values depend on this.
 
     Source: tensorflow/core/kernels/image/resize_bilinear_op.cc with its defaults of version 1.
     """
     for axis in (2, 1):
         length = x.shape[axis]
-        place = np.arange(size, dtype=np.float32) * np.float32(length / size)
-        low = np.minimum(place.astype(np.int32), length - 1)
+        position = np.arange(size, dtype=np.float32) * np.float32(length / size)
+        low = np.minimum(position.astype(np.int32), length - 1)
         high = np.minimum(low + 1, length - 1)
-        weight = np.expand_dims(place - low, [other for other in range(4) if other != axis])
+        weight = np.expand_dims(position - low, [other for other in range(4) if other != axis])
         start = jnp.take(x, low, axis=axis)
         x = start + (jnp.take(x, high, axis=axis) - start) * weight
     return x
@@ -82,7 +82,7 @@ def _conv(
     strides: int = 1,
     padding: str = "SAME",
 ) -> Array:
-    # Accelerators may round the factors of float32 convolutions, and FID shows it: "highest".
+    # "highest": accelerators may round the factors of float32 convolutions, which changes FID.
     conv = nn.Conv(features, kernel_size, strides, padding, precision="highest", name=name)
     return nn.relu(conv(x))
 
@@ -162,7 +162,7 @@ class BlockE(nn.Module):
     """Branches 1x1, 3x3 once and twice (as 1x3 beside 3x1) and pool: [B, 8, 8, 2048].
 
     Attributes:
-        pool: "average" or "max", of 3x3 places.
+        pool: "average" or "max" pooling of 3x3.
     """
 
     pool: str
@@ -199,7 +199,7 @@ class Inception(nn.Module):
         x = BlockC(128, name="Mixed_6b")(x)
         x = BlockC(160, name="Mixed_6c")(x)
         x = BlockC(160, name="Mixed_6d")(x)
-        spatial = x[..., :7].reshape(x.shape[0], -1)  # the 1x1 branch stands first
+        spatial = x[..., :7].reshape(x.shape[0], -1)  # the 1x1 branch comes first
         x = BlockC(192, name="Mixed_6e")(x)
         x = BlockD(name="Mixed_7a")(x)  # [B, 8, 8, 1280]
         x = BlockE("average", name="Mixed_7b")(x)

@@ -1,4 +1,4 @@
-"""LPIPS v0.1: the distance of two images in the features of a VGG-16.
+"""LPIPS v0.1: the distance between two images in the features of a VGG-16.
 
 Source: Zhang et al. 2018, The Unreasonable Effectiveness of Deep Features, eq. 1;
 richzhang/PerceptualSimilarity lpips/lpips.py.
@@ -12,7 +12,7 @@ from flax import linen as nn
 from maskgit_jax.arrays import Array, PyTree
 from maskgit_jax.configuration import require
 
-SMALLEST_SIDE = 16
+MIN_IMAGE_SIZE = 16
 LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
 WIDTHS = (64, 128, 256, 512, 512)
 DEPTHS = (2, 2, 3, 3, 3)
@@ -22,7 +22,7 @@ _EPSILON = 1e-10
 
 
 class VGG16(nn.Module):
-    """Features of RGB [B, H, W, 3]: five maps, each half as large as the one before."""
+    """Features of RGB images [B, H, W, 3]: five maps, each half as large as the previous one."""
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, ...]:
@@ -37,17 +37,17 @@ class VGG16(nn.Module):
 
 
 def lpips_distance(params: PyTree, image: Array, other: Array) -> Array:
-    """Returns the distance of each pair of images, float32 [B], 0 for equal ones.
+    """Returns the distance of each pair of images, float32 [B], 0 for equal images.
 
-    It can be differentiated everywhere, so it also serves as a loss. On accelerators the
-    convolutions have JAX's default precision; for a figure to be reported, call it under
+    It is differentiable everywhere, so it also serves as a loss. On accelerators the convolutions
+    have JAX's default precision; for a metric to report, call it under
     `jax.default_matmul_precision("highest")`.
 
     Args:
-        params: `vgg16` and the weights of each layer's channels, as
-            `interop.feature_weights.load_lpips` gives them.
+        params: `vgg16`, and `weights` of each layer's channels, from
+            `interop.feature_weights.load_lpips`.
         image: float32 [B, H, W, C] in [-1, 1]; grey images are repeated to RGB.
-        other: As `image`.
+        other: Same shape.
 
     Raises:
         InputError: The shapes differ, or the images are smaller than 16 x 16.
@@ -57,8 +57,8 @@ def lpips_distance(params: PyTree, image: Array, other: Array) -> Array:
         f"LPIPS compares [B, H, W, 1 or 3] of one shape, not {image.shape} and {other.shape}",
     )
     require(
-        min(image.shape[1:3]) >= SMALLEST_SIDE,
-        f"LPIPS needs images of {SMALLEST_SIDE} x {SMALLEST_SIDE} or more, not {image.shape}",
+        min(image.shape[1:3]) >= MIN_IMAGE_SIZE,
+        f"LPIPS needs images of {MIN_IMAGE_SIZE} x {MIN_IMAGE_SIZE} or more, not {image.shape}",
     )
     distance = jnp.zeros(image.shape[0], jnp.float32)
     ours, others = _features(params["vgg16"], image), _features(params["vgg16"], other)
@@ -76,7 +76,7 @@ def _features(params: PyTree, image: Array) -> tuple[Array, ...]:
 
 
 def _unit(x: Array) -> Array:
-    """Divides every place's vector by its length; a zero vector has a zero gradient."""
+    """Normalizes the vector at each position; a zero vector has a zero gradient."""
     squares = jnp.square(x).sum(axis=-1, keepdims=True)
     length = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
     return x / (length + _EPSILON)

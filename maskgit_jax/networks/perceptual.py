@@ -1,4 +1,4 @@
-"""The networks in whose features images can be compared, by name."""
+"""The pretrained networks of perceptual losses, by name."""
 
 from collections.abc import Callable
 from functools import partial
@@ -25,32 +25,33 @@ def perceptual_distance(name: str) -> Distance:
     """Returns the function (params, image, other) -> distances, float32 [B].
 
     Both images are float [B, H, W, C] in [-1, 1], C = 1 or 3. Distances are 0 for equal images
-    and can be differentiated with respect to either; their scales differ by orders of magnitude
-    from one judge to the next, and so must their weights in a loss.
+    and differentiable with respect to either; their scales differ by orders of magnitude between
+    networks, and so must their weights in a loss.
 
     Args:
-        name: One of `PERCEPTUAL_NETWORKS`; `interop.judges.load_perceptual_network` loads its parameters.
+        name: One of `PERCEPTUAL_NETWORKS`; `interop.perceptual.load_perceptual_network` loads
+            the parameters.
 
     Raises:
-        InputError: There is no such judge.
+        InputError: There is no such network.
     """
     check_perceptual_network(name)
     return _DISTANCES[name]
 
 
 def min_image_size(name: str) -> int:
-    """Returns the smallest height and width of images that a judge can compare, in pixels.
+    """Returns the smallest height and width of images that a network can compare, in pixels.
 
     Raises:
-        InputError: There is no such judge.
+        InputError: There is no such network.
     """
     check_perceptual_network(name)
-    return lpips.SMALLEST_SIDE if name == "lpips" else 1
+    return lpips.MIN_IMAGE_SIZE if name == "lpips" else 1
 
 
 def check_perceptual_network(name: str) -> None:
     """Raises `InputError` unless the name is one of `PERCEPTUAL_NETWORKS`."""
     require(
         name in PERCEPTUAL_NETWORKS,
-        f"there is no judge '{name}'; allowed: {', '.join(PERCEPTUAL_NETWORKS)}",
+        f"there is no perceptual network '{name}'; allowed: {', '.join(PERCEPTUAL_NETWORKS)}",
     )

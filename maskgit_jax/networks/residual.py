@@ -1,4 +1,4 @@
-"""Convolutional bricks of the VQGAN family: residual block, attention, resampling."""
+"""Convolutional blocks of the VQGAN family: residual block, attention, resampling."""
 
 import jax
 import jax.numpy as jnp
@@ -8,20 +8,20 @@ from maskgit_jax.arrays import Array
 
 
 def group_norm(channels: int, dtype: str, name: str) -> nn.GroupNorm:
-    """Returns GroupNorm over 32 groups, or as many as divide a narrow layer, epsilon 1e-6."""
+    """Returns GroupNorm of 32 groups, fewer for narrow layers, epsilon 1e-6."""
     groups = next(n for n in (32, 16, 8, 4, 2, 1) if channels % n == 0 and channels >= 2 * n)
     return nn.GroupNorm(num_groups=groups, epsilon=1e-6, dtype=dtype, name=name)
 
 
 class ResidualBlock(nn.Module):
-    """Two normalised 3x3 convolutions around a shortcut: [B, H, W, C] -> [B, H, W, features].
+    """Two normalized 3x3 convolutions around a shortcut: [B, H, W, C] -> [B, H, W, features].
 
     Attributes:
         features: Output channels.
         bias: Whether the convolutions have biases (taming: yes, official MaskGIT: no).
-        shortcut_from: What a change of width projects: the block's "input" (taming, magvit),
-            or its "output", as the published MaskGIT weights need it: there the shortcut
-            convolution reads the block's own result, which cuts the residual path.
+        shortcut_from: Where the width changes, the shortcut convolution reads the block's "input"
+            (taming, magvit) or its "output": the published MaskGIT weights need the latter,
+            which cuts the residual path.
         dtype: Type of the activations.
     """
 
@@ -51,7 +51,7 @@ class ResidualBlock(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """Single-head attention over all places, added to its input [B, H, W, C].
+    """Single-head attention over all positions, added to its input [B, H, W, C].
 
     Source: taming/modules/diffusionmodules/model.py:AttnBlock.
     """
@@ -63,8 +63,8 @@ class SpatialAttention(nn.Module):
         b, h, w, c = x.shape
         normed = group_norm(c, self.dtype, "norm")(x).reshape(b, h * w, 1, c)  # [B, L, 1, C]
         query, key, value = (nn.Dense(c, dtype=self.dtype, name=n)(normed) for n in "qkv")
-        mixed = jax.nn.dot_product_attention(query, key, value).reshape(b, h, w, c)
-        return x + nn.Dense(c, dtype=self.dtype, name="proj_out")(mixed)
+        attended = jax.nn.dot_product_attention(query, key, value).reshape(b, h, w, c)
+        return x + nn.Dense(c, dtype=self.dtype, name="proj_out")(attended)
 
 
 class Downsample(nn.Module):
@@ -72,7 +72,7 @@ class Downsample(nn.Module):
 
     Attributes:
         kind: "average" (official MaskGIT: 2x2 mean) or "conv" (taming: 3x3, stride 2, padded
-            on the right and below only).
+            right and below only).
         dtype: Type of the activations.
     """
 

@@ -1,4 +1,4 @@
-"""ResNet-50, the ImageNet classifier in whose features MaskGIT compares images, inference only.
+"""ResNet-50, the ImageNet classifier of MaskGIT's perceptual loss, inference only.
 
 Batch norms are folded into the convolutions: parameters are `kernel` and `bias`.
 
@@ -17,7 +17,7 @@ from maskgit_jax.configuration import require
 IMAGE_SIZE = 224
 _DEPTHS = (3, 4, 6, 3)
 _MEAN = (0.485, 0.456, 0.406)
-_DEVIATION = (0.229, 0.224, 0.225)
+_STD = (0.229, 0.224, 0.225)
 
 
 class ResNetOutputs(NamedTuple):
@@ -34,19 +34,17 @@ class ResNetOutputs(NamedTuple):
     logits: Array
 
 
-def resnet50_outputs(params: PyTree, image: Array, imagenet_colours: bool = True) -> ResNetOutputs:
+def resnet50_outputs(params: PyTree, image: Array) -> ResNetOutputs:
     """Returns features and logits of images [B, H, W, C] of any size, grey or RGB.
 
-    On accelerators the convolutions have JAX's default precision; for a figure to be reported,
-    call it under `jax.default_matmul_precision("highest")`.
+    On accelerators the convolutions have JAX's default precision; for a metric to report, call it
+    under `jax.default_matmul_precision("highest")`.
 
     Args:
-        params: As `interop.feature_weights.load_resnet50` gives them.
-        image: float32 in [-1, 1]. Grey ones are repeated to RGB; all are resized to 224x224 by
-            bilinear interpolation (smoothed when shrinking), the aspect ratio is not kept.
-        imagenet_colours: Whether to subtract ImageNet's mean colour and divide by its deviation,
-            as torchvision's weights expect. The training code of MAGVIT, which follows
-            MaskGIT's, feeds pixels in [0, 1] without it; that fits other weights only.
+        params: From `interop.feature_weights.load_resnet50`.
+        image: float32 in [-1, 1]. Grey images are repeated to RGB; all are resized to 224x224 by
+            antialiased bilinear interpolation, regardless of the aspect ratio, and normalized
+            by ImageNet's mean color and standard deviation, as torchvision's weights expect.
 
     Raises:
         InputError: The images are not float [B, H, W, 1 or 3].
@@ -59,21 +57,19 @@ def resnet50_outputs(params: PyTree, image: Array, imagenet_colours: bool = True
     x = jnp.broadcast_to(x, (*x.shape[:3], 3))
     shape = (x.shape[0], IMAGE_SIZE, IMAGE_SIZE, 3)
     x = jax.image.resize(x, shape, "linear", precision=jax.lax.Precision.HIGHEST)
-    if imagenet_colours:
-        mean, deviation = (jnp.array(v).reshape(1, 1, 1, 3) for v in (_MEAN, _DEVIATION))
-        x = (x - mean) / deviation
-    return cast(ResNetOutputs, ResNet50().apply({"params": params}, x))
+    mean, std = (jnp.array(v).reshape(1, 1, 1, 3) for v in (_MEAN, _STD))
+    return cast(ResNetOutputs, ResNet50().apply({"params": params}, (x - mean) / std))
 
 
 def resnet50_distance(params: PyTree, image: Array, other: Array, layer: str) -> Array:
     """Returns the mean squared difference of a layer for each pair, float32 [B].
 
-    It can be differentiated everywhere, so it also serves as a loss.
+    It is differentiable everywhere, so it also serves as a loss.
 
     Args:
-        params: As `interop.feature_weights.load_resnet50` gives them.
+        params: From `interop.feature_weights.load_resnet50`.
         image: float32 [B, H, W, C] in [-1, 1], of any size, grey or RGB.
-        other: As `image`.
+        other: Same shape.
         layer: "features" (the 7x7x2048 map: MaskGIT's perceptual loss, weight 0.1) or "logits"
             (1000 class scores: MAGVIT's).
 
@@ -91,11 +87,11 @@ def resnet50_distance(params: PyTree, image: Array, other: Array, layer: str) ->
 
 
 class Bottleneck(nn.Module):
-    """Narrows, filters, widens around a shortcut: [B, H, W, C] -> [B, H/s, W/s, 4 * width].
+    """1x1, 3x3 and 1x1 convolutions around a shortcut: [B, H, W, C] -> [B, H/s, W/s, 4 * width].
 
     Attributes:
         width: Channels of the 3x3 convolution.
-        strides: Of the 3x3 convolution; the shortcut has the same.
+        strides: Strides of the 3x3 convolution and of the shortcut.
     """
 
     width: int
@@ -112,17 +108,17 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """The whole network on normalised float32 [B, 224, 224, 3]."""
+    """The whole network on normalized images, float32 [B, 224, 224, 3]."""
 
     @nn.compact
     def __call__(self, x: Array) -> ResNetOutputs:
         x = nn.relu(_conv(x, "conv1", 64, 7, 2))  # [B, 112, 112, 64]
-        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # nothing is below 0 after a rectifier
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # zeros: no value is below 0 after ReLU
         x = nn.max_pool(x, (3, 3), (2, 2))  # [B, 56, 56, 64]
         for stage, depth in enumerate(_DEPTHS):
-            for place in range(depth):
-                strides = 2 if stage and not place else 1
-                name = f"layer{stage + 1}_{place}"
+            for block in range(depth):
+                strides = 2 if stage and not block else 1
+                name = f"layer{stage + 1}_{block}"
                 x = Bottleneck(64 * 2**stage, strides, name=name)(x)
         pool = x.mean(axis=(1, 2))
         return ResNetOutputs(x, pool, nn.Dense(1000, name="fc")(pool))

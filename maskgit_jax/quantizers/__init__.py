@@ -1,1 +1,1 @@
-"""Quantizers: continuous latents to codes and tokens, and how a codebook is kept in use."""
+"""Quantizers: continuous latents to codes and tokens, and the training of their codebooks."""

@@ -1,4 +1,4 @@
-"""How pixels are distributed around what a decoder says of them: p(x | z) of a VAE."""
+"""The likelihood p(x | z) of a VAE's pixels, given the output of its decoder."""
 
 import math
 from collections.abc import Callable
@@ -20,40 +20,40 @@ from maskgit_jax.losses.likelihoods import (
 )
 
 LIKELIHOODS = ("gaussian", "bernoulli", "logistic_mixture")
-SIGMAS = ("fixed", "learned", "optimal")
+SIGMA_MODES = ("fixed", "learned", "optimal")
 BINARIZATIONS = ("dynamic", "threshold")
 
 
 class PixelLikelihood(NamedTuple):
-    """A family of distributions of pixels. Images are [B, H, W, C] in [-1, 1].
+    """A family of pixel distributions. Images are [B, H, W, C] in [-1, 1].
 
     Attributes:
-        outputs: Numbers P that the decoder says of a pixel.
+        num_outputs: Outputs P of the decoder for each pixel.
         density: Whether pixels have a density over [-1, 1], not probabilities of levels.
-        law: The same in words.
-        prepare: (image, key) -> the image that encoder and likelihood see; the same image but
-            for binarised ones.
-        expected: (image) -> the mean of what `prepare` gives, for where there is no key.
+        description: The same in words.
+        binarize: (image, key) -> the image that encoder and likelihood read: binary for a
+            Bernoulli likelihood, else unchanged.
+        expected: (image) -> the mean of `binarize` over keys, for callers without a key.
         log_likelihood: (image, outputs [B, H, W, P], log_sigma) -> log p(x | z), [B], nats.
         mean: (outputs) -> the mean image.
-        draw: (outputs, log_sigma, key) -> an image drawn from the distribution.
+        sample: (outputs, log_sigma, key) -> an image sampled from the distribution.
     """
 
-    outputs: int
+    num_outputs: int
     density: bool
-    law: str
-    prepare: Callable[[Array, Key], Array]
+    description: str
+    binarize: Callable[[Array, Key], Array]
     expected: Callable[[Array], Array]
     log_likelihood: Callable[[Array, Array, Array | float], Array]
     mean: Callable[[Array], Array]
-    draw: Callable[[Array, Array | float, Key], Array]
+    sample: Callable[[Array, Array | float, Key], Array]
 
 
 def validate_likelihood(config: ConfigDict) -> None:
-    """Raises `InputError` for values of `config.model` that describe no distribution."""
+    """Raises `InputError` for values of `config.model` that describe no likelihood."""
     model = config.model
     require_one_of(config, "model.likelihood", LIKELIHOODS)
-    require_one_of(config, "model.sigma_mode", SIGMAS)
+    require_one_of(config, "model.sigma_mode", SIGMA_MODES)
     require_one_of(config, "model.binarization", BINARIZATIONS)
     require(
         model.sigma > 0,
@@ -66,7 +66,7 @@ def validate_likelihood(config: ConfigDict) -> None:
 
 
 def pixel_likelihood(config: ConfigDict) -> PixelLikelihood:
-    """Returns the family that a configuration describes."""
+    """Returns the likelihood that a configuration describes."""
     kind, channels = config.model.likelihood, config.data.channels
     if kind == "bernoulli":
         return _bernoulli(channels, config.model.binarization)
@@ -76,30 +76,30 @@ def pixel_likelihood(config: ConfigDict) -> PixelLikelihood:
 
 
 def initial_log_sigma(config: ConfigDict) -> float | None:
-    """Returns where a learned standard deviation starts, None where none is learned."""
+    """Returns the initial value of a learned log standard deviation, None if it is not learned."""
     model = config.model
     learned = model.likelihood == "gaussian" and model.sigma_mode == "learned"
     return math.log(model.sigma) if learned else None
 
 
-def _as_given(image: Array, key: Key | None = None) -> Array:
+def _unchanged(image: Array, key: Key | None = None) -> Array:
     del key
     return image
 
 
 def _gaussian(channels: int) -> PixelLikelihood:
-    def draw(outputs: Array, log_sigma: Array | float, key: Key) -> Array:
+    def sample(outputs: Array, log_sigma: Array | float, key: Key) -> Array:
         return outputs + jnp.exp(log_sigma) * jax.random.normal(key, outputs.shape)
 
     return PixelLikelihood(
-        outputs=channels,
+        num_outputs=channels,
         density=True,
-        law="a density over [-1, 1]; log2(127.5) is added to bits per dimension",
-        prepare=_as_given,
-        expected=_as_given,
+        description="a density over [-1, 1]; log2(127.5) is added to bits per dimension",
+        binarize=_unchanged,
+        expected=_unchanged,
         log_likelihood=gaussian_log_likelihood,
         mean=lambda outputs: outputs,
-        draw=draw,
+        sample=sample,
     )
 
 
@@ -119,20 +119,20 @@ def _bernoulli(channels: int, binarization: str) -> PixelLikelihood:
     def mean(outputs: Array) -> Array:
         return 2.0 * jax.nn.sigmoid(outputs) - 1.0
 
-    def draw(outputs: Array, log_sigma: Array | float, key: Key) -> Array:
+    def sample(outputs: Array, log_sigma: Array | float, key: Key) -> Array:
         del log_sigma
         return jnp.where(jax.random.bernoulli(key, jax.nn.sigmoid(outputs)), 1.0, -1.0)
 
     dynamic = binarization == "dynamic"
     return PixelLikelihood(
-        outputs=channels,
+        num_outputs=channels,
         density=False,
-        law="a probability of binary pixels",
-        prepare=at_random if dynamic else by_threshold,
-        expected=_as_given if dynamic else by_threshold,
+        description="a probability of binary pixels",
+        binarize=at_random if dynamic else by_threshold,
+        expected=_unchanged if dynamic else by_threshold,
         log_likelihood=log_likelihood,
         mean=mean,
-        draw=draw,
+        sample=sample,
     )
 
 
@@ -141,17 +141,17 @@ def _logistic_mixture(channels: int, num_mixtures: int) -> PixelLikelihood:
         del log_sigma
         return discretized_logistic_mixture_log_likelihood(image, outputs)
 
-    def draw(outputs: Array, log_sigma: Array | float, key: Key) -> Array:
+    def sample(outputs: Array, log_sigma: Array | float, key: Key) -> Array:
         del log_sigma
         return sample_mixture(outputs, channels, key)
 
     return PixelLikelihood(
-        outputs=num_mixture_parameters(num_mixtures, channels),
+        num_outputs=num_mixture_parameters(num_mixtures, channels),
         density=False,
-        law="a probability of 256 levels",
-        prepare=_as_given,
-        expected=_as_given,
+        description="a probability of 256 levels",
+        binarize=_unchanged,
+        expected=_unchanged,
         log_likelihood=log_likelihood,
         mean=lambda outputs: mixture_mean(outputs, channels),
-        draw=draw,
+        sample=sample,
     )

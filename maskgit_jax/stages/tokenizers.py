@@ -1,34 +1,29 @@
-"""What the stages that make tokens share: how codebooks are kept, and their figures."""
+"""What the stages of tokenizers share: checks of their configurations, metrics, one token map."""
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array, Batch, Key, PyTree, normalize
+from maskgit_jax.autoencoders.vqgan import VQGAN
+from maskgit_jax.autoencoders.vqvae import VQVAE
 from maskgit_jax.configuration import require, require_one_of
-from maskgit_jax.losses.reconstruction import pixel_loss
-from maskgit_jax.quantizers.vector import (
-    INITS,
-    UPDATES,
-    init_ema,
-    init_usage,
-    reset_ema_of_restarted,
-    restart_dead_codes,
-    update_ema,
-    update_usage,
-)
+from maskgit_jax.losses.reconstruction import mean_absolute_error, mean_squared_error, psnr
+from maskgit_jax.quantizers.codebook import CODEBOOK_INITS, assign_codebook
+from maskgit_jax.quantizers.vector import CODEBOOK_UPDATES
 from maskgit_jax.stage import Metrics, Tokenizer, Variables
 
 HISTOGRAM = "codebook_histogram"
 
 
 def validate_codebook(config: ConfigDict) -> None:
-    """Raises `InputError` for settings of `config.model` that no codebook can be kept by."""
-    require_one_of(config, "model.codebook_update", UPDATES)
-    require_one_of(config, "model.codebook_init", INITS)
+    """Raises `InputError` for settings of a codebook in `config.model` that cannot work."""
+    require_one_of(config, "model.codebook_update", CODEBOOK_UPDATES)
+    require_one_of(config, "model.codebook_init", CODEBOOK_INITS)
     for key in ("codebook_size", "codebook_dim"):
         value = config.model[key]
         require(value >= 1, f"config.model.{key} is {value}; it must be at least 1")
@@ -41,7 +36,13 @@ def validate_codebook(config: ConfigDict) -> None:
 
 
 def validate_image_size(config: ConfigDict, factor: int, *keys: str) -> None:
-    """Raises `InputError` unless `factor`, which comes of `config.model`'s `keys`, divides it."""
+    """Raises `InputError` unless the image size is a multiple of the downsampling factor.
+
+    Args:
+        config: The stage's configuration.
+        factor: How much smaller the smallest map is than the image.
+        keys: The keys of `config.model` that determine it.
+    """
     size = config.data.image_size
     reasons = " and ".join(f"config.model.{key} {config.model[key]}" for key in keys)
     require(
@@ -51,158 +52,127 @@ def validate_image_size(config: ConfigDict, factor: int, *keys: str) -> None:
     )
 
 
-def new_level(codebook: Array, update: str) -> dict[str, PyTree]:
-    """Returns the running statistics of one codebook [K, D] before the first step."""
-    state: dict[str, PyTree] = {"use": init_usage(*codebook.shape)}
-    if update == "ema":
-        state["running"] = init_ema(codebook)
-    return state
-
-
-def observe_level(
-    state: Mapping[str, PyTree],
-    latents: Array,
-    tokens: Array,
-    key: Key,
-    step: Array,
-    model: ConfigDict,
-) -> dict[str, PyTree]:
-    """Returns the statistics of one codebook after a batch.
-
-    Args:
-        state: As made by `new_level`.
-        latents: Before quantization [..., D].
-        tokens: Their nearest codes, int32 [...].
-        key: Chooses what revives idle codes.
-        step: The training step [].
-        model: `config.model` with `codebook_decay` and `restart_dead_codes_after`.
-    """
-    use = update_usage(state["use"], latents, tokens, key, step, model.restart_dead_codes_after)
-    if "running" not in state:
-        return {"use": use}
-    running = update_ema(state["running"], latents, tokens, model.codebook_decay)
-    return {"use": use, "running": reset_ema_of_restarted(running, use, step)}
-
-
-def assigned_codebook(codebook: Array, state: Mapping[str, PyTree], step: Array) -> Array:
-    """Returns the codebook [K, D] after a step: its running means, or itself with revived codes.
-
-    Both parameters and their running average get it: the means are an average already.
-    """
-    if "running" in state:
-        return state["running"]["means"]
-    return restart_dead_codes(codebook, state["use"], step)
-
-
-def assign_quantizer(
-    params: Mapping[str, PyTree], state: Mapping[str, PyTree], step: Array
-) -> Mapping[str, PyTree]:
-    """Returns the players with the codebook of the autoencoder's only quantizer assigned.
-
-    It is `Stage.assign` where `state` is what `new_level` made, whatever else is in it.
-    """
-    if "autoencoder" not in params:
-        return params
-    player = params["autoencoder"]
-    codebook = assigned_codebook(player["quantizer"]["codebook"], state, step)
-    return {**params, "autoencoder": {**player, "quantizer": {"codebook": codebook}}}
-
-
-def restarted_codes(state: Mapping[str, PyTree], step: Array) -> Array:
-    """Returns how many codes were given up and replaced at this step, float32 []."""
-    return (state["use"]["restarted_at"] == step).sum().astype(jnp.float32)
-
-
-def reconstruction_figures(image: Array, decoded: Array) -> dict[str, Array]:
-    """Returns mean squared and absolute error and PSNR (dB) of each image, [B].
+def reconstruction_metrics(image: Array, reconstruction: Array) -> dict[str, Array]:
+    """Returns mean squared and absolute error and PSNR (dB) of each image, float32 [B].
 
     Args:
         image: Originals [B, H, W, C] in [-1, 1].
-        decoded: Reconstructions; what leaves [-1, 1] is clipped. Errors are stated for pixels
-            in [0, 1], as the field does.
+        reconstruction: Same shape; values outside of [-1, 1] are clipped. Errors are of pixels
+            in [0, 1], as in papers.
     """
-    decoded = jnp.clip(decoded, -1.0, 1.0)
-    square = pixel_loss(image, decoded, "l2") / 4
+    reconstruction = jnp.clip(reconstruction, -1.0, 1.0)
     return {
-        "reconstruction_mse": square,
-        "reconstruction_l1": pixel_loss(image, decoded, "l1") / 2,
-        "psnr": -10 * jnp.log10(jnp.maximum(square, 1e-10)),
+        "reconstruction_mse": mean_squared_error(image, reconstruction),
+        "reconstruction_l1": mean_absolute_error(image, reconstruction),
+        "psnr": psnr(image, reconstruction),
     }
 
 
 def codebook_histogram(tokens: Array, codebook_size: int) -> Array:
-    """Returns the share of each code in the tokens int32 [B, L] of each image, [B, K]."""
+    """Returns the frequency of each code in the tokens int32 [B, L] of each image, [B, K]."""
     return jax.vmap(lambda row: jnp.bincount(row, length=codebook_size) / len(row))(tokens)
 
 
 def side_by_side(*images: Array) -> Array:
-    """Returns [B, H, W, C] image sets in one: the first of each, then the second of each, ..."""
+    """Interleaves image sets [B, H, W, C]: the first image of each, then the second of each."""
     return jnp.stack(images, axis=1).reshape(-1, *images[0].shape[1:])
 
 
 def summarize(means: Mapping[str, Array]) -> dict[str, float]:
-    """Returns means as numbers, and usage and perplexity of each codebook over the split.
+    """Returns the metrics of a split: means as numbers, usage and perplexity of each codebook.
 
     `codebook_usage` is the share of codes chosen at least once; `codebook_perplexity` is
     exp(entropy) of their frequencies, 1 .. K. They have the suffix of their histogram:
     `codebook_histogram_top` gives `codebook_usage_top`.
     """
-    figures = {}
+    metrics = {}
     for name, value in means.items():
         if not name.startswith(HISTOGRAM):
-            figures[name] = float(value)
+            metrics[name] = float(value)
             continue
         level, share = name.removeprefix(HISTOGRAM), jnp.asarray(value)
         entropy = -jnp.sum(jnp.where(share > 0, share * jnp.log(jnp.maximum(share, 1e-30)), 0.0))
-        figures[f"codebook_usage{level}"] = float((share > 0).mean())
-        figures[f"codebook_perplexity{level}"] = float(jnp.exp(entropy))
-    return figures
+        metrics[f"codebook_usage{level}"] = float((share > 0).mean())
+        metrics[f"codebook_perplexity{level}"] = float(jnp.exp(entropy))
+    return metrics
 
 
-class OneMap(NamedTuple):
-    """What a tokenizer with one token map offers, see `Stage`."""
+@dataclass(frozen=True, eq=False)
+class SingleMapTokenizer:
+    """A tokenizer with one square token map: the common part of VQ-VAE and VQGAN.
 
-    evaluate: Callable[[Variables, Batch, Key], Metrics]
-    preview: Callable[[Variables, Batch, Key], Metrics]
-    exports: Tokenizer
-
-
-def one_map(apply: Callable[..., Array], codebook_size: int, side: int) -> OneMap:
-    """Returns the functions of a tokenizer with one square token map.
-
-    Args:
-        apply: (variables, method, argument) -> the autoencoder's `encode`, image [B, H, W, C] ->
-            tokens int32 [B, h, w], or `decode`, the reverse.
-        codebook_size: K.
-        side: h = w.
+    Attributes:
+        config: The stage's configuration.
+        autoencoder: The network that the configuration describes.
+        side: Rows and columns h = w of the token map.
     """
 
-    def encode_map(variables: Variables, image: Array) -> Array:
-        return apply(variables, "encode", image)
+    config: ConfigDict
+    autoencoder: VQVAE | VQGAN
+    side: int
 
-    def decode_map(variables: Variables, tokens: Array) -> Array:
-        return apply(variables, "decode", tokens)
+    def apply(self, variables: Variables, method: str, *arguments: Array) -> Any:
+        """Returns the result of a method of the autoencoder."""
+        params = {"params": variables.params["autoencoder"]}
+        return self.autoencoder.apply(params, *arguments, method=method)
 
-    def encode(variables: Variables, image: Array) -> Array:
-        return encode_map(variables, image).reshape(len(image), -1)
+    def init_autoencoder(self, key: Key, image: Array) -> tuple[dict[str, PyTree], Array]:
+        """Returns initial parameters and the latents [B, h, w, D] of images [B, H, W, C]."""
+        params: Any = self.autoencoder.init(key, image)["params"]
+        latents: Any = self.autoencoder.apply({"params": params}, image, method="latents")
+        return params, latents
 
-    def decode(variables: Variables, tokens: Array) -> Array:
-        return decode_map(variables, tokens.reshape(-1, side, side))
+    def encode_map(self, variables: Variables, image: Array) -> Array:
+        """Returns tokens int32 [B, h, w] of images [B, H, W, C]."""
+        return self.apply(variables, "encode", image)
 
-    def evaluate(variables: Variables, batch: Batch, key: Key) -> Metrics:
+    def decode_map(self, variables: Variables, tokens: Array) -> Array:
+        """Returns images [B, H, W, C] of tokens int32 [B, h, w]."""
+        return self.apply(variables, "decode", tokens)
+
+    def encode(self, variables: Variables, image: Array) -> Array:
+        """Returns tokens int32 [B, L] of images [B, H, W, C]."""
+        return self.encode_map(variables, image).reshape(len(image), -1)
+
+    def decode(self, variables: Variables, tokens: Array) -> Array:
+        """Returns images [B, H, W, C] of tokens int32 [B, L]."""
+        return self.decode_map(variables, tokens.reshape(-1, self.side, self.side))
+
+    def evaluate(self, variables: Variables, batch: Batch, key: Key) -> Metrics:
+        """Returns the reconstruction errors and the codebook's histogram, see `Stage.evaluate`."""
         del key
         image = normalize(batch["image"])
-        tokens = encode(variables, image)
+        tokens = self.encode(variables, image)
         return {
-            **reconstruction_figures(image, decode(variables, tokens)),
-            HISTOGRAM: codebook_histogram(tokens, codebook_size),
+            **reconstruction_metrics(image, self.decode(variables, tokens)),
+            HISTOGRAM: codebook_histogram(tokens, self.config.model.codebook_size),
         }
 
-    def preview(variables: Variables, batch: Batch, key: Key) -> Metrics:
+    def preview(self, variables: Variables, batch: Batch, key: Key) -> Metrics:
+        """Returns images beside their reconstructions, see `Stage.preview`."""
         del key
         image = normalize(batch["image"])
-        decoded = decode(variables, encode(variables, image))
-        return {"original_and_reconstruction": side_by_side(image, decoded)}
+        reconstruction = self.decode(variables, self.encode(variables, image))
+        return {"original_and_reconstruction": side_by_side(image, reconstruction)}
 
-    exports = Tokenizer(encode, decode, codebook_size, ((side, side),), encode_map, decode_map)
-    return OneMap(evaluate, preview, exports)
+    def assign(
+        self, params: Mapping[str, PyTree], state: PyTree, step: Array
+    ) -> Mapping[str, PyTree]:
+        """Returns the parameters with the codebook assigned, see `Stage.assign`."""
+        if "autoencoder" not in params:
+            return params
+        autoencoder = params["autoencoder"]
+        codebook = assign_codebook(autoencoder["quantizer"]["codebook"], state, step)
+        return {**params, "autoencoder": {**autoencoder, "quantizer": {"codebook": codebook}}}
+
+    @property
+    def exports(self) -> Tokenizer:
+        """The tokenizer that other stages use."""
+        return Tokenizer(
+            encode=self.encode,
+            decode=self.decode,
+            codebook_size=self.config.model.codebook_size,
+            grids=((self.side, self.side),),
+            encode_map=self.encode_map,
+            decode_map=self.decode_map,
+        )

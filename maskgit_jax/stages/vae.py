@@ -1,6 +1,8 @@
-"""Autoencoder and VAE: one player, latents that are a vector of numbers."""
+"""VAE and autoencoder: images to a vector of latents, and back."""
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -10,44 +12,32 @@ from ml_collections import ConfigDict
 from maskgit_jax.arrays import Array, Batch, Key, PyTree, normalize
 from maskgit_jax.autoencoders.latent_paths import interpolate_latents, traverse_latents
 from maskgit_jax.autoencoders.vae import NETWORKS, POSTERIORS, VAE
-from maskgit_jax.configuration import require, require_one_of
+from maskgit_jax.configuration import check_settings, require, require_one_of
+from maskgit_jax.decoding.settings import PriorSettings
 from maskgit_jax.losses.elbo import (
-    annealed,
+    ANNEALINGS,
+    annealing_weight,
     free_bits,
     gaussian_kl,
     log_normal,
     reparameterize,
 )
 from maskgit_jax.losses.likelihoods import bits_per_dimension, optimal_log_sigma
-from maskgit_jax.stage import Generator, LatentModel, Stage, Variables, Variational
+from maskgit_jax.stage import Generator, LatentModel, Metrics, Stage, Variables, Variational
 from maskgit_jax.stages.likelihoods import (
+    PixelLikelihood,
     initial_log_sigma,
     pixel_likelihood,
     validate_likelihood,
 )
 from maskgit_jax.stages.tokenizers import (
-    reconstruction_figures,
+    reconstruction_metrics,
     side_by_side,
-    summarize,
     validate_image_size,
 )
 
-ANNEALINGS = ("constant", "linear", "cyclical")
-PIXELS = ("mean", "draw")
 _VARIANCE_DECAY = 0.99
 _PREVIEW_ROWS, _PREVIEW_COLUMNS = 8, 10
-
-
-class PriorSettings(NamedTuple):
-    """How images are drawn from a VAE.
-
-    Attributes:
-        temperature: Standard deviation of the latents; 1 is the prior.
-        pixels: "mean" shows the mean of p(x | z), "draw" draws from it.
-    """
-
-    temperature: float = 1.0
-    pixels: str = "mean"
 
 
 def validate(config: ConfigDict) -> None:
@@ -58,8 +48,7 @@ def validate(config: ConfigDict) -> None:
     validate_likelihood(config)
     require_one_of(config, "losses.annealing", ANNEALINGS)
     for key in ("beta", "annealing_steps", "free_bits"):
-        value = losses[key]
-        require(value >= 0, f"config.losses.{key} is {value}; it must not be negative")
+        require(losses[key] >= 0, f"config.losses.{key} is {losses[key]}; it must not be negative")
     require(
         losses.annealing == "constant" or losses.annealing_steps > 0,
         f"config.losses.annealing is '{losses.annealing}', but takes 0 steps; set "
@@ -72,49 +61,26 @@ def validate(config: ConfigDict) -> None:
     )
     cycles = losses.annealing_cycles
     require(cycles >= 1, f"config.losses.annealing_cycles is {cycles}; it must be at least 1")
-    require(
-        model.num_latents >= 1,
-        f"config.model.num_latents is {model.num_latents}; it must be at least 1",
-    )
-    if model.network == "convolutional":
-        halvings = model.num_downsamplings
-        require(
-            halvings >= 1, f"config.model.num_downsamplings is {halvings}; it must be at least 1"
-        )
-        validate_image_size(config, 2**halvings, "num_downsamplings")
+    convolutional = model.network == "convolutional"
+    for key in ("num_latents", *(["num_downsamplings"] if convolutional else [])):
+        require(model[key] >= 1, f"config.model.{key} is {model[key]}; it must be at least 1")
+    if convolutional:
+        validate_image_size(config, 2**model.num_downsamplings, "num_downsamplings")
     check_settings(sampling_settings(config))
 
 
-def needs(config: ConfigDict) -> dict[str, str]:
-    """Returns the run directories that must be loaded first: none."""
-    del config
-    return {}
-
-
 def sampling_settings(config: ConfigDict) -> PriorSettings:
-    """Returns how a configuration says that images are drawn."""
+    """Returns the sampling settings of a configuration."""
     return PriorSettings(**config.sampling.to_dict())
 
 
-def check_settings(settings: PriorSettings) -> None:
-    """Raises `InputError` for settings that cannot work."""
-    require(
-        settings.temperature >= 0,
-        f"temperature is {settings.temperature}; it must not be negative",
-    )
-    require(
-        settings.pixels in PIXELS,
-        f"pixels is '{settings.pixels}'; allowed: {', '.join(PIXELS)}",
-    )
-
-
-def network(config: ConfigDict, outputs: int) -> VAE:
+def build_network(config: ConfigDict, num_outputs: int) -> VAE:
     """Returns the autoencoder that a configuration describes."""
     model = config.model
     return VAE(
         image_size=config.data.image_size,
         channels=config.data.channels,
-        outputs=outputs,
+        outputs=num_outputs,
         num_latents=model.num_latents,
         network=model.network,
         posterior=model.posterior,
@@ -128,8 +94,15 @@ def network(config: ConfigDict, outputs: int) -> VAE:
     )
 
 
-class _Forward(NamedTuple):
-    """One way through the model: what the encoder saw, its posteriors, what the decoder said."""
+class ForwardPass(NamedTuple):
+    """One evaluation of encoder and decoder.
+
+    Attributes:
+        image: Input of the encoder: the images, binarized for a Bernoulli likelihood.
+        mean: Of the posteriors, [B, Z].
+        log_variance: Of the posteriors, [B, Z].
+        outputs: Of the decoder, [B, H, W, P].
+    """
 
     image: Array
     mean: Array
@@ -137,164 +110,196 @@ class _Forward(NamedTuple):
     outputs: Array
 
 
-class _Noise(NamedTuple):
-    """How the standard deviation of Gaussian pixels comes about, as `config.model.sigma_mode` says.
+@dataclass(frozen=True, eq=False)
+class VAEStage:
+    """The functions of the stage, see `Stage`.
 
-    "fixed" keeps it, "learned" descends it, and "optimal" takes the likeliest one of each batch;
-    then what is evaluated has the running mean of the variance, which is kept in the state.
+    Attributes:
+        config: The stage's configuration.
+        autoencoder: The network that it describes.
+        pixels: The likelihood that it describes.
     """
 
-    optimal: bool
-    learned: bool
-    fixed: float
+    config: ConfigDict
+    autoencoder: VAE
+    pixels: PixelLikelihood
 
-    def initial_state(self) -> dict[str, Array]:
-        return {"variance": jnp.ones((), jnp.float32)} if self.optimal else {}
+    @property
+    def variational(self) -> bool:
+        """Whether latents have posteriors and a prior."""
+        return self.config.model.posterior == "gaussian"
+
+    @property
+    def sigma_mode(self) -> str:
+        """The source of the standard deviation of Gaussian pixels, "" for other likelihoods.
+
+        "fixed" keeps it, "learned" makes it a parameter, and "optimal" takes the most likely one
+        of each batch in training, and the moving average of its square otherwise.
+        """
+        model = self.config.model
+        return model.sigma_mode if model.likelihood == "gaussian" else ""
+
+    def apply(self, variables: Variables, method: str, argument: Array) -> Any:
+        """Returns the result of a method of the autoencoder."""
+        params = {"params": variables.params["autoencoder"]}
+        return self.autoencoder.apply(params, argument, method=method)
+
+    def init(self, key: Key, batch: Batch, frozen: Mapping[str, Variables]) -> Variables:
+        """Returns the initial variables."""
+        params = self.autoencoder.init(key, normalize(batch["image"]))["params"]
+        optimal = self.sigma_mode == "optimal"
+        state = {"variance": jnp.ones((), jnp.float32)} if optimal else {}
+        return Variables({"autoencoder": params}, state, frozen)
+
+    def losses(
+        self, variables: Variables, batch: Batch, key: Key, step: Array
+    ) -> tuple[Mapping[str, Array], tuple[PyTree, Metrics]]:
+        """Returns the negative ELBO with a weighted divergence, the state and the metrics."""
+        weights = self.config.losses
+        image, mean, log_variance, outputs = self.forward(variables, normalize(batch["image"]), key)
+        log_sigma = self.log_sigma(variables)
+        if self.sigma_mode == "optimal":
+            log_sigma = optimal_log_sigma(image, outputs)
+        loss = -self.pixels.log_likelihood(image, outputs, log_sigma).mean()
+        metrics = {"reconstruction_nats": loss}
+        if self.sigma_mode:
+            metrics["sigma"] = jnp.exp(log_sigma)
+        if self.variational:
+            kl = gaussian_kl(mean, log_variance)
+            weight = weights.beta * annealing_weight(
+                step, weights.annealing, weights.annealing_steps, weights.annealing_cycles
+            )
+            metrics |= {"kl": kl.sum(axis=1).mean(), "kl_weight": weight}
+            loss += weight * free_bits(kl, weights.free_bits)
+        state = self.update_state(variables.state, log_sigma, step)
+        return {"autoencoder": loss}, (state, metrics)
+
+    def forward(self, variables: Variables, image: Array, key: Key) -> ForwardPass:
+        """Returns posteriors and decoder outputs of images [B, H, W, C], with sampled latents."""
+        binary_key, latent_key = jax.random.split(key)
+        image = self.pixels.binarize(image, binary_key)
+        mean, log_variance = self.apply(variables, "encode", image)
+        latents = reparameterize(mean, log_variance, latent_key) if self.variational else mean
+        return ForwardPass(image, mean, log_variance, self.apply(variables, "decode", latents))
 
     def log_sigma(self, variables: Variables) -> Array:
-        if self.optimal:
+        """Returns the log standard deviation of Gaussian pixels, [], outside of training."""
+        if self.sigma_mode == "optimal":
             return 0.5 * jnp.log(variables.state["variance"])
-        if self.learned:
+        if self.sigma_mode == "learned":
             return variables.params["autoencoder"]["log_sigma"]
-        return jnp.log(jnp.float32(self.fixed))
+        return jnp.log(jnp.float32(self.config.model.sigma))
 
-    def followed(self, state: Mapping[str, Array], log_sigma: Array, step: Array) -> PyTree:
-        """Returns the state after a batch; the first ones count more, as in a running average."""
-        if not self.optimal:
+    def update_state(self, state: Mapping[str, Array], log_sigma: Array, step: Array) -> PyTree:
+        """Returns the moving average of the variance; the first batches have more weight."""
+        if self.sigma_mode != "optimal":
             return {}
         count = step.astype(jnp.float32)
         decay = jnp.minimum(_VARIANCE_DECAY, (1.0 + count) / (10.0 + count))
         variance = jax.lax.stop_gradient(jnp.exp(2.0 * log_sigma))
         return {"variance": decay * state["variance"] + (1.0 - decay) * variance}
 
+    def encode(self, variables: Variables, image: Array) -> Array:
+        """Returns latents float32 [B, Z] of images [B, H, W, C]."""
+        return self.apply(variables, "encode", self.pixels.expected(image))[0]
 
-def _noise(config: ConfigDict) -> _Noise:
-    gaussian, how = config.model.likelihood == "gaussian", config.model.sigma_mode
-    return _Noise(gaussian and how == "optimal", gaussian and how == "learned", config.model.sigma)
+    def decode(self, variables: Variables, latents: Array) -> Array:
+        """Returns the mean images [B, H, W, C] of latents [B, Z]."""
+        return self.pixels.mean(self.apply(variables, "decode", latents))
 
+    def posterior(self, variables: Variables, image: Array, key: Key) -> tuple[Array, Array]:
+        """Returns mean and log variance of the posteriors, see `Variational.posterior`."""
+        binary_key, _ = jax.random.split(key)  # the same binary images as in `log_weights`
+        return self.apply(variables, "encode", self.pixels.binarize(image, binary_key))
 
-def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
-    """Returns the stage; its only player is "autoencoder"."""
-    del frozen
-    pixels, noise = pixel_likelihood(config), _noise(config)
-    autoencoder, weights = network(config, pixels.outputs), config.losses
-    variational = config.model.posterior == "gaussian"
-    shape = (config.data.image_size, config.data.image_size, config.data.channels)
+    def log_weights(self, variables: Variables, image: Array, key: Key, count: int) -> Array:
+        """Returns log importance weights, float32 [count, B], see `Variational.log_weights`."""
+        binary_key, samples_key = jax.random.split(key)
+        image = self.pixels.binarize(image, binary_key)
+        mean, log_variance = self.apply(variables, "encode", image)
+        log_sigma = self.log_sigma(variables)
 
-    def apply(variables: Variables, method: str, argument: Array) -> Any:
-        params = {"params": variables.params["autoencoder"]}
-        return autoencoder.apply(params, argument, method=method)
-
-    def init(key: Key, batch: Batch, frozen: Mapping[str, Variables]) -> Variables:
-        params = autoencoder.init(key, normalize(batch["image"]))["params"]
-        return Variables({"autoencoder": params}, noise.initial_state(), frozen)
-
-    def forward(variables: Variables, image: Array, key: Key) -> _Forward:
-        binary_key, latent_key = jax.random.split(key)
-        image = pixels.prepare(image, binary_key)
-        mean, log_variance = apply(variables, "encode", image)
-        latents = reparameterize(mean, log_variance, latent_key) if variational else mean
-        return _Forward(image, mean, log_variance, apply(variables, "decode", latents))
-
-    def losses(variables: Variables, batch: Batch, key: Key, step: Array):
-        image, mean, log_variance, outputs = forward(variables, normalize(batch["image"]), key)
-        log_sigma = noise.log_sigma(variables)
-        if noise.optimal:
-            log_sigma = optimal_log_sigma(image, outputs)
-        nats = -pixels.log_likelihood(image, outputs, log_sigma).mean()
-        metrics = {"reconstruction_nats": nats}
-        if config.model.likelihood == "gaussian":
-            metrics["sigma"] = jnp.exp(log_sigma)
-        if variational:
-            kl = gaussian_kl(mean, log_variance)
-            weight = weights.beta * annealed(
-                step, weights.annealing, weights.annealing_steps, weights.annealing_cycles
-            )
-            metrics |= {"kl": kl.sum(axis=1).mean(), "kl_weight": weight}
-            nats += weight * free_bits(kl, weights.free_bits)
-        return {"autoencoder": nats}, (noise.followed(variables.state, log_sigma, step), metrics)
-
-    def encode(variables: Variables, image: Array) -> Array:
-        return apply(variables, "encode", pixels.expected(image))[0]
-
-    def decode(variables: Variables, latents: Array) -> Array:
-        return pixels.mean(apply(variables, "decode", latents))
-
-    def posterior(variables: Variables, image: Array, key: Key) -> tuple[Array, Array]:
-        binary_key, _ = jax.random.split(key)  # the same images as `log_weights` sees
-        return apply(variables, "encode", pixels.prepare(image, binary_key))
-
-    def log_weights(variables: Variables, image: Array, key: Key, count: int) -> Array:
-        binary_key, draws_key = jax.random.split(key)
-        image = pixels.prepare(image, binary_key)
-        mean, log_variance = apply(variables, "encode", image)
-        log_sigma = noise.log_sigma(variables)
-
-        def one(_: None, draw_key: Key) -> tuple[None, Array]:
-            latents = reparameterize(mean, log_variance, draw_key)
-            outputs = apply(variables, "decode", latents)
-            likelihood = pixels.log_likelihood(image, outputs, log_sigma)
+        def weigh_sample(_: None, sample_key: Key) -> tuple[None, Array]:
+            latents = reparameterize(mean, log_variance, sample_key)
+            outputs = self.apply(variables, "decode", latents)
+            likelihood = self.pixels.log_likelihood(image, outputs, log_sigma)
             prior = log_normal(latents, 0.0, 0.0)
             return None, likelihood + prior - log_normal(latents, mean, log_variance)
 
-        # One draw after another: only one set of decoded images is in memory.
-        return jax.lax.scan(one, None, jax.random.split(draws_key, count))[1]
+        # One sample after another: only one set of decoded images is in memory.
+        return jax.lax.scan(weigh_sample, None, jax.random.split(samples_key, count))[1]
 
-    def sample(variables: Variables, wanted: Batch, key: Key, settings: PriorSettings) -> Array:
+    def sample(
+        self, variables: Variables, inputs: Batch, key: Key, settings: PriorSettings
+    ) -> Array:
+        """Returns images [B, H, W, C] of latents from the prior, one for each label."""
         latent_key, pixel_key = jax.random.split(key)
-        latents = jax.random.normal(latent_key, (len(wanted["label"]), config.model.num_latents))
-        outputs = apply(variables, "decode", settings.temperature * latents)
+        shape = (len(inputs["label"]), self.config.model.num_latents)
+        latents = settings.temperature * jax.random.normal(latent_key, shape)
+        outputs = self.apply(variables, "decode", latents)
         if settings.pixels == "draw":
-            return pixels.draw(outputs, noise.log_sigma(variables), pixel_key)
-        return pixels.mean(outputs)
+            return self.pixels.sample(outputs, self.log_sigma(variables), pixel_key)
+        return self.pixels.mean(outputs)
 
-    def evaluate(variables: Variables, batch: Batch, key: Key):
+    def evaluate(self, variables: Variables, batch: Batch, key: Key) -> Metrics:
+        """Returns reconstruction errors and the ELBO of each image, see `Stage.evaluate`."""
         image = normalize(batch["image"])
-        figures = reconstruction_figures(image, decode(variables, encode(variables, image)))
-        if not variational:
-            return figures
-        return figures | elbo_figures(variables, image, key)
+        reconstruction = self.decode(variables, self.encode(variables, image))
+        metrics = reconstruction_metrics(image, reconstruction)
+        return metrics | self.elbo_metrics(variables, image, key) if self.variational else metrics
 
-    def elbo_figures(variables: Variables, image: Array, key: Key) -> dict[str, Array]:
-        """Returns the bound of each image, [B], with one draw of the latents."""
-        image, mean, log_variance, outputs = forward(variables, image, key)
-        nats = -pixels.log_likelihood(image, outputs, noise.log_sigma(variables))
+    def elbo_metrics(self, variables: Variables, image: Array, key: Key) -> dict[str, Array]:
+        """Returns the negative ELBO of each image and its terms, [B], from one latent sample."""
+        image, mean, log_variance, outputs = self.forward(variables, image, key)
+        nats = -self.pixels.log_likelihood(image, outputs, self.log_sigma(variables))
         kl = gaussian_kl(mean, log_variance).sum(axis=1)
+        bits = bits_per_dimension(nats + kl, math.prod(image.shape[1:]), self.pixels.density)
         return {
             "negative_elbo": nats + kl,
             "reconstruction_nats": nats,
             "kl": kl,
-            "bits_per_dimension_bound": bits_per_dimension(
-                nats + kl, shape[0] * shape[1] * shape[2], pixels.density
-            ),
+            "bits_per_dimension_bound": bits,
         }
 
-    def preview(variables: Variables, batch: Batch, key: Key):
+    def preview(self, variables: Variables, batch: Batch, key: Key) -> Metrics:
+        """Returns reconstructions, interpolations, traversals and samples, see `Stage.preview`."""
         image = normalize(batch["image"])
-        latents = encode(variables, image)
-        pictures = {
-            "original_and_reconstruction": side_by_side(image, decode(variables, latents)),
-            "interpolations": decode_grid(variables, latent_rows(latents)),
-            "traversals": decode_grid(
-                variables,
-                traverse_latents(latents, variational, _PREVIEW_ROWS, _PREVIEW_COLUMNS),
-            ),
-        }
-        if variational:
-            wanted = {"label": jnp.zeros((len(image),), jnp.int32)}
-            pictures["samples"] = sample(variables, wanted, key, sampling_settings(config))
-        return pictures
-
-    def decode_grid(variables: Variables, latents: Array) -> Array:
-        """Returns images [rows, columns, H, W, C] of latents [rows, columns, Z]."""
-        flat = latents.reshape(-1, latents.shape[-1])
-        return decode(variables, flat).reshape(*latents.shape[:2], *shape)
-
-    def latent_rows(latents: Array) -> Array:
+        latents = self.encode(variables, image)
         rows = min(_PREVIEW_ROWS, max(1, len(latents) // 2))
-        return interpolate_latents(latents[:rows], latents[-rows:], _PREVIEW_COLUMNS)
+        interpolations = interpolate_latents(latents[:rows], latents[-rows:], _PREVIEW_COLUMNS)
+        traversals = traverse_latents(latents, self.variational, _PREVIEW_ROWS, _PREVIEW_COLUMNS)
+        images = {
+            "original_and_reconstruction": side_by_side(image, self.decode(variables, latents)),
+            "interpolations": self.decode_grid(variables, interpolations),
+            "traversals": self.decode_grid(variables, traversals),
+        }
+        if self.variational:
+            inputs = {"label": jnp.zeros((len(image),), jnp.int32)}
+            images["samples"] = self.sample(variables, inputs, key, sampling_settings(self.config))
+        return images
 
-    generator = Generator(sample, sampling_settings(config), check_settings, 0)
-    bayes = Variational(posterior, log_weights, pixels.density, pixels.law, generator)
-    exports = LatentModel(encode, decode, bayes if variational else None)
-    return Stage(init, losses, evaluate, summarize, preview, exports)
+    def decode_grid(self, variables: Variables, latents: Array) -> Array:
+        """Returns images [rows, columns, H, W, C] of latents [rows, columns, Z]."""
+        images = self.decode(variables, latents.reshape(-1, latents.shape[-1]))
+        return images.reshape(*latents.shape[:2], *images.shape[1:])
+
+    @property
+    def exports(self) -> LatentModel:
+        """The latent model that other stages and programs use."""
+        generator = Generator(self.sample, sampling_settings(self.config), check_settings, 0)
+        variational = Variational(
+            posterior=self.posterior,
+            log_weights=self.log_weights,
+            density=self.pixels.density,
+            likelihood_description=self.pixels.description,
+            generator=generator,
+        )
+        return LatentModel(self.encode, self.decode, variational if self.variational else None)
+
+
+def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
+    """Returns the stage; its only network is "autoencoder"."""
+    del frozen
+    pixels = pixel_likelihood(config)
+    stage = VAEStage(config, build_network(config, pixels.num_outputs), pixels)
+    return Stage(stage.init, stage.losses, stage.evaluate, stage.preview, stage.exports)

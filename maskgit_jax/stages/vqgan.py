@@ -1,11 +1,12 @@
-"""VQGAN: a tokenizer that must reconstruct, and the judges that say how well it does.
+"""VQGAN: an autoencoder with one discrete token map, trained together with a discriminator.
 
-Judges are a discriminator, which learns with it, and a frozen network for classification, in
-whose features original and reconstruction are compared (`frozen["judge"]`).
+The autoencoder also minimizes a perceptual loss: the distance between image and reconstruction
+in the features of a pretrained network (`frozen["perceptual"]`).
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +16,12 @@ from maskgit_jax.arrays import Array, Batch, Key, PyTree, normalize
 from maskgit_jax.autoencoders.vqgan import ARCHITECTURES, VQGAN
 from maskgit_jax.configuration import require, require_one_of
 from maskgit_jax.losses.adversarial import (
+    ADVERSARIAL_LOSSES,
     LecamAverages,
     adaptive_weight,
     discriminator_loss,
     generator_loss,
-    initial_lecam_averages,
+    init_lecam_averages,
     lecam_penalty,
     r1_penalty,
     update_lecam_averages,
@@ -27,96 +29,85 @@ from maskgit_jax.losses.adversarial import (
 from maskgit_jax.losses.reconstruction import pixel_loss
 from maskgit_jax.networks.discriminators import PatchDiscriminator, StyleGANDiscriminator
 from maskgit_jax.networks.perceptual import PERCEPTUAL_NETWORKS, min_image_size, perceptual_distance
-from maskgit_jax.quantizers.vector import sample_latents, update_usage
-from maskgit_jax.stage import Stage, Variables
-from maskgit_jax.stages.tokenizers import (
-    assign_quantizer,
-    new_level,
-    one_map,
-    restarted_codes,
-    summarize,
-    validate_image_size,
+from maskgit_jax.quantizers.codebook import (
+    count_restarts,
+    init_codebook_state,
+    sample_latents,
+    update_usage,
 )
+from maskgit_jax.stage import Metrics, Stage, Variables
+from maskgit_jax.stages.tokenizers import SingleMapTokenizer, summarize, validate_image_size
+
+Discriminator = PatchDiscriminator | StyleGANDiscriminator
 
 
 def validate(config: ConfigDict) -> None:
     """Raises `InputError` for a configuration that cannot work."""
     require_one_of(config, "model.architecture", tuple(ARCHITECTURES))
     require_one_of(config, "losses.reconstruction", ("l1", "l2"))
-    require_one_of(config, "losses.adversarial", ("hinge", "non_saturating"))
-    require_one_of(config, "losses.perceptual", ("", *PERCEPTUAL_NETWORKS))
-    require_one_of(config, "discriminator.kind", ("patch", "stylegan"))
-    require_one_of(config, "discriminator.norm", ("batch", "group", "none"))
-    losses, side = config.losses, config.data.image_size
-    for key in ("reconstruction_weight", "quantizer_weight", "perceptual_weight", "adversarial_weight",
-                "r1_weight", "lecam_weight"):  # fmt: skip
-        require(losses[key] >= 0, f"config.losses.{key} is {losses[key]}; it must not be negative")
+    require_one_of(config, "losses.adversarial", ADVERSARIAL_LOSSES)
+    losses = config.losses
+    for key in ("reconstruction", "quantizer", "perceptual", "adversarial", "r1", "lecam"):
+        weight = losses[f"{key}_weight"]
+        require(weight >= 0, f"config.losses.{key}_weight is {weight}; it must not be negative")
     decay = losses.lecam_decay
     require(0 <= decay < 1, f"config.losses.lecam_decay is {decay}; it must be in [0, 1)")
-    require(
-        bool(losses.perceptual) or not losses.perceptual_weights,
-        f"config.losses.perceptual_weights is '{losses.perceptual_weights}', but config.losses.perceptual is empty; "
-        "name the network of these weights",
-    )
-    if losses.perceptual:
-        least = min_image_size(losses.perceptual)
-        require(
-            side >= least,
-            f"config.losses.perceptual {losses.perceptual} compares images of {least} pixels or more, and "
-            f"config.data.image_size is {side}",
-        )
-    validate_image_size(
-        config, 2 ** (len(config.model.channel_multipliers) - 1), "channel_multipliers"
-    )
+    factor = 2 ** (len(config.model.channel_multipliers) - 1)
+    validate_image_size(config, factor, "channel_multipliers")
+    _validate_perceptual(config)
     _validate_discriminator(config)
 
 
-def _validate_discriminator(config: ConfigDict) -> None:
-    losses, judge, side = config.losses, config.discriminator, config.data.image_size
-    for key in ("filters", "num_layers", "max_width"):
+def _validate_perceptual(config: ConfigDict) -> None:
+    require_one_of(config, "losses.perceptual", ("", *PERCEPTUAL_NETWORKS))
+    losses, side = config.losses, config.data.image_size
+    if not losses.perceptual:
         require(
-            judge[key] >= 1,
-            f"config.discriminator.{key} is {judge[key]}; it must be at least 1",
+            not losses.perceptual_weights,
+            f"config.losses.perceptual_weights is '{losses.perceptual_weights}', but "
+            "config.losses.perceptual is empty; set it to the network of these weights",
         )
+        return
+    smallest = min_image_size(losses.perceptual)
+    require(
+        side >= smallest,
+        f"config.losses.perceptual {losses.perceptual} compares images of {smallest} pixels or "
+        f"more, and config.data.image_size is {side}",
+    )
+
+
+def _validate_discriminator(config: ConfigDict) -> None:
+    require_one_of(config, "discriminator.kind", ("patch", "stylegan"))
+    require_one_of(config, "discriminator.norm", ("batch", "group", "none"))
+    losses, settings, side = config.losses, config.discriminator, config.data.image_size
+    for key in ("filters", "num_layers", "max_width"):
+        value = settings[key]
+        require(value >= 1, f"config.discriminator.{key} is {value}; it must be at least 1")
     if losses.adversarial_weight == 0:
         for key in ("r1_weight", "lecam_weight"):
             require(
                 losses[key] == 0,
                 f"config.losses.{key} is {losses[key]}, but without a discriminator "
-                "(config.losses.adversarial_weight is 0) it has no meaning; set it to 0",
+                "(config.losses.adversarial_weight is 0) it has no effect; set it to 0",
             )
-        return
-    if judge.kind == "patch":
+    elif settings.kind == "patch":
         require(
-            side >= 2 * 2**judge.num_layers,
-            f"config.discriminator.num_layers {judge.num_layers} is too many for images of "
+            side >= 2 * 2**settings.num_layers,
+            f"config.discriminator.num_layers {settings.num_layers} is too many for images of "
             f"{side} pixels",
         )
         require(
-            losses.r1_weight == 0 or judge.norm != "batch",
+            losses.r1_weight == 0 or settings.norm != "batch",
             "config.losses.r1_weight needs logits that depend on their own image alone, but "
             "config.discriminator.norm is 'batch'; set the norm to group or none, or the weight "
             "to 0",
         )
 
 
-def needs(config: ConfigDict) -> dict[str, str]:
-    """Returns the run directories that must be loaded first: none."""
-    del config
-    return {}
-
-
-class Networks(NamedTuple):
-    """The linen modules of the game."""
-
-    autoencoder: VQGAN
-    discriminator: PatchDiscriminator | StyleGANDiscriminator
-
-
-def networks(config: ConfigDict) -> Networks:
-    """Returns the modules that a configuration describes."""
+def build_autoencoder(config: ConfigDict) -> VQGAN:
+    """Returns the autoencoder that a configuration describes."""
     model = config.model
-    autoencoder = VQGAN(
+    return VQGAN(
         image_size=config.data.image_size,
         channels=config.data.channels,
         filters=model.filters,
@@ -129,145 +120,189 @@ def networks(config: ConfigDict) -> Networks:
         remat=model.remat,
         dtype=config.dtype,
     )
-    judge, dtype = config.discriminator, config.dtype
-    if judge.kind == "stylegan":
-        size = config.data.image_size
-        discriminator = StyleGANDiscriminator(
-            size, judge.filters, judge.max_width, judge.blur, dtype
+
+
+def build_discriminator(config: ConfigDict) -> Discriminator:
+    """Returns the discriminator that a configuration describes."""
+    settings, dtype = config.discriminator, config.dtype
+    if settings.kind == "stylegan":
+        return StyleGANDiscriminator(
+            config.data.image_size, settings.filters, settings.max_width, settings.blur, dtype
         )
-    else:
-        discriminator = PatchDiscriminator(judge.filters, judge.num_layers, judge.norm, dtype)
-    return Networks(autoencoder, discriminator)
+    return PatchDiscriminator(settings.filters, settings.num_layers, settings.norm, dtype)
 
 
-def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
-    """Returns the stage; players are "autoencoder" and, if it weighs, "discriminator".
+@dataclass(frozen=True, eq=False)
+class VQGANStage(SingleMapTokenizer):
+    """The functions of the stage, see `Stage`.
 
-    With `config.losses.perceptual` the losses (and nothing else) need `frozen["judge"]`, whose
-    `params["network"]` is what `interop.judges.load_perceptual_network` gives.
+    Attributes:
+        config: The stage's configuration.
+        autoencoder: The network that it describes.
+        side: Rows and columns of the token map.
+        discriminator: Trained only if `config.losses.adversarial_weight` is above 0.
     """
-    del frozen
-    autoencoder, discriminator = networks(config)
-    weights, model = config.losses, config.model
-    adversarial = weights.adversarial_weight > 0
-    perceptual = perceptual_distance(weights.perceptual) if weights.perceptual else None
-    start_step = config.optimizers.discriminator.start_step
-    side = config.data.image_size // 2 ** (len(model.channel_multipliers) - 1)
 
-    def apply(variables: Variables, method: str, *arguments: Array) -> Array:
-        return autoencoder.apply(
-            {"params": variables.params["autoencoder"]}, *arguments, method=method
-        )
+    discriminator: Discriminator
 
-    def init(key: Key, batch: Batch, frozen: Mapping[str, Variables]) -> Variables:
+    def init(self, key: Key, batch: Batch, frozen: Mapping[str, Variables]) -> Variables:
+        """Returns the initial variables; the codebook starts from latents of the batch."""
         autoencoder_key, discriminator_key, codes_key = jax.random.split(key, 3)
-        image = normalize(batch["image"])
-        params = autoencoder.init(autoencoder_key, image)["params"]
-        latents = autoencoder.apply({"params": params}, image, method="latents")
-        codebook = sample_latents(latents, model.codebook_size, codes_key)
-        params = {"autoencoder": {**params, "quantizer": {"codebook": codebook}}}
-        state = new_level(codebook, "gradient")
-        if adversarial:
-            judge = discriminator.init(discriminator_key, image, train=True)
-            params["discriminator"] = judge["params"]
-            state["batch_stats"] = judge.get("batch_stats", {})
+        image, weights = normalize(batch["image"]), self.config.losses
+        autoencoder, latents = self.init_autoencoder(autoencoder_key, image)
+        codebook = sample_latents(latents, self.config.model.codebook_size, codes_key)
+        params = {"autoencoder": {**autoencoder, "quantizer": {"codebook": codebook}}}
+        state: dict[str, PyTree] = {**init_codebook_state(codebook, "gradient")}
+        if weights.adversarial_weight:
+            discriminator: Any = self.discriminator.init(discriminator_key, image, train=True)
+            params["discriminator"] = discriminator["params"]
+            state["batch_stats"] = discriminator.get("batch_stats", {})
         if weights.lecam_weight:
-            state["lecam"] = initial_lecam_averages()._asdict()
+            state["lecam"] = init_lecam_averages()._asdict()
         return Variables(params, state, frozen)
 
-    def faithfulness(variables: Variables, image: Array, decoded: Array) -> dict[str, Array]:
-        """Returns the terms, weighted, that ask for the original, [] each."""
-        pixels = pixel_loss(image, decoded, weights.reconstruction).mean()
+    def losses(
+        self, variables: Variables, batch: Batch, key: Key, step: Array
+    ) -> tuple[Mapping[str, Array], tuple[PyTree, Metrics]]:
+        """Returns the losses of autoencoder and discriminator, the state and the metrics.
+
+        The autoencoder's: reconstruction + perceptual + quantizer + generator loss.
+        """
+        image, weights = normalize(batch["image"]), self.config.losses
+        latents = self.apply(variables, "latents", image)
+        quantized = self.apply(variables, "quantize", latents)
+        features = self.apply(variables, "features", quantized.codes)
+        reconstruction = self.apply(variables, "to_image", features)
+        terms = self.reconstruction_terms(variables, image, reconstruction)
+        loss = sum(terms.values(), weights.quantizer_weight * quantized.loss)
+        usage = update_usage(
+            variables.state["usage"],
+            latents,
+            quantized.tokens,
+            key,
+            step,
+            self.config.model.restart_dead_codes_after,
+        )
+        metrics = {
+            **terms,
+            "quantizer_loss": quantized.loss,
+            "restarted_codes": count_restarts(usage, step),
+        }
+        if not weights.adversarial_weight:
+            return {"autoencoder": loss}, ({"usage": usage}, metrics)
+        weight = self.generator_weight(variables, image, features, step)
+        fake, discriminator, state, discriminator_metrics = self.discriminator_terms(
+            variables, image, reconstruction
+        )
+        metrics |= {"adversarial_weight": weight, **discriminator_metrics}
+        loss = loss + weight * generator_loss(fake, weights.adversarial)
+        losses = {"autoencoder": loss, "discriminator": discriminator}
+        return losses, ({"usage": usage, **state}, metrics)
+
+    def reconstruction_terms(
+        self, variables: Variables, image: Array, reconstruction: Array
+    ) -> dict[str, Array]:
+        """Returns the weighted pixel and perceptual losses, [] each."""
+        weights = self.config.losses
+        pixels = pixel_loss(image, reconstruction, weights.reconstruction).mean()
         terms = {"pixel_loss": weights.reconstruction_weight * pixels}
-        if perceptual is not None:
-            network = variables.frozen["judge"].params["network"]
-            distance = perceptual(network, image, decoded).mean()
-            terms["perceptual_loss"] = weights.perceptual_weight * distance
+        if weights.perceptual:
+            network = variables.frozen["perceptual"].params["network"]
+            distance = perceptual_distance(weights.perceptual)(network, image, reconstruction)
+            terms["perceptual_loss"] = weights.perceptual_weight * distance.mean()
         return terms
 
-    def judge(variables: Variables, statistics: PyTree, image: Array) -> tuple[Array, PyTree]:
-        logits, changed = discriminator.apply(
-            {"params": variables.params["discriminator"], "batch_stats": statistics},
+    def discriminate(
+        self, variables: Variables, batch_stats: PyTree, image: Array
+    ) -> tuple[Array, PyTree]:
+        """Returns the discriminator's logits and its batch statistics after these images."""
+        logits, changed = self.discriminator.apply(
+            {"params": variables.params["discriminator"], "batch_stats": batch_stats},
             image,
             train=True,
             mutable=["batch_stats"],
         )
         return logits, changed.get("batch_stats", {})
 
-    def generator_weight(
-        variables: Variables, statistics: PyTree, image: Array, features: Array, step: Array
-    ) -> Array:
-        """Returns what the generator's loss is multiplied by, 0 before the discriminator starts."""
-        weight = jnp.float32(weights.adversarial_weight)
-        if weights.adaptive_weight:
-            last = variables.params["autoencoder"]["conv_out"]
-            constant = jax.lax.stop_gradient(features)
-            weight *= adaptive_weight(
-                lambda x: sum(faithfulness(variables, image, x).values(), jnp.float32(0.0)),
-                lambda x: generator_loss(judge(variables, statistics, x)[0], weights.adversarial),
-                lambda kernel: autoencoder.apply(
-                    {"params": {"conv_out": {**last, "kernel": kernel}}},
-                    constant,
-                    method="to_image",
-                ),
-                last["kernel"],
-            )
-        return jnp.where(step >= start_step, weight, 0.0)
-
-    def adversarial_terms(
-        variables: Variables, image: Array, features: Array, decoded: Array, step: Array
+    def discriminator_terms(
+        self, variables: Variables, image: Array, reconstruction: Array
     ) -> tuple[Array, Array, dict[str, PyTree], dict[str, Array]]:
-        """Returns the generator's term, the discriminator's loss, state and metrics."""
-        statistics = variables.state["batch_stats"]
-        real, statistics = judge(variables, statistics, image)
-        fake, statistics = judge(variables, statistics, decoded)
-        weight = generator_weight(variables, statistics, image, features, step)
+        """Returns the logits of the reconstructions, the loss [], the state and the metrics."""
+        weights = self.config.losses
+        real, batch_stats = self.discriminate(variables, variables.state["batch_stats"], image)
+        fake, batch_stats = self.discriminate(variables, batch_stats, reconstruction)
         loss = discriminator_loss(real, fake, weights.adversarial)
-        state: dict[str, PyTree] = {"batch_stats": statistics}
-        metrics = {
-            "adversarial_weight": weight,
-            "logits_real": real.mean(),
-            "logits_fake": fake.mean(),
-        }
+        state: dict[str, PyTree] = {"batch_stats": batch_stats}
+        metrics = {"logits_real": real.mean(), "logits_fake": fake.mean()}
         if weights.r1_weight:
-            metrics["r1"] = r1_penalty(lambda x: judge(variables, statistics, x)[0], image)
+            metrics["r1"] = r1_penalty(lambda x: self.logits(variables, x), image)
             loss += weights.r1_weight * metrics["r1"]
         if weights.lecam_weight:
             averages = LecamAverages(**variables.state["lecam"])
             metrics["lecam"] = lecam_penalty(real, fake, averages, weights.lecam_rectified)
             loss += weights.lecam_weight * metrics["lecam"]
-            moved = update_lecam_averages(averages, real, fake, weights.lecam_decay)
-            state["lecam"] = moved._asdict()
-        return weight * generator_loss(fake, weights.adversarial), loss, state, metrics
+            averages = update_lecam_averages(averages, real, fake, weights.lecam_decay)
+            state["lecam"] = averages._asdict()
+        return fake, loss, state, metrics
 
-    def losses(variables: Variables, batch: Batch, key: Key, step: Array):
-        image = normalize(batch["image"])
-        latents = apply(variables, "latents", image)
-        quantized = apply(variables, "quantize", latents)
-        features = apply(variables, "features", quantized.codes)
-        decoded = apply(variables, "to_image", features)
-        terms = faithfulness(variables, image, decoded)
-        total = sum(terms.values(), weights.quantizer_weight * quantized.loss)
-        use = update_usage(
-            variables.state["use"],
-            latents,
-            quantized.tokens,
-            key,
-            step,
-            model.restart_dead_codes_after,
-        )
-        metrics = {
-            **terms,
-            "quantizer_loss": quantized.loss,
-            "restarted_codes": restarted_codes({"use": use}, step),
-        }
-        if not adversarial:
-            return {"autoencoder": total}, ({"use": use}, metrics)
-        term, judge_loss, state, more = adversarial_terms(variables, image, features, decoded, step)
-        return (
-            {"autoencoder": total + term, "discriminator": judge_loss},
-            ({"use": use, **state}, {**metrics, **more}),
-        )
+    def logits(self, variables: Variables, image: Array) -> Array:
+        """Returns the discriminator's logits; in training they do not depend on its statistics."""
+        return self.discriminate(variables, variables.state["batch_stats"], image)[0]
 
-    own = one_map(apply, model.codebook_size, side)
-    return Stage(init, losses, own.evaluate, summarize, own.preview, own.exports, assign_quantizer)
+    def generator_weight(
+        self, variables: Variables, image: Array, features: Array, step: Array
+    ) -> Array:
+        """Returns the weight of the generator's loss [], 0 before the discriminator starts.
+
+        Args:
+            variables: Of the stage.
+            image: Originals [B, H, W, C] in [-1, 1].
+            features: Input of the decoder's last convolution, [B, H, W, filters].
+            step: The training step [].
+        """
+        weights = self.config.losses
+        weight = jnp.float32(weights.adversarial_weight)
+        if weights.adaptive_weight:
+            conv_out = variables.params["autoencoder"]["conv_out"]
+            features = jax.lax.stop_gradient(features)
+
+            def reconstruction_loss(decoded: Array) -> Array:
+                terms = self.reconstruction_terms(variables, image, decoded)
+                return sum(terms.values(), jnp.float32(0.0))
+
+            def adversarial_loss(decoded: Array) -> Array:
+                return generator_loss(self.logits(variables, decoded), weights.adversarial)
+
+            def to_image(kernel: Array) -> Array:
+                params = {"conv_out": {**conv_out, "kernel": kernel}}
+                decoded: Any = self.autoencoder.apply(
+                    {"params": params}, features, method="to_image"
+                )
+                return decoded
+
+            weight *= adaptive_weight(
+                reconstruction_loss, adversarial_loss, to_image, conv_out["kernel"]
+            )
+        start_step = self.config.optimizers.discriminator.start_step
+        return jnp.where(step >= start_step, weight, 0.0)
+
+
+def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
+    """Returns the stage; its networks are "autoencoder" and "discriminator".
+
+    Without `config.losses.adversarial_weight` there is no discriminator. With
+    `config.losses.perceptual` the losses (and nothing else) need `frozen["perceptual"]`, whose
+    `params["network"]` are the parameters of `interop.perceptual.load_perceptual_network`.
+    """
+    del frozen
+    side = config.data.image_size // 2 ** (len(config.model.channel_multipliers) - 1)
+    stage = VQGANStage(config, build_autoencoder(config), side, build_discriminator(config))
+    return Stage(
+        init=stage.init,
+        losses=stage.losses,
+        evaluate=stage.evaluate,
+        summarize=summarize,
+        preview=stage.preview,
+        exports=stage.exports,
+        assign=stage.assign,
+    )

@@ -1,22 +1,24 @@
-"""VQ-VAE: one player, a tokenizer that must reconstruct."""
+"""VQ-VAE: an autoencoder with one discrete token map, trained to reconstruct its input."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import jax
 from ml_collections import ConfigDict
 
-from maskgit_jax.arrays import Array, Batch, Key, normalize
+from maskgit_jax.arrays import Array, Batch, Key, PyTree, normalize
 from maskgit_jax.autoencoders.vqvae import VQVAE
 from maskgit_jax.configuration import require, require_one_of
 from maskgit_jax.losses.reconstruction import pixel_loss
-from maskgit_jax.quantizers.vector import initial_codebook
-from maskgit_jax.stage import Stage, Variables
+from maskgit_jax.quantizers.codebook import (
+    count_restarts,
+    init_codebook,
+    init_codebook_state,
+    update_codebook_state,
+)
+from maskgit_jax.stage import Metrics, Stage, Variables
 from maskgit_jax.stages.tokenizers import (
-    assign_quantizer,
-    new_level,
-    observe_level,
-    one_map,
-    restarted_codes,
+    SingleMapTokenizer,
     summarize,
     validate_codebook,
     validate_image_size,
@@ -32,13 +34,7 @@ def validate(config: ConfigDict) -> None:
     validate_image_size(config, 2**halvings, "num_downsamplings")
 
 
-def needs(config: ConfigDict) -> dict[str, str]:
-    """Returns the run directories that must be loaded first: none."""
-    del config
-    return {}
-
-
-def network(config: ConfigDict) -> VQVAE:
+def build_network(config: ConfigDict) -> VQVAE:
     """Returns the autoencoder that a configuration describes."""
     model = config.model
     return VQVAE(
@@ -56,42 +52,57 @@ def network(config: ConfigDict) -> VQVAE:
     )
 
 
-def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
-    """Returns the stage; its only player is "autoencoder"."""
-    del frozen
-    autoencoder, weights, model = network(config), config.losses, config.model
-    side = config.data.image_size // 2**model.num_downsamplings
+@dataclass(frozen=True, eq=False)
+class VQVAEStage(SingleMapTokenizer):
+    """The functions of the stage, see `Stage`."""
 
-    def apply(variables: Variables, method: str, *arguments: Array) -> Array:
-        return autoencoder.apply(
-            {"params": variables.params["autoencoder"]}, *arguments, method=method
-        )
-
-    def init(key: Key, batch: Batch, frozen: Mapping[str, Variables]) -> Variables:
+    def init(self, key: Key, batch: Batch, frozen: Mapping[str, Variables]) -> Variables:
+        """Returns the initial variables; the codebook starts from the latents of the batch."""
         autoencoder_key, codes_key = jax.random.split(key)
-        image = normalize(batch["image"])
-        params = autoencoder.init(autoencoder_key, image)["params"]
-        latents = autoencoder.apply({"params": params}, image, method="latents")
-        codebook = initial_codebook(
-            params["quantizer"]["codebook"], latents, codes_key, model.codebook_init
-        )
+        params, latents = self.init_autoencoder(autoencoder_key, normalize(batch["image"]))
+        model, codebook = self.config.model, params["quantizer"]["codebook"]
+        codebook = init_codebook(codebook, latents, codes_key, model.codebook_init)
         params = {"autoencoder": {**params, "quantizer": {"codebook": codebook}}}
-        return Variables(params, new_level(codebook, model.codebook_update), frozen)
+        return Variables(params, init_codebook_state(codebook, model.codebook_update), frozen)
 
-    def losses(variables: Variables, batch: Batch, key: Key, step: Array):
-        image = normalize(batch["image"])
-        latents = apply(variables, "latents", image)
-        quantized = apply(variables, "quantize", latents)
-        decoded = apply(variables, "to_image", quantized.codes)
-        faithful = pixel_loss(image, decoded, weights.reconstruction).mean()
-        state = observe_level(variables.state, latents, quantized.tokens, key, step, model)
+    def losses(
+        self, variables: Variables, batch: Batch, key: Key, step: Array
+    ) -> tuple[Mapping[str, Array], tuple[PyTree, Metrics]]:
+        """Returns pixel loss + quantizer_weight * quantizer loss, the state and the metrics."""
+        image, model, weights = normalize(batch["image"]), self.config.model, self.config.losses
+        latents = self.apply(variables, "latents", image)
+        quantized = self.apply(variables, "quantize", latents)
+        reconstruction = self.apply(variables, "to_image", quantized.codes)
+        pixels = pixel_loss(image, reconstruction, weights.reconstruction).mean()
+        state = update_codebook_state(
+            variables.state,
+            latents,
+            quantized.tokens,
+            key,
+            step,
+            model.restart_dead_codes_after,
+            model.codebook_decay,
+        )
         metrics = {
-            "pixel_loss": faithful,
+            "pixel_loss": pixels,
             "quantizer_loss": quantized.loss,
-            "restarted_codes": restarted_codes(state, step),
+            "restarted_codes": count_restarts(state["usage"], step),
         }
-        total = faithful + weights.quantizer_weight * quantized.loss
-        return {"autoencoder": total}, (state, metrics)
+        loss = pixels + weights.quantizer_weight * quantized.loss
+        return {"autoencoder": loss}, (state, metrics)
 
-    own = one_map(apply, model.codebook_size, side)
-    return Stage(init, losses, own.evaluate, summarize, own.preview, own.exports, assign_quantizer)
+
+def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
+    """Returns the stage; its only network is "autoencoder"."""
+    del frozen
+    side = config.data.image_size // 2**config.model.num_downsamplings
+    stage = VQVAEStage(config, build_network(config), side)
+    return Stage(
+        init=stage.init,
+        losses=stage.losses,
+        evaluate=stage.evaluate,
+        summarize=summarize,
+        preview=stage.preview,
+        exports=stage.exports,
+        assign=stage.assign,
+    )

@@ -1,6 +1,7 @@
-"""VQ-VAE-2: one player, a tokenizer with two or three levels of token maps."""
+"""VQ-VAE-2: an autoencoder with two or three levels of token maps, trained to reconstruct."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -11,15 +12,18 @@ from maskgit_jax.arrays import Array, Batch, Key, PyTree, normalize
 from maskgit_jax.autoencoders.vqvae2 import LEVEL_NAMES, VQVAE2
 from maskgit_jax.configuration import require, require_one_of
 from maskgit_jax.losses.reconstruction import pixel_loss
-from maskgit_jax.quantizers.vector import initial_codebook
-from maskgit_jax.stage import Stage, Tokenizer, Variables, join_levels, split_levels
+from maskgit_jax.quantizers.codebook import (
+    assign_codebook,
+    count_restarts,
+    init_codebook,
+    init_codebook_state,
+    update_codebook_state,
+)
+from maskgit_jax.stage import Metrics, Stage, Tokenizer, Variables, join_levels, split_levels
 from maskgit_jax.stages.tokenizers import (
-    assigned_codebook,
+    HISTOGRAM,
     codebook_histogram,
-    new_level,
-    observe_level,
-    reconstruction_figures,
-    restarted_codes,
+    reconstruction_metrics,
     side_by_side,
     summarize,
     validate_codebook,
@@ -45,13 +49,7 @@ def validate(config: ConfigDict) -> None:
     validate_image_size(config, factor, "bottom_downsamplings", "num_levels")
 
 
-def needs(config: ConfigDict) -> dict[str, str]:
-    """Returns the run directories that must be loaded first: none."""
-    del config
-    return {}
-
-
-def network(config: ConfigDict) -> VQVAE2:
+def build_network(config: ConfigDict) -> VQVAE2:
     """Returns the autoencoder that a configuration describes."""
     model = config.model
     return VQVAE2(
@@ -70,7 +68,7 @@ def network(config: ConfigDict) -> VQVAE2:
     )
 
 
-def grids_of(config: ConfigDict) -> tuple[tuple[int, int], ...]:
+def level_grids(config: ConfigDict) -> tuple[tuple[int, int], ...]:
     """Returns rows and columns of each level's token map, coarsest first."""
     model = config.model
     bottom = config.data.image_size // 2**model.bottom_downsamplings
@@ -79,13 +77,14 @@ def grids_of(config: ConfigDict) -> tuple[tuple[int, int], ...]:
 
 
 def drop_levels(codes: tuple[Array, ...], key: Key, rate: float) -> tuple[Array, ...]:
-    """Returns codes of which some images have lost their finest levels (zeros instead).
+    """Returns codes in which the finest levels of some images are zero.
 
-    Without it nothing asks the coarse levels to say anything, and they may end up saying nothing.
+    Without it no loss makes the coarse levels carry information, and they may end up unused.
 
     Args:
         codes: Of all levels [B, h, w, D], coarsest first.
-        key: Chooses the images, and for each how many levels it keeps (1 .. all but one).
+        key: Random key of the choice of images, and of the number of levels that each keeps
+            (1 .. all but one).
         rate: Share of such images in [0, 1); 0 is the published VQ-VAE-2.
 
     Source: "quantizer dropout" of Zeghidour et al. 2021, SoundStream, for levels
@@ -98,101 +97,140 @@ def drop_levels(codes: tuple[Array, ...], key: Key, rate: float) -> tuple[Array,
     dropped = jax.random.bernoulli(image_key, rate, (batch_size,))
     fewer = jax.random.randint(count_key, (batch_size,), 1, num_levels)
     kept = jnp.where(dropped, fewer, num_levels).reshape(-1, 1, 1, 1)
-    return tuple(jnp.where(kept > number, own, 0.0) for number, own in enumerate(codes))
+    return tuple(jnp.where(kept > level, own, 0.0) for level, own in enumerate(codes))
 
 
-def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
-    """Returns the stage; its only player is "autoencoder"."""
-    del frozen
-    autoencoder, weights, model = network(config), config.losses, config.model
-    names, grids = autoencoder.level_names, grids_of(config)
+@dataclass(frozen=True, eq=False)
+class VQVAE2Stage:
+    """The functions of the stage, see `Stage`.
 
-    def apply(variables: Variables, method: str, *arguments: Any) -> Any:
-        return autoencoder.apply(
-            {"params": variables.params["autoencoder"]}, *arguments, method=method
-        )
+    Attributes:
+        config: The stage's configuration.
+        autoencoder: The network that it describes.
+        grids: Rows and columns of each level's token map, coarsest first.
+    """
 
-    def init(key: Key, batch: Batch, frozen: Mapping[str, Variables]) -> Variables:
+    config: ConfigDict
+    autoencoder: VQVAE2
+    grids: tuple[tuple[int, int], ...]
+
+    @property
+    def level_names(self) -> tuple[str, ...]:
+        """Names of the levels, coarsest first."""
+        return self.autoencoder.level_names
+
+    def apply(self, variables: Variables, method: str, *arguments: Any) -> Any:
+        """Returns the result of a method of the autoencoder."""
+        params = {"params": variables.params["autoencoder"]}
+        return self.autoencoder.apply(params, *arguments, method=method)
+
+    def init(self, key: Key, batch: Batch, frozen: Mapping[str, Variables]) -> Variables:
+        """Returns the initial variables; codebooks start from the latents of the batch."""
         autoencoder_key, codes_key = jax.random.split(key)
-        image = normalize(batch["image"])
-        params = autoencoder.init(autoencoder_key, image)["params"]
+        image, model = normalize(batch["image"]), self.config.model
+        params: Any = self.autoencoder.init(autoencoder_key, image)["params"]
         state = {}
         # One after another: the latents of a level depend on the codes of the coarser ones.
-        for number, name in enumerate(names):
-            latents = autoencoder.apply({"params": params}, image, method="levels")[number].latents
-            codebook = initial_codebook(
-                params[f"quantizer_{name}"]["codebook"],
-                latents,
-                jax.random.fold_in(codes_key, number),
-                model.codebook_init,
+        for number, name in enumerate(self.level_names):
+            levels: Any = self.autoencoder.apply({"params": params}, image, method="levels")
+            level_key = jax.random.fold_in(codes_key, number)
+            codebook = params[f"quantizer_{name}"]["codebook"]
+            codebook = init_codebook(
+                codebook, levels[number].latents, level_key, model.codebook_init
             )
             params = {**params, f"quantizer_{name}": {"codebook": codebook}}
-            state[name] = new_level(codebook, model.codebook_update)
+            state[name] = init_codebook_state(codebook, model.codebook_update)
         return Variables({"autoencoder": params}, state, frozen)
 
-    def losses(variables: Variables, batch: Batch, key: Key, step: Array):
-        drop_key, *revive_keys = jax.random.split(key, len(names) + 1)
-        image = normalize(batch["image"])
-        levels = apply(variables, "levels", image)
+    def losses(
+        self, variables: Variables, batch: Batch, key: Key, step: Array
+    ) -> tuple[Mapping[str, Array], tuple[PyTree, Metrics]]:
+        """Returns pixel loss + quantizer_weight * sum of quantizer losses, state and metrics."""
+        image, model, weights = normalize(batch["image"]), self.config.model, self.config.losses
+        drop_key, *level_keys = jax.random.split(key, len(self.level_names) + 1)
+        levels = self.apply(variables, "levels", image)
         codes = tuple(level.quantized.codes for level in levels)
         codes = drop_levels(codes, drop_key, weights.level_dropout_rate)
-        decoded = apply(variables, "to_image", codes)
-        faithful = pixel_loss(image, decoded, weights.reconstruction).mean()
-        distance = sum((level.quantized.loss for level in levels), jnp.float32(0.0))
-        state, metrics = {}, {"pixel_loss": faithful, "quantizer_loss": distance}
-        for name, level, revive_key in zip(names, levels, revive_keys, strict=True):
-            state[name] = observe_level(
+        reconstruction = self.apply(variables, "to_image", codes)
+        pixels = pixel_loss(image, reconstruction, weights.reconstruction).mean()
+        quantizer = sum((level.quantized.loss for level in levels), jnp.float32(0.0))
+        state, metrics = {}, {"pixel_loss": pixels, "quantizer_loss": quantizer}
+        for name, level, level_key in zip(self.level_names, levels, level_keys, strict=True):
+            state[name] = update_codebook_state(
                 variables.state[name],
                 level.latents,
                 level.quantized.tokens,
-                revive_key,
+                level_key,
                 step,
-                model,
+                model.restart_dead_codes_after,
+                model.codebook_decay,
             )
-            metrics[f"revived_codes_{name}"] = restarted_codes(state[name], step)
-        return {"autoencoder": faithful + weights.quantizer_weight * distance}, (state, metrics)
+            metrics[f"restarted_codes_{name}"] = count_restarts(state[name]["usage"], step)
+        return {"autoencoder": pixels + weights.quantizer_weight * quantizer}, (state, metrics)
 
-    def assign(params: Mapping[str, PyTree], state: PyTree, step: Array):
+    def assign(
+        self, params: Mapping[str, PyTree], state: PyTree, step: Array
+    ) -> Mapping[str, PyTree]:
+        """Returns the parameters with the codebooks assigned, see `Stage.assign`."""
         if "autoencoder" not in params:
             return params
-        player = dict(params["autoencoder"])
-        for name in names:
-            old = player[f"quantizer_{name}"]["codebook"]
-            codebook = assigned_codebook(old, state[name], step)
-            player[f"quantizer_{name}"] = {"codebook": codebook}
-        return {**params, "autoencoder": player}
+        autoencoder = dict(params["autoencoder"])
+        for name in self.level_names:
+            codebook = autoencoder[f"quantizer_{name}"]["codebook"]
+            codebook = assign_codebook(codebook, state[name], step)
+            autoencoder[f"quantizer_{name}"] = {"codebook": codebook}
+        return {**params, "autoencoder": autoencoder}
 
-    def encode(variables: Variables, image: Array) -> Array:
-        return join_levels(apply(variables, "encode", image))
+    def encode(self, variables: Variables, image: Array) -> Array:
+        """Returns tokens int32 [B, L] of all levels of images [B, H, W, C]."""
+        return join_levels(self.apply(variables, "encode", image))
 
-    def decode(variables: Variables, tokens: Array) -> Array:
-        return apply(variables, "decode", split_levels(tokens, grids))
+    def decode(self, variables: Variables, tokens: Array) -> Array:
+        """Returns images [B, H, W, C] of tokens int32 [B, L]."""
+        return self.apply(variables, "decode", split_levels(tokens, self.grids))
 
-    def top_only(variables: Variables, tokens: Array) -> Array:
-        """Returns what the top level says of an image; the codes of the finer ones are zeros."""
-        top, *finer = apply(variables, "lookup", split_levels(tokens, grids))
-        return apply(variables, "to_image", (top, *(jnp.zeros_like(codes) for codes in finer)))
+    def decode_top(self, variables: Variables, tokens: Array) -> Array:
+        """Returns images [B, H, W, C] of the top level; the codes of finer levels are zeros."""
+        top, *finer = self.apply(variables, "lookup", split_levels(tokens, self.grids))
+        codes = (top, *(jnp.zeros_like(level) for level in finer))
+        return self.apply(variables, "to_image", codes)
 
-    def evaluate(variables: Variables, batch: Batch, key: Key):
+    def evaluate(self, variables: Variables, batch: Batch, key: Key) -> Metrics:
+        """Returns reconstruction errors and codebook histograms, see `Stage.evaluate`."""
         del key
         image = normalize(batch["image"])
-        tokens = encode(variables, image)
-        figures = reconstruction_figures(image, decode(variables, tokens))
-        coarse = reconstruction_figures(image, top_only(variables, tokens))
-        figures["reconstruction_mse_top_only"] = coarse["reconstruction_mse"]
-        for name, own in zip(names, split_levels(tokens, grids), strict=True):
-            own = own.reshape(len(own), -1)
-            figures[f"codebook_histogram_{name}"] = codebook_histogram(own, model.codebook_size)
-        return figures
+        tokens = self.encode(variables, image)
+        metrics = reconstruction_metrics(image, self.decode(variables, tokens))
+        top_only = reconstruction_metrics(image, self.decode_top(variables, tokens))
+        metrics["reconstruction_mse_top_only"] = top_only["reconstruction_mse"]
+        levels = split_levels(tokens, self.grids)
+        for name, level in zip(self.level_names, levels, strict=True):
+            level = level.reshape(len(level), -1)
+            histogram = codebook_histogram(level, self.config.model.codebook_size)
+            metrics[f"{HISTOGRAM}_{name}"] = histogram
+        return metrics
 
-    def preview(variables: Variables, batch: Batch, key: Key):
+    def preview(self, variables: Variables, batch: Batch, key: Key) -> Metrics:
+        """Returns images beside their reconstructions, see `Stage.preview`."""
         del key
         image = normalize(batch["image"])
-        tokens = encode(variables, image)
+        tokens = self.encode(variables, image)
         return {
-            "original_and_reconstruction": side_by_side(image, decode(variables, tokens)),
-            "original_and_top_only": side_by_side(image, top_only(variables, tokens)),
+            "original_and_reconstruction": side_by_side(image, self.decode(variables, tokens)),
+            "original_and_top_only": side_by_side(image, self.decode_top(variables, tokens)),
         }
 
-    exports = Tokenizer(encode, decode, model.codebook_size, grids)
-    return Stage(init, losses, evaluate, summarize, preview, exports, assign)
+
+def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
+    """Returns the stage; its only network is "autoencoder"."""
+    del frozen
+    stage = VQVAE2Stage(config, build_network(config), level_grids(config))
+    return Stage(
+        init=stage.init,
+        losses=stage.losses,
+        evaluate=stage.evaluate,
+        summarize=summarize,
+        preview=stage.preview,
+        exports=Tokenizer(stage.encode, stage.decode, config.model.codebook_size, stage.grids),
+        assign=stage.assign,
+    )
