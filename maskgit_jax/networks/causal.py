@@ -1,4 +1,4 @@
-"""Convolutions that see only what comes before a place, for whole maps and place by place."""
+"""Causal convolutions over token maps, for whole maps and position by position."""
 
 import jax
 import jax.numpy as jnp
@@ -6,27 +6,28 @@ from flax import linen as nn
 
 from maskgit_jax.arrays import Array
 
-Place = tuple[Array, Array]
+Grid = tuple[int, int]
+Position = tuple[Array, Array]
 """Row and column, int32 scalars that may be traced."""
 
 
 class ShiftedConv(nn.Module):
-    """Convolution over the places in a rectangle of offsets: [B, h, w, C] -> [B, h, w, features].
+    """Convolution over a rectangle of offsets: [B, h, w, C] -> [B, h, w, features].
 
-    What lies outside of the map counts as zeros. With rows (-1, -1) and columns (-1, 1) an
-    output sees the three places above; with rows (0, 0) and columns (-1, 0) itself and its left
+    Positions outside of the map are zeros. With rows (-1, -1) and columns (-1, 1) an output
+    sees the three positions above; with rows (0, 0) and columns (-1, 0) itself and its left
     neighbour; with rows (-1, 0), columns (-1, 1) and `masked` 1 both, which is the masked
     convolution of PixelCNN.
 
-    Given a memory, a module computes a block of the map only, from what it has been given so
-    far: the memory is the padded input map, written in place.
+    With a cache, a call computes one block of the map from the inputs so far. The cache is the
+    padded input map, updated in place.
 
     Attributes:
         in_features: Channels of the input.
         features: Channels of the output.
-        rows: First and last offset of the rows, both seen; the first is not positive.
-        columns: First and last offset of the columns; the first is not positive.
-        masked: How many of the last row's offsets, counted from the right, are not seen.
+        rows: First and last row offset, inclusive; the first is not positive.
+        columns: First and last column offset, inclusive; the first is not positive.
+        masked: Number of the last row's offsets, counted from the right, that are masked.
         dtype: Type of the activations.
     """
 
@@ -39,59 +40,58 @@ class ShiftedConv(nn.Module):
 
     def setup(self) -> None:
         if self.rows[0] > 0 or self.columns[0] > 0:
-            raise ValueError(f"offsets {self.rows}, {self.columns} begin behind the place itself")
-        self._size = tuple(last - first + 1 for first, last in (self.rows, self.columns))
-        shape = (*self._size, self.in_features, self.features)
+            raise ValueError(f"offsets {self.rows}, {self.columns} must begin at 0 or before")
+        self.kernel_size = tuple(last - first + 1 for first, last in (self.rows, self.columns))
+        shape = (*self.kernel_size, self.in_features, self.features)
         self.kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         self.bias = self.param("bias", nn.initializers.zeros, (self.features,))
 
     def __call__(
-        self, x: Array, memory: Array | None = None, place: Place | None = None
+        self, x: Array, cache: Array | None = None, position: Position | None = None
     ) -> tuple[Array, Array | None]:
-        """Returns the output of a whole map and None, or of a block and the next memory.
+        """Returns the output of a whole map and None, or of a block and the updated cache.
 
         Args:
             x: The whole input, or a block [B, a, b, C] of it.
-            memory: As `empty_memory` or an earlier call gave it.
-            place: Where the block begins.
+            cache: As returned by `init_cache` or an earlier call.
+            position: Where the block begins; required with a cache.
         """
-        if memory is None:
-            return self._convolve(self._visible(jnp.pad(x, self._padding()), x.shape[1:3])), None
-        memory = self.store(memory, x, place)
-        return self.read(memory, place, x.shape[1:3]), memory
+        shape = (x.shape[1], x.shape[2])
+        if cache is None or position is None:
+            height, width = self._input_size(shape)
+            return self._convolve(jnp.pad(x, self._padding())[:, :height, :width]), None
+        cache = self.update_cache(cache, x, position)
+        return self.convolve_cache(cache, position, shape), cache
 
-    def empty_memory(self, batch: int, grid: tuple[int, int]) -> Array:
-        """Returns the memory before anything is known of a map of h x w places."""
+    def init_cache(self, batch: int, grid: Grid) -> Array:
+        """Returns the empty cache of a map of h x w positions."""
         return jnp.pad(jnp.zeros((batch, *grid, self.in_features), self.dtype), self._padding())
 
-    def store(self, memory: Array, x: Array, place: Place) -> Array:
-        """Returns the memory with the block `x` [B, a, b, C] written at `place`."""
-        row, column = place[0] - min(0, self.rows[0]), place[1] - min(0, self.columns[0])
-        return jax.lax.dynamic_update_slice(memory, x.astype(memory.dtype), (0, row, column, 0))
+    def update_cache(self, cache: Array, x: Array, position: Position) -> Array:
+        """Returns the cache with the block `x` [B, a, b, C] written at `position`."""
+        row, column = position[0] - min(0, self.rows[0]), position[1] - min(0, self.columns[0])
+        return jax.lax.dynamic_update_slice(cache, x.astype(cache.dtype), (0, row, column, 0))
 
-    def read(self, memory: Array, place: Place, shape: tuple[int, int]) -> Array:
-        """Returns the output [B, *shape, features] of the block that begins at `place`."""
-        batch, _, _, channels = memory.shape
-        size = [extent + own - 1 for extent, own in zip(shape, self._size, strict=True)]
-        start = (0, place[0], place[1], 0)
-        return self._convolve(
-            jax.lax.dynamic_slice(memory, start, (batch, *size, channels))
-        )  # [B, a, b, features]
+    def convolve_cache(self, cache: Array, position: Position, shape: Grid) -> Array:
+        """Returns the output [B, *shape, features] of the block that begins at `position`."""
+        batch, _, _, channels = cache.shape
+        size = (batch, *self._input_size(shape), channels)
+        return self._convolve(jax.lax.dynamic_slice(cache, (0, *position, 0), size))
 
     def _padding(self) -> list[tuple[int, int]]:
         sides = [(max(0, -first), max(0, last)) for first, last in (self.rows, self.columns)]
         return [(0, 0), *sides, (0, 0)]
 
-    def _visible(self, padded: Array, grid: tuple[int, int]) -> Array:
-        height, width = (extent + own - 1 for extent, own in zip(grid, self._size, strict=True))
-        return padded[:, :height, :width]
+    def _input_size(self, shape: Grid) -> Grid:
+        """Returns the rows and columns of the padded input that a block of outputs depends on."""
+        return shape[0] + self.kernel_size[0] - 1, shape[1] + self.kernel_size[1] - 1
 
     def _convolve(self, x: Array) -> Array:
         kernel = self.kernel
         if self.masked:
-            height, width = self._size
-            hidden = jnp.arange(height * width) >= height * width - self.masked
-            kernel = jnp.where(hidden.reshape(height, width, 1, 1), 0.0, kernel)
+            height, width = self.kernel_size
+            masked = jnp.arange(height * width) >= height * width - self.masked
+            kernel = jnp.where(masked.reshape(height, width, 1, 1), 0.0, kernel)
         y = jax.lax.conv_general_dilated(
             x.astype(self.dtype),
             kernel.astype(self.dtype),

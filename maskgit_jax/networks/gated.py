@@ -1,14 +1,15 @@
-"""Layers of PixelSNAIL: a gated residual of causal convolutions, and strictly causal attention."""
-
-from typing import Any
+"""Layers of PixelSNAIL: gated residual causal convolutions, and strictly causal attention."""
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from maskgit_jax.arrays import Array
-from maskgit_jax.networks.causal import Place, ShiftedConv
-from maskgit_jax.networks.transformer import KeyValue
+from maskgit_jax.networks.causal import Grid, Position, ShiftedConv
+from maskgit_jax.networks.transformer import KVCache
+
+ConvCaches = tuple[Array | None, Array | None]
+"""Caches of both convolutions of a `GatedResidual`; None each for a whole map."""
 
 
 class GatedResidual(nn.Module):
@@ -17,9 +18,9 @@ class GatedResidual(nn.Module):
     Attributes:
         features: C.
         hidden_channels: Channels between the convolutions.
-        kernel_radius: Places that a convolution reaches above and to each side; 0 sees one place only.
-        dropout_rate: Between the convolutions.
-        auxiliary: Whether a second input [B, h, w, C] is added behind the first convolution.
+        kernel_radius: Positions that a convolution reaches above and to each side; 0: 1x1.
+        dropout_rate: Dropout rate between the convolutions.
+        auxiliary: Whether a second input [B, h, w, C] is added after the first convolution.
         dtype: Type of the activations.
 
     Source: Chen et al. 2017, PixelSNAIL, figure 5; rosinality/vq-vae-2-pytorch
@@ -34,11 +35,8 @@ class GatedResidual(nn.Module):
     dtype: str
 
     def setup(self) -> None:
-        area = (
-            (-self.kernel_radius, 0),
-            (-self.kernel_radius, self.kernel_radius),
-            self.kernel_radius,
-        )
+        radius = self.kernel_radius
+        area = ((-radius, 0), (-radius, radius), radius)
         self.conv_1 = ShiftedConv(self.features, self.hidden_channels, *area, dtype=self.dtype)
         self.conv_2 = ShiftedConv(self.hidden_channels, 2 * self.features, *area, dtype=self.dtype)
         self.mix_condition = nn.Dense(2 * self.features, use_bias=False, dtype=self.dtype)
@@ -46,9 +44,9 @@ class GatedResidual(nn.Module):
             self.mix_auxiliary = nn.Dense(self.hidden_channels, dtype=self.dtype)
         self.dropout = nn.Dropout(self.dropout_rate)
 
-    def empty_memory(self, batch: int, grid: tuple[int, int]) -> tuple[Array, Array]:
-        """Returns the memory of both convolutions."""
-        return self.conv_1.empty_memory(batch, grid), self.conv_2.empty_memory(batch, grid)
+    def init_cache(self, batch: int, grid: Grid) -> ConvCaches:
+        """Returns the empty caches of both convolutions."""
+        return self.conv_1.init_cache(batch, grid), self.conv_2.init_cache(batch, grid)
 
     def __call__(
         self,
@@ -56,36 +54,35 @@ class GatedResidual(nn.Module):
         condition: Array,
         auxiliary: Array | None = None,
         train: bool = False,
-        memory: tuple[Array, Array] | None = None,
-        place: Place | None = None,
-    ) -> tuple[Array, Any]:
-        """Returns the output of a whole map, or of one place and the next memory.
+        cache: ConvCaches = (None, None),
+        position: Position | None = None,
+    ) -> tuple[Array, ConvCaches]:
+        """Returns the output of a whole map, or of one position with the updated caches.
 
         Args:
-            x: [B, h, w, C]; with a memory [B, 1, 1, C].
+            x: [B, h, w, C]; with caches [B, 1, 1, C].
             condition: [B, h or 1, w or 1, D], added before the gate.
-            auxiliary: As x.
-            train: Whether dropout acts.
-            memory: See `ShiftedConv`.
-            place: See `ShiftedConv`.
+            auxiliary: The second input, shaped as x.
+            train: Whether dropout is active.
+            cache: See `ShiftedConv`.
+            position: See `ShiftedConv`.
         """
-        first, second = memory or (None, None)
-        h, first = self.conv_1(nn.elu(x), first, place)
+        h, cache_1 = self.conv_1(nn.elu(x), cache[0], position)
         if auxiliary is not None:
             h = h + self.mix_auxiliary(nn.elu(auxiliary))
         h = self.dropout(nn.elu(h), deterministic=not train)
-        h, second = self.conv_2(h, second, place)
+        h, cache_2 = self.conv_2(h, cache[1], position)
         content, gate = jnp.split(h + self.mix_condition(condition), 2, axis=-1)
-        return x + content * nn.sigmoid(gate), (first, second)
+        return x + content * nn.sigmoid(gate), (cache_1, cache_2)
 
 
 class CausalAttention(nn.Module):
-    """Attention of each place to the places before it; the first one gets zeros.
+    """Attention of each position to the positions before it; the first one gets zeros.
 
     Attributes:
-        features: Channels of the result.
+        features: Channels of the output.
         num_heads: N; must divide the features.
-        dropout_rate: Of the attention weights.
+        dropout_rate: Dropout rate of the attention weights.
         dtype: Type of the activations; the softmax is float32.
     """
 
@@ -100,38 +97,39 @@ class CausalAttention(nn.Module):
         )
         self.dropout = nn.Dropout(self.dropout_rate)
 
-    def empty_memory(self, batch: int, length: int) -> KeyValue:
-        """Returns keys and values before anything is known."""
-        shape = (batch, length, self.num_heads, self.features // self.num_heads)
-        return KeyValue(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
+    def __call__(self, inputs_q: Array, inputs_kv: Array, train: bool) -> Array:
+        """Returns the output [B, L, features] for inputs of queries [B, L, D], keys and values."""
+        return self.attend(inputs_q, self._keys_values(inputs_kv), jnp.int32(0), train)
 
-    def remember(self, memory: KeyValue, told: Array, index: Array) -> KeyValue:
-        """Returns the memory with the keys and values of `told` [B, n, D] from `index` on."""
-        return KeyValue(*(
-            jax.lax.dynamic_update_slice_in_dim(old, new, index, axis=1)
-            for old, new in zip(memory, self._told(told), strict=True)
+    def init_cache(self, batch: int, length: int) -> KVCache:
+        """Returns the empty KV cache."""
+        shape = (batch, length, self.num_heads, self.features // self.num_heads)
+        return KVCache(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
+
+    def update_cache(self, cache: KVCache, inputs_kv: Array, start: Array) -> KVCache:
+        """Returns the cache with keys and values of `inputs_kv` [B, n, D'] from `start` on."""
+        return KVCache(*(
+            jax.lax.dynamic_update_slice_in_dim(old, new, start, axis=1)
+            for old, new in zip(cache, self._keys_values(inputs_kv), strict=True)
         ))  # fmt: skip
 
-    def __call__(self, asked: Array, told: Array, train: bool) -> Array:
-        """Returns [B, L, features] of what the places ask [B, L, D] and tell [B, L, D']."""
-        return self.recall(asked, self._told(told), jnp.int32(0), train)
-
-    def recall(self, asked: Array, memory: KeyValue, start: Array, train: bool = False) -> Array:
-        """Returns [B, n, features] of what the n places from `start` on ask [B, n, D]."""
-        batch, length, _ = asked.shape
-        query = self._heads(self.query(asked)) * (self.features // self.num_heads) ** -0.5
-        scores = jnp.einsum("bqnd,bknd->bnqk", query, memory.key).astype(jnp.float32)
-        places = start + jnp.arange(length)
-        before = jnp.arange(memory.key.shape[1])[None] < places[:, None]  # [n, L]
-        # A finite number: the first place sees nothing, and its weights must not become NaN.
+    def attend(self, inputs_q: Array, cache: KVCache, start: Array, train: bool = False) -> Array:
+        """Returns the output [B, n, features] of the n positions of `inputs_q` from `start` on."""
+        batch, length, _ = inputs_q.shape
+        query = self._split_heads(self.query(inputs_q)) * (self.features // self.num_heads) ** -0.5
+        scores = jnp.einsum("bqnd,bknd->bnqk", query, cache.key).astype(jnp.float32)
+        positions = start + jnp.arange(length)
+        before = jnp.arange(cache.key.shape[1])[None] < positions[:, None]  # [n, L]
+        # Finite, because -inf would make the weights of the first position NaN.
         weights = jax.nn.softmax(jnp.where(before[None, None], scores, -1e30))
         weights = jnp.where(before[None, None], weights, 0.0).astype(self.dtype)
         weights = self.dropout(weights, deterministic=not train)
-        mixed = jnp.einsum("bnqk,bknd->bqnd", weights, memory.value)
-        return mixed.reshape(batch, length, self.features)
+        attended = jnp.einsum("bnqk,bknd->bqnd", weights, cache.value)
+        return attended.reshape(batch, length, self.features)
 
-    def _told(self, told: Array) -> KeyValue:
-        return KeyValue(self._heads(self.key(told)), self._heads(self.value(told)))
+    def _keys_values(self, inputs_kv: Array) -> KVCache:
+        key, value = self.key(inputs_kv), self.value(inputs_kv)
+        return KVCache(self._split_heads(key), self._split_heads(value))
 
-    def _heads(self, x: Array) -> Array:
+    def _split_heads(self, x: Array) -> Array:
         return x.reshape(*x.shape[:2], self.num_heads, -1)

@@ -1,10 +1,11 @@
-"""Transformer layers, and a stack of them compiled once."""
+"""Transformer layers, and a stack of them that compiles once."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.spmd import with_logical_constraint
 
 from maskgit_jax.arrays import Array
 
@@ -14,28 +15,28 @@ Initializer = nn.initializers.Initializer
 
 
 def scaled_by_width(width: int) -> Initializer:
-    """Returns normal kernels of deviation 0.02 at width 1024 and as large outputs at others."""
+    """Returns a normal initializer of deviation 0.02 at width 1024 that keeps the output scale."""
     return nn.initializers.normal(0.02 * (1024 / width) ** 0.5)
 
 
-class KeyValue(NamedTuple):
-    """What attention remembers of the places before: [B, L, N, D/N] each, or stacked by layer."""
+class KVCache(NamedTuple):
+    """Keys and values of the positions so far, [B, L, N, D/N] each; a stack adds a layer axis."""
 
     key: Array
     value: Array
 
 
 class Dropout(nn.Dropout):
-    """Dropout whose mask is finished before it is used.
+    """Dropout whose mask is computed before it is used.
 
-    The same random bits as `nn.Dropout`. Without the barrier XLA fuses their generation into the
-    softmax, and on TPUs that writes the generator's constants to memory at the size of the
-    attention weights: for 1025 tokens 570 instead of 62 GB a step and device.
+    Draws the same random bits as `nn.Dropout`. Without the barrier XLA fuses the generator into
+    the softmax, and on TPUs that writes the generator's constants to memory at the size of the
+    attention weights: 570 instead of 62 GB per step and device for 1025 tokens.
     """
 
     @nn.compact
     def __call__(self, x: Array, deterministic: bool) -> Array:
-        """Returns `x` with a share `rate` set to 0 and the rest scaled up."""
+        """Returns `x` with a share `rate` of its values zeroed and the rest scaled up."""
         if deterministic or self.rate == 0:
             return x
         keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, x.shape)
@@ -44,15 +45,15 @@ class Dropout(nn.Dropout):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention of every place to every place, or to those before it and itself.
+    """Multi-head self-attention, bidirectional or causal.
 
     Attributes:
         num_heads: N; must divide D.
-        dropout_rate: Of the attention weights.
-        causal: Whether a place sees only places up to itself.
-        implementation: "xla", or "cudnn": the fused kernel of NVIDIA GPUs, for bfloat16, which
-            knows no dropout of attention weights. With a memory it is always "xla".
-        kernel_init: Of all kernels.
+        dropout_rate: Dropout rate of the attention weights.
+        causal: Whether a position attends only to itself and earlier positions.
+        implementation: "xla", or "cudnn": the fused kernel of NVIDIA GPUs, for bfloat16 and
+            without dropout of the attention weights. With a KV cache it is always "xla".
+        kernel_init: Initializer of all kernels.
         dtype: Type of the activations; the softmax is float32.
     """
 
@@ -65,62 +66,60 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, train: bool, memory: KeyValue | None = None, start: Array | None = None
-    ) -> tuple[Array, KeyValue | None]:
-        """Returns [B, n, D], and the memory with what the n places of `x` added to it.
+        self, x: Array, train: bool, cache: KVCache | None = None, start: Array | None = None
+    ) -> tuple[Array, KVCache | None]:
+        """Returns the output [B, n, D], and the KV cache with the n positions of `x` added.
 
         Args:
-            x: A whole sequence [B, L, D]; with a memory the n places that begin at `start`.
-            train: Whether dropout acts.
-            memory: Keys and values of the places before `start`; causal attention only.
+            x: A whole sequence [B, L, D]; with a cache the n positions from `start` on.
+            train: Whether dropout is active.
+            cache: Keys and values of the positions before `start`; causal attention only.
             start: int32 scalar.
         """
-        batch, length, width = x.shape
-        query, key, value = (self._heads(x, name) for name in ("query", "key", "value"))
-        if memory is not None:
-            key, value = (
-                jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, axis=1)
-                for old, new in zip(memory, (key, value), strict=True)
-            )
-            memory = KeyValue(key, value)
+        _, length, width = x.shape
+        offset = 0 if start is None else start
+        query, key, value = (self._project(x, name) for name in ("query", "key", "value"))
+        if cache is not None:
+            key, value = cache = KVCache(*(
+                jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), offset, axis=1)
+                for old, new in zip(cache, (key, value), strict=True)
+            ))  # fmt: skip
         elif self.implementation == "cudnn":
-            mixed = fused_attention(query, key, value, self.causal)
-            return self._out(mixed), None
+            return self._out(fused_attention(query, key, value, self.causal)), None
         scale = (width // self.num_heads) ** -0.5
         scores = jnp.einsum("bqnd,bknd->bnqk", query * scale, key)  # [B, N, n, L]
         scores = scores.astype(jnp.float32)
         if self.causal:
-            own = jnp.arange(length) + (0 if start is None else start)
-            later = jnp.arange(key.shape[1])[None] > own[:, None]
+            positions = jnp.arange(length) + offset
+            later = jnp.arange(key.shape[1])[None] > positions[:, None]
             scores = jnp.where(later[None, None], -jnp.inf, scores)
         weights = jax.nn.softmax(scores).astype(self.dtype)
         weights = Dropout(self.dropout_rate)(weights, deterministic=not train)
-        mixed = jnp.einsum("bnqk,bknd->bqnd", weights, value)
-        return self._out(mixed), memory
+        return self._out(jnp.einsum("bnqk,bknd->bqnd", weights, value)), cache
 
-    def _out(self, mixed: Array) -> Array:
-        mixed = mixed.reshape(*mixed.shape[:2], -1)  # [B, n, D]
-        width = mixed.shape[-1]
-        return nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="out")(mixed)
-
-    def _heads(self, x: Array, name: str) -> Array:
+    def _project(self, x: Array, name: str) -> Array:
         # Dense and reshape: nn.DenseGeneral fails under a mesh with partitioned kernels.
         batch, length, width = x.shape
         x = nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name=name)(x)
         x = x.reshape(batch, length, self.num_heads, width // self.num_heads)
-        return nn.with_logical_constraint(x, ("batch", "length", "heads", "head_width"))
+        return with_logical_constraint(x, ("batch", "length", "heads", "head_width"))
+
+    def _out(self, attended: Array) -> Array:
+        x = attended.reshape(*attended.shape[:2], -1)  # [B, n, D]
+        dense = nn.Dense(x.shape[-1], kernel_init=self.kernel_init, dtype=self.dtype, name="out")
+        return dense(x)
 
 
 def fused_attention(query: Array, key: Array, value: Array, causal: bool) -> Array:
-    """Returns attention [B, L, N, D/N] by cuDNN, which trains on even lengths only.
+    """Returns the attention output [B, L, N, D/N], computed by cuDNN.
 
-    A place is added to odd ones, which nobody sees.
+    cuDNN trains on even lengths only: odd sequences are padded by one masked position.
     """
     batch, length = query.shape[:2]
     if length % 2:
         padding = ((0, 0), (0, 1), (0, 0), (0, 0))
         query, key, value = (jnp.pad(array, padding) for array in (query, key, value))
-    mixed = jax.nn.dot_product_attention(
+    attended = jax.nn.dot_product_attention(
         query,
         key,
         value,
@@ -128,23 +127,23 @@ def fused_attention(query: Array, key: Array, value: Array, causal: bool) -> Arr
         is_causal=causal,
         implementation="cudnn",
     )
-    return mixed[:, :length]
+    return attended[:, :length]
 
 
 class TransformerLayer(nn.Module):
-    """Attention and a GELU network, each with its residual connection: [B, L, D] -> [B, L, D].
+    """Self-attention and a GELU MLP, each with a residual connection: [B, L, D] -> [B, L, D].
 
     Attributes:
         num_heads: Attention heads.
-        mlp_width: Hidden width of the network after attention.
+        mlp_width: Hidden width of the MLP.
         norm: "post" (BERT and official MaskGIT: LayerNorm of the sum) or "pre" (LayerNorm of
-            what goes in).
-        dropout_rate: Of attention weights and of both outputs.
-        epsilon: Of LayerNorm.
-        causal: Whether a place sees only places up to itself.
+            the branch's input).
+        dropout_rate: Dropout rate of the attention weights and of both branches' outputs.
+        epsilon: Epsilon of LayerNorm.
+        causal: Whether a position attends only to itself and earlier positions.
         attention: "xla" or "cudnn", see `SelfAttention.implementation`.
-        approximate_gelu: Whether GELU is its usual approximation by tanh (MaskGIT) or exact (GPT).
-        kernel_init: Of all kernels.
+        approximate_gelu: Whether GELU is the tanh approximation (MaskGIT) or exact (GPT).
+        kernel_init: Initializer of all kernels.
         dtype: Type of the activations.
     """
 
@@ -161,9 +160,10 @@ class TransformerLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, train: bool, memory: KeyValue | None = None, start: Array | None = None
-    ) -> tuple[Array, KeyValue | None]:
-        """Returns the layer's output and memory, see `SelfAttention`."""
+        self, x: Array, train: bool, cache: KVCache | None = None, start: Array | None = None
+    ) -> tuple[Array, KVCache | None]:
+        """Returns the layer's output and KV cache, see `SelfAttention`."""
+        pre = self.norm == "pre"
         attention = SelfAttention(
             self.num_heads,
             self.dropout_rate,
@@ -173,32 +173,27 @@ class TransformerLayer(nn.Module):
             self.dtype,
             name="attention",
         )
-
-        def attend(h: Array) -> Array:
-            nonlocal memory
-            h, memory = attention(h, train, memory, start)
-            return h
-
-        x = self._residual(x, attend, "attention_norm", train)
-        x = self._residual(x, self._mlp, "mlp_norm", train)
-        return nn.with_logical_constraint(x, ("batch", "length", "embed")), memory
-
-    def _residual(self, x: Array, branch, norm_name: str, train: bool) -> Array:
-        norm = layer_norm(self.epsilon, self.dtype, norm_name)
-        h = branch(norm(x) if self.norm == "pre" else x)
+        norm = layer_norm(self.epsilon, self.dtype, "attention_norm")
+        h, cache = attention(norm(x) if pre else x, train, cache, start)
         x = x + Dropout(self.dropout_rate)(h, deterministic=not train)
-        return norm(x) if self.norm == "post" else x
+        x = x if pre else norm(x)
+        norm = layer_norm(self.epsilon, self.dtype, "mlp_norm")
+        h = self._mlp(norm(x) if pre else x)
+        x = x + Dropout(self.dropout_rate)(h, deterministic=not train)
+        x = x if pre else norm(x)
+        return with_logical_constraint(x, ("batch", "length", "embed")), cache
 
     def _mlp(self, x: Array) -> Array:
         width = x.shape[-1]
-        dense = dict(kernel_init=self.kernel_init, dtype=self.dtype)
-        x = nn.Dense(self.mlp_width, name="mlp_in", **dense)(x)
+        x = nn.Dense(self.mlp_width, kernel_init=self.kernel_init, dtype=self.dtype, name="mlp_in")(
+            x
+        )
         x = nn.gelu(x, approximate=self.approximate_gelu)
-        x = nn.with_logical_constraint(x, ("batch", "length", "mlp"))
-        return nn.Dense(width, name="mlp_out", **dense)(x)
+        x = with_logical_constraint(x, ("batch", "length", "mlp"))
+        return nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="mlp_out")(x)
 
 
-def layer_norm(epsilon: float, dtype: str, name: str) -> nn.LayerNorm:
+def layer_norm(epsilon: float, dtype: str, name: str | None = None) -> nn.LayerNorm:
     """Returns LayerNorm with two-pass variance, safe at the official epsilon of 1e-12."""
     return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)
 
@@ -206,19 +201,19 @@ def layer_norm(epsilon: float, dtype: str, name: str) -> nn.LayerNorm:
 def stacked_layers(num_layers: int, remat: bool, **layer) -> nn.Module:
     """Returns `num_layers` layers as one scanned module.
 
-    It is called as module(x, train, memory, start) -> (x, memory), where memory is None or holds
-    those of all layers, stacked. Parameters carry a leading axis [num_layers, ...], so that the
-    program has one layer's size; with `remat` each layer is recomputed in the backward pass (scan
-    without remat needs three times the memory of separate layers).
+    Call it as module(x, train, cache, start) -> (x, cache), where the cache is None or holds
+    the caches of all layers, stacked. Parameters have a leading axis [num_layers, ...], so that
+    the program has the size of one layer; with `remat` each layer is recomputed in the backward
+    pass (scan without remat needs three times the memory of separate layers).
     """
-    kind = TransformerLayer
+    layer_class = TransformerLayer
     if remat:
-        kind = nn.remat(kind, prevent_cse=False, static_argnums=(2,))
+        layer_class = nn.remat(layer_class, prevent_cse=False, static_argnums=(2,))
     stack = nn.scan(
-        kind,
+        layer_class,
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
-        in_axes=(nn.broadcast, 0, nn.broadcast),
+        in_axes=(nn.broadcast, 0, nn.broadcast),  # pyright: ignore[reportArgumentType]
         length=num_layers,
     )
     return stack(name="layers", **layer)

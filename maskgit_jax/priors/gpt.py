@@ -1,4 +1,4 @@
-"""GPT: a causal transformer over the tokens of an image, with a memory for sampling."""
+"""GPT: a causal transformer over the tokens of an image, with a KV cache for sampling."""
 
 from typing import NamedTuple
 
@@ -6,26 +6,27 @@ import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.spmd import with_logical_constraint
 
 from maskgit_jax.arrays import Array, Key
-from maskgit_jax.networks.transformer import KeyValue, layer_norm, scaled_by_width, stacked_layers
+from maskgit_jax.networks.causal import Grid
+from maskgit_jax.networks.transformer import KVCache, layer_norm, scaled_by_width, stacked_layers
 
-Grid = tuple[int, int]
 EPSILON = 1e-5
-POSITION_SCALE = 0.03  # then positions deviate as much as words do
+POSITION_SCALE = 0.03  # gives positions the deviation of the word embeddings
 initialize = nn.initializers.normal(0.02)
 
 
-class GPTMemory(NamedTuple):
-    """What sampling remembers: the class, and keys and values of all layers.
+class GPTCache(NamedTuple):
+    """State of sampling.
 
     Attributes:
         label: int32 [B].
-        layers: [layers, B, Lc + L, N, D/N] each.
+        layers: Keys and values of all layers, [layers, B, Lc + L, N, D/N] each.
     """
 
     label: Array
-    layers: KeyValue
+    layers: KVCache
 
 
 class GPT(nn.Module):
@@ -38,23 +39,23 @@ class GPT(nn.Module):
         codebook_size: K.
         num_classes: Labels are 0 .. num_classes - 1.
         grid: Rows and columns (h, w) of the token map; L = h*w.
-        condition_codebook_size: Codes of the condition; 0 without one.
-        condition_grids: Rows and columns of the condition's maps, Lc tokens in all.
+        condition_codebook_size: Codes of the condition; 0 without a condition.
+        condition_grids: Rows and columns of the condition's token maps, Lc tokens in all.
         width: D.
         num_layers: Transformer layers.
         num_heads: Attention heads.
-        mlp_width: Hidden width of each layer's network.
-        dropout_rate: Of embeddings, attention weights and the outputs of both parts of a layer.
+        mlp_width: Hidden width of each layer's MLP.
+        dropout_rate: Dropout rate of embeddings, attention weights and branch outputs.
         attention: "xla" or "cudnn", see `SelfAttention.implementation`.
-        remat: Recompute layers in the backward pass.
-        row_multiple: Of what the embedding table's rows are a multiple.
+        remat: Whether layers are recomputed in the backward pass.
+        row_multiple: The embedding table has a multiple of this number of rows.
         dtype: Type of the activations; logits are float32.
 
     Source: taming-transformers modules/transformer/mingpt.py:GPT. Differs: class, condition and
-    image tokens have rows of their own (there class 7, condition code 7 and image code 7 are
+    image tokens have rows of their own (there class 7, condition code 7 and image code 7 share
     one embedding); the class stands between condition and image, so that sampling without a
     condition needs no other program; the learned positions start as sines and cosines of row and
-    column instead of 0, so that attention can tell neighbours apart from the first step on.
+    column instead of 0, so that attention tells neighbours apart from the first step on.
     """
 
     codebook_size: int
@@ -86,7 +87,7 @@ class GPT(nn.Module):
         rows = self.codebook_size + self.num_classes + self.condition_codebook_size
         rows = -(-rows // self.row_multiple) * self.row_multiple
         self.word_embedding = self.param("word_embedding", initialize, (rows, self.width))
-        self.position_embedding = self.param("position_embedding", self._initial_positions)
+        self.position_embedding = self.param("position_embedding", self._init_positions)
         self.dropout = nn.Dropout(self.dropout_rate)
         self.layers = stacked_layers(
             self.num_layers,
@@ -102,7 +103,7 @@ class GPT(nn.Module):
             kernel_init=scaled_by_width(self.width),
             dtype=self.dtype,
         )
-        self.final_norm = layer_norm(EPSILON, self.dtype, None)
+        self.final_norm = layer_norm(EPSILON, self.dtype)
         self.head_logit = nn.Dense(
             self.codebook_size, use_bias=False, kernel_init=initialize, dtype=self.dtype
         )
@@ -110,86 +111,87 @@ class GPT(nn.Module):
     def __call__(
         self, tokens: Array, label: Array, condition: Array | None = None, train: bool = False
     ) -> Array:
-        """Returns logits float32 [B, L, K]; those of a place depend on the tokens before it only.
+        """Returns logits float32 [B, L, K]; each position depends on earlier tokens only.
 
         Args:
             tokens: int32 [B, L], 0 .. K-1, rows first.
             label: int32 [B].
-            condition: int32 [B, Lc], where there is one.
-            train: Whether dropout acts.
+            condition: Condition tokens int32 [B, Lc], where the network has a condition.
+            train: Whether dropout is active.
         """
         chex.assert_shape(tokens, (len(label), self.num_tokens))
         rows = [self._class_row(label)[:, None], tokens[:, :-1]]
         if self.num_condition_tokens:
-            chex.assert_shape(condition, (len(label), self.num_condition_tokens))
             rows = [self._condition_rows(condition), *rows]
-        x = self._embedded(jnp.concatenate(rows, axis=1), jnp.int32(0), train)  # [B, Lc + L, D]
+        x = self._embed(jnp.concatenate(rows, axis=1), jnp.int32(0), train)  # [B, Lc + L, D]
         x, _ = self.layers(x, train, None, None)
         return self._logits(x[:, self.num_condition_tokens :])
 
-    def begin(self, label: Array, condition: Array | None = None) -> GPTMemory:
-        """Returns the memory before the first image token, the condition read."""
-        places = self.num_condition_tokens + self.num_tokens
-        shape = (self.num_layers, len(label), places, self.num_heads)
+    def init_cache(self, label: Array, condition: Array | None = None) -> GPTCache:
+        """Returns the cache before the first image token; it holds the condition tokens."""
+        length = self.num_condition_tokens + self.num_tokens
+        shape = (self.num_layers, len(label), length, self.num_heads)
         zeros = jnp.zeros((*shape, self.width // self.num_heads), self.dtype)
-        layers = KeyValue(zeros, zeros)
+        layers = KVCache(zeros, zeros)
         if self.num_condition_tokens:
-            x = self._embedded(self._condition_rows(condition), jnp.int32(0), False)
+            x = self._embed(self._condition_rows(condition), jnp.int32(0), False)
             _, layers = self.layers(x, False, layers, jnp.int32(0))
-        return GPTMemory(label, layers)
+        return GPTCache(label, layers)
 
-    def step(self, memory: GPTMemory, previous: Array, index: Array) -> tuple[Array, GPTMemory]:
-        """Returns logits float32 [B, K] of place `index`, and the next memory.
+    def decode_step(self, cache: GPTCache, previous: Array, index: Array) -> tuple[Array, GPTCache]:
+        """Returns logits float32 [B, K] of position `index`, and the updated cache.
 
         Args:
-            memory: Of `begin` or of the step before.
-            previous: Token at index - 1, int32 [B]; ignored at the first place.
-            index: int32 scalar, one after another from 0 on.
+            cache: From `init_cache` or the step before.
+            previous: Token at index - 1, int32 [B]; ignored at index 0.
+            index: int32 scalar; successive calls count up from 0.
         """
-        row = jnp.where(index == 0, self._class_row(memory.label), previous)
+        row = jnp.where(index == 0, self._class_row(cache.label), previous)
         start = self.num_condition_tokens + index
-        x = self._embedded(row[:, None], start, False)  # [B, 1, D]
-        x, layers = self.layers(x, False, memory.layers, start)
-        return self._logits(x)[:, 0], memory._replace(layers=layers)
+        x = self._embed(row[:, None], start, False)  # [B, 1, D]
+        x, layers = self.layers(x, False, cache.layers, start)
+        return self._logits(x)[:, 0], cache._replace(layers=layers)
 
-    def _initial_positions(self, key: Key) -> Array:
+    def _init_positions(self, key: Key) -> Array:
         """Returns [Lc + L, D]; random where the width is no multiple of 4."""
-        grids = (*self.condition_grids, self.grid)
         if self.width % 4:
-            places = self.num_condition_tokens + self.num_tokens
-            return initialize(key, (places, self.width), jnp.float32)
-        return jnp.concatenate([waves(grid, self.width) for grid in grids]) * POSITION_SCALE
+            length = self.num_condition_tokens + self.num_tokens
+            return initialize(key, (length, self.width), jnp.float32)
+        tables = [sinusoidal_positions(g, self.width) for g in (*self.condition_grids, self.grid)]
+        return jnp.concatenate(tables) * POSITION_SCALE
 
     def _class_row(self, label: Array) -> Array:
         return self.codebook_size + label
 
-    def _condition_rows(self, condition: Array) -> Array:
+    def _condition_rows(self, condition: Array | None) -> Array:
+        assert condition is not None, "the network needs condition tokens"
+        chex.assert_shape(condition, (None, self.num_condition_tokens))
         return self.codebook_size + self.num_classes + condition
 
-    def _embedded(self, rows: Array, start: Array, train: bool) -> Array:
+    def _embed(self, rows: Array, start: Array, train: bool) -> Array:
         x = jnp.take(self.word_embedding, rows, axis=0)
         positions = jax.lax.dynamic_slice_in_dim(self.position_embedding, start, rows.shape[1])
-        x = nn.with_logical_constraint(x + positions[None], ("batch", "length", "embed"))
+        x = with_logical_constraint(x + positions[None], ("batch", "length", "embed"))
         return self.dropout(x.astype(self.dtype), deterministic=not train)
 
     def _logits(self, x: Array) -> Array:
         return self.head_logit(self.final_norm(x)).astype(jnp.float32)
 
 
-def waves(grid: Grid, width: int) -> Array:
-    """Returns sines and cosines of the places of a map, float32 [h*w, width] in [-1, 1].
+def sinusoidal_positions(grid: Grid, width: int) -> Array:
+    """Returns sines and cosines of the rows and columns of a map, float32 [h*w, width].
 
-    One half of the width tells rows, the other one columns, at wavelengths from 2 pi places to
-    100 times that.
+    One half of the width encodes the row, the other one the column, at wavelengths from 2 pi
+    positions to 100 times that.
 
     Args:
         grid: Rows and columns (h, w).
         width: A multiple of 4.
 
     Source: Vaswani et al. 2017, Attention is all you need, section 3.5, for rows and columns,
-    with 100 instead of 10,000: maps are a few dozen places wide.
+    with 100 instead of 10,000: maps are a few dozen positions wide.
     """
     frequency = 100.0 ** -jnp.linspace(0.0, 1.0, width // 4)
     row, column = jnp.divmod(jnp.arange(grid[0] * grid[1]), grid[1])
-    angles = [place[:, None] * frequency[None] for place in (row, column)]  # [L, D/4] each
+    angles = [index[:, None] * frequency[None] for index in (row, column)]  # [L, D/4] each
     return jnp.concatenate([wave(angle) for angle in angles for wave in (jnp.sin, jnp.cos)], axis=1)

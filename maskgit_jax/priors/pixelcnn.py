@@ -6,44 +6,51 @@ import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.spmd import with_logical_constraint
 
 from maskgit_jax.arrays import Array
-from maskgit_jax.networks.causal import ShiftedConv, gated
+from maskgit_jax.networks.causal import Grid, ShiftedConv, gated
 
 
-class LayerMemory(NamedTuple):
-    """What sampling remembers of a layer.
+class LayerCache(NamedTuple):
+    """State of one layer during sampling.
 
     Attributes:
-        vertical: Memory of the vertical convolution.
-        horizontal: Memory of the horizontal convolution.
-        linked: What the vertical stack tells each place of the current row, [B, 1, w, 2C].
+        vertical: Cache of the vertical convolution.
+        horizontal: Cache of the horizontal convolution.
+        link: Input of the horizontal from the vertical stack in the current row, [B, 1, w, 2C].
     """
 
     vertical: Array
     horizontal: Array
-    linked: Array
+    link: Array
 
 
-class PixelCNNMemory(NamedTuple):
-    """What sampling remembers: the class [B], the row before [B, 1, w, C], and each layer's."""
+class PixelCNNCache(NamedTuple):
+    """State of sampling.
+
+    Attributes:
+        label: int32 [B].
+        row: Embedded tokens of the last w positions by column, [B, 1, w, C].
+        layers: State of each layer.
+    """
 
     label: Array
     row: Array
-    layers: tuple[LayerMemory, ...]
+    layers: tuple[LayerCache, ...]
 
 
 class GatedLayer(nn.Module):
     """One layer of both stacks, of `features` channels each.
 
-    The vertical stack of a place sees all rows above it, the horizontal one also its own row
-    on the left; only the first layer leaves the place itself out. The class is added inside
-    both gates.
+    The vertical stack sees all rows above a position, the horizontal stack also the positions
+    to the left in the same row; only the first layer excludes the position itself. The class
+    is added inside both gates.
 
     Attributes:
         features: C.
-        kernel_radius: Places that a convolution reaches to each side.
-        first: Whether the input are the tokens themselves.
+        kernel_radius: Positions that a convolution reaches to each side.
+        first: Whether the input are the embedded tokens.
         num_classes: Labels are 0 .. num_classes - 1.
         dtype: Type of the activations.
 
@@ -57,40 +64,36 @@ class GatedLayer(nn.Module):
     dtype: str
 
     def setup(self) -> None:
-        sides, own = (-self.kernel_radius, self.kernel_radius), -1 if self.first else 0
-        pair = (self.features, 2 * self.features)
-        self.conv_vertical = ShiftedConv(*pair, (-self.kernel_radius, own), sides, dtype=self.dtype)
-        self.conv_horizontal = ShiftedConv(
-            *pair, (0, 0), (-self.kernel_radius, own), dtype=self.dtype
+        radius, last = self.kernel_radius, -1 if self.first else 0
+        sizes = (self.features, 2 * self.features)
+        self.conv_vertical = ShiftedConv(
+            *sizes, (-radius, last), (-radius, radius), dtype=self.dtype
         )
+        self.conv_horizontal = ShiftedConv(*sizes, (0, 0), (-radius, last), dtype=self.dtype)
         self.mix_link = nn.Dense(2 * self.features, dtype=self.dtype)
         self.mix_out = nn.Dense(self.features, dtype=self.dtype)
         self.class_vertical = nn.Embed(self.num_classes, 2 * self.features, dtype=self.dtype)
         self.class_horizontal = nn.Embed(self.num_classes, 2 * self.features, dtype=self.dtype)
 
-    def vertical(self, before_gate: Array, label: Array) -> Array:
-        """Returns the vertical stack's output."""
-        return gated(before_gate + self.class_vertical(label)[:, None, None])
+    def vertical(self, convolved: Array, label: Array) -> Array:
+        """Returns the output of the vertical stack from that of its convolution."""
+        return gated(convolved + self.class_vertical(label)[:, None, None])
 
-    def link(self, before_gate: Array) -> Array:
-        """Returns what the vertical stack tells the horizontal one, from before its gate."""
-        return self.mix_link(before_gate)
-
-    def horizontal(self, seen: Array, linked: Array, x: Array, label: Array) -> Array:
-        """Returns the horizontal stack's output.
+    def horizontal(self, convolved: Array, link: Array, x: Array, label: Array) -> Array:
+        """Returns the output of the horizontal stack.
 
         Args:
-            seen: Of the horizontal convolution.
-            linked: Of `link`.
-            x: The layer's input, added to its output but in the first layer.
+            convolved: Output of the horizontal convolution.
+            link: `mix_link` of the output of the vertical convolution.
+            x: The layer's input; all but the first layer have a residual connection.
             label: int32 [B].
         """
-        h = self.mix_out(gated(seen + linked + self.class_horizontal(label)[:, None, None]))
+        h = self.mix_out(gated(convolved + link + self.class_horizontal(label)[:, None, None]))
         return h if self.first else x + h
 
 
 class PixelCNN(nn.Module):
-    """Gated PixelCNN: tokens to logits of each from those before it, rows first.
+    """Gated PixelCNN over a token map, rows first.
 
     Attributes:
         codebook_size: K.
@@ -98,19 +101,19 @@ class PixelCNN(nn.Module):
         grid: Rows and columns (h, w) of the token map; L = h*w.
         features: C, channels of each stack.
         num_layers: Layers, the first one included.
-        kernel_radius: Places that a convolution reaches to each side: 1 for "3x3".
+        kernel_radius: Positions that a convolution reaches to each side: 1 for "3x3".
         head_features: Channels before the logits.
-        dropout_rate: Between the layers of the horizontal stack.
+        dropout_rate: Dropout rate between the layers of the horizontal stack.
         dtype: Type of the activations; logits are float32.
 
     Source: van den Oord et al. 2016, arXiv 1606.05328; on codes as in van den Oord et al. 2017,
-    arXiv 1711.00937, section 4.2. The vertical stack leaves its own row out in its first layer
-    instead of being shifted before every link; what a place sees is the same.
+    arXiv 1711.00937, section 4.2. The vertical stack excludes its own row in its first layer
+    instead of being shifted before every link; the receptive field is the same.
     """
 
     codebook_size: int
     num_classes: int
-    grid: tuple[int, int]
+    grid: Grid
     features: int = 128
     num_layers: int = 12
     kernel_radius: int = 1
@@ -131,95 +134,94 @@ class PixelCNN(nn.Module):
     def __call__(
         self, tokens: Array, label: Array, condition: None = None, train: bool = False
     ) -> Array:
-        """Returns logits float32 [B, L, K]; those of a place depend on the tokens before it only.
+        """Returns logits float32 [B, L, K]; each position depends on earlier tokens only.
 
         Args:
             tokens: int32 [B, L], 0 .. K-1.
             label: int32 [B].
-            condition: None; there is no other condition.
-            train: Whether dropout acts.
+            condition: None; the class is the only condition.
+            train: Whether dropout is active.
         """
         del condition
         chex.assert_shape(tokens, (len(label), self.grid[0] * self.grid[1]))
-        vertical = horizontal = self._embedded(tokens.reshape(-1, *self.grid))  # [B, h, w, C]
+        vertical = horizontal = self._embed(tokens.reshape(-1, *self.grid))  # [B, h, w, C]
         for layer in self.gated_layers:
-            before_gate, _ = layer.conv_vertical(vertical)
-            seen, _ = layer.conv_horizontal(horizontal)
-            horizontal = layer.horizontal(seen, layer.link(before_gate), horizontal, label)
-            if layer is not self.gated_layers[-1]:  # behind the last one nobody looks
-                vertical = layer.vertical(before_gate, label)
+            above, _ = layer.conv_vertical(vertical)
+            left, _ = layer.conv_horizontal(horizontal)
+            horizontal = layer.horizontal(left, layer.mix_link(above), horizontal, label)
+            if layer is not self.gated_layers[-1]:
+                vertical = layer.vertical(above, label)
             horizontal = self.dropout(horizontal, deterministic=not train)
         return self._logits(horizontal).reshape(*tokens.shape, -1)
 
-    def begin(self, label: Array, condition: None = None) -> PixelCNNMemory:
-        """Returns the memory before the first token."""
+    def init_cache(self, label: Array, condition: None = None) -> PixelCNNCache:
+        """Returns the cache before the first token."""
         del condition
         batch, width = len(label), self.grid[1]
         layers = tuple(
-            LayerMemory(
-                layer.conv_vertical.empty_memory(batch, self.grid),
-                layer.conv_horizontal.empty_memory(batch, self.grid),
+            LayerCache(
+                layer.conv_vertical.init_cache(batch, self.grid),
+                layer.conv_horizontal.init_cache(batch, self.grid),
                 jnp.zeros((batch, 1, width, 2 * self.features), self.dtype),
             )
             for layer in self.gated_layers
         )
-        return PixelCNNMemory(
-            label, jnp.zeros((batch, 1, width, self.features), self.dtype), layers
-        )
+        return PixelCNNCache(label, jnp.zeros((batch, 1, width, self.features), self.dtype), layers)
 
-    def step(
-        self, memory: PixelCNNMemory, previous: Array, index: Array
-    ) -> tuple[Array, PixelCNNMemory]:
-        """Returns logits float32 [B, K] of place `index`, and the next memory.
+    def decode_step(
+        self, cache: PixelCNNCache, previous: Array, index: Array
+    ) -> tuple[Array, PixelCNNCache]:
+        """Returns logits float32 [B, K] of position `index`, and the updated cache.
 
-        The vertical stack is computed once for each row, the horizontal one place by place.
+        The vertical stack is evaluated once for each row, the horizontal one at each position.
 
         Args:
-            memory: Of `begin` or of the step before.
-            previous: Token at index - 1, int32 [B]; ignored at the first place.
-            index: int32 scalar, one after another from 0 on.
+            cache: From `init_cache` or the step before.
+            previous: Token at index - 1, int32 [B]; ignored at index 0.
+            index: int32 scalar; successive calls count up from 0.
         """
-        place = jnp.divmod(index, self.grid[1])
+        position = jnp.divmod(index, self.grid[1])
         before = jnp.divmod(jnp.maximum(index - 1, 0), self.grid[1])
-        token = jnp.where(index == 0, 0.0, self._embedded(previous[:, None, None]))  # [B, 1, 1, C]
-        row = jax.lax.dynamic_update_slice(memory.row, token, (0, 0, before[1], 0))
-        memory = nn.cond(
-            place[1] == 0,
-            lambda own, memory: own._next_row(memory, place[0]),
-            lambda _, memory: memory,
+        token = jnp.where(index == 0, 0.0, self._embed(previous[:, None, None]))  # [B, 1, 1, C]
+        row = jax.lax.dynamic_update_slice(cache.row, token, (0, 0, before[1], 0))
+        cache = nn.cond(
+            position[1] == 0,
+            lambda model, cache: model._begin_row(cache, position[0]),
+            lambda _, cache: cache,
             self,
-            memory._replace(row=row),
+            cache._replace(row=row),
         )
         x, layers = token, []
-        for layer, old in zip(self.gated_layers, memory.layers, strict=True):
+        for layer, old in zip(self.gated_layers, cache.layers, strict=True):
             conv = layer.conv_horizontal
-            stored = conv.store(old.horizontal, x, before if layer.first else place)
-            linked = jax.lax.dynamic_slice_in_dim(old.linked, place[1], 1, axis=2)
-            x = layer.horizontal(conv.read(stored, place, (1, 1)), linked, x, memory.label)
-            layers.append(old._replace(horizontal=stored))
-        return self._logits(x)[:, 0, 0], memory._replace(layers=tuple(layers))
+            horizontal = conv.update_cache(old.horizontal, x, before if layer.first else position)
+            left = conv.convolve_cache(horizontal, position, (1, 1))
+            link = jax.lax.dynamic_slice_in_dim(old.link, position[1], 1, axis=2)
+            x = layer.horizontal(left, link, x, cache.label)
+            layers.append(old._replace(horizontal=horizontal))
+        return self._logits(x)[:, 0, 0], cache._replace(layers=tuple(layers))
 
-    def _next_row(self, memory: PixelCNNMemory, row: Array) -> PixelCNNMemory:
-        """Returns the memory with the vertical stack of a row, for which all rows above are known.
+    def _begin_row(self, cache: PixelCNNCache, row: Array) -> PixelCNNCache:
+        """Returns the cache with the vertical stack of a row, given the tokens of all rows above.
 
-        The first layer's input ends in the row above: of row 0 that is a row of zeros, which is
-        written where the zeros outside of the map are.
+        The first layer reads the row above. For row 0 that row is zeros, which overwrite the
+        zeros of the padding.
         """
-        own, above = (row, jnp.zeros_like(row)), (row - 1, jnp.zeros_like(row))
-        vertical, layers = memory.row, []
-        for layer, old in zip(self.gated_layers, memory.layers, strict=True):
+        start, start_above = (row, jnp.zeros_like(row)), (row - 1, jnp.zeros_like(row))
+        x, layers = cache.row, []
+        for layer, old in zip(self.gated_layers, cache.layers, strict=True):
             conv = layer.conv_vertical
-            stored = conv.store(old.vertical, vertical, above if layer.first else own)
-            before_gate = conv.read(stored, own, (1, self.grid[1]))
-            layers.append(old._replace(vertical=stored, linked=layer.link(before_gate)))
+            vertical = conv.update_cache(old.vertical, x, start_above if layer.first else start)
+            above = conv.convolve_cache(vertical, start, (1, self.grid[1]))
+            layers.append(old._replace(vertical=vertical, link=layer.mix_link(above)))
             if layer is not self.gated_layers[-1]:
-                vertical = layer.vertical(before_gate, memory.label)
-        return memory._replace(layers=tuple(layers))
+                x = layer.vertical(above, cache.label)
+        return cache._replace(layers=tuple(layers))
 
-    def _embedded(self, tokens: Array) -> Array:
+    def _embed(self, tokens: Array) -> Array:
         x = self.token_embedding(tokens)
-        # A whole map on every device: convolutions of a divided one would be computed wrongly.
-        return nn.with_logical_constraint(x, ("batch", None, None, None))
+        # Unsharded maps: the convolutions of a sharded map would be wrong.
+        return with_logical_constraint(x, ("batch", None, None, None))
 
     def _logits(self, x: Array) -> Array:
         x = nn.relu(self.mix_head(nn.relu(x)))

@@ -1,14 +1,14 @@
-"""Stages that predict tokens one after another: what PixelCNN, PixelSNAIL and GPT share.
+"""Autoregressive priors over tokens: the stage that PixelCNN, PixelSNAIL and GPT share.
 
-A network of such a stage offers
+A network of such a stage has three functions, where the condition is int32 [B, Lc] or None:
     network(tokens int32 [B, L], label int32 [B], condition, train) -> logits [B, L, K];
-    network.begin(label, condition) -> memory; network.step(memory, token before, index) ->
-    (logits [B, K], memory), see `maskgit_jax.decoding.autoregressive`;
-where the condition is the tokens it depends on, int32 [B, Lc], or None.
+    network.init_cache(label, condition) -> cache;
+    network.decode_step(cache, previous token int32 [B], index) -> (logits [B, K], cache).
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import chex
 import jax
@@ -16,17 +16,17 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from maskgit_jax.arrays import Array, Batch, Key, normalize
+from maskgit_jax.arrays import Array, Batch, Key, PyTree, normalize
 from maskgit_jax.configuration import require
 from maskgit_jax.decoding.autoregressive import (
-    AutoregressiveSettings,
     check_autoregressive_settings,
     decode_sliding_window,
     decode_with_cache,
     decode_without_cache,
 )
+from maskgit_jax.decoding.settings import AutoregressiveSettings, SlidingWindowSettings
 from maskgit_jax.losses.masked_tokens import token_cross_entropy
-from maskgit_jax.stage import Generator, Stage, Tokenizer, Variables
+from maskgit_jax.stage import Generator, Metrics, Stage, Tokenizer, Variables
 from maskgit_jax.stages.token_priors import (
     check_tokenizer,
     encode_condition,
@@ -38,247 +38,310 @@ from maskgit_jax.stages.token_priors import (
 )
 
 
-class Part(NamedTuple):
-    """One network of a stage and the token map that it learns.
-
-    Attributes:
-        player: Its name.
-        network: See above.
-        num_tokens: L of its map.
-        num_condition_tokens: Lc; 0 without a condition.
-    """
-
-    player: str
-    network: nn.Module
-    num_tokens: int
-    num_condition_tokens: int = 0
-
-
 def validate(config: ConfigDict) -> None:
-    """Raises `InputError` for values that no such stage can work with."""
+    """Raises `InputError` for values that no autoregressive prior accepts."""
     rate = config.losses.keep_rate
     require(0 < rate <= 1, f"config.losses.keep_rate is {rate}; it must be above 0 and at most 1")
-    check_autoregressive_settings(
-        AutoregressiveSettings(**config.sampling.to_dict()), config.model.codebook_size
-    )
     rate = config.model.dropout_rate
     require(0 <= rate < 1, f"config.model.dropout_rate is {rate}; it must be in [0, 1)")
+    settings = AutoregressiveSettings(**config.sampling.to_dict())
+    check_autoregressive_settings(settings, config.model.codebook_size)
 
 
 def require_no_condition(config: ConfigDict) -> None:
-    """Raises `InputError` where images are to be made from others; GPT and MaskGIT do that."""
+    """Raises `InputError` for a condition image, which only GPT and MaskGIT support."""
     require(
         not config.data.condition,
-        f"config.data.condition is '{config.data.condition}', but stage '{config.stage}' makes "
-        "images of a class only; train configs/maskgit.py or configs/gpt.py on conditions",
+        f"config.data.condition is '{config.data.condition}', but stage '{config.stage}' is "
+        "conditional on classes only; train configs/maskgit.py or configs/gpt.py on conditions",
     )
+
+
+class LevelPrior(NamedTuple):
+    """The prior of one token map.
+
+    Attributes:
+        name: Name of the network.
+        network: See the top of this file.
+        span: Its tokens among those of all levels.
+        num_condition_tokens: Lc; 0 without a condition.
+    """
+
+    name: str
+    network: nn.Module
+    span: slice
+    num_condition_tokens: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class AutoregressiveStage:
+    """The functions of the stage.
+
+    Attributes:
+        config: The stage's configuration.
+        tokenizer: Tokenizer of the images.
+        levels: Priors of all token maps, coarsest first. Each is conditioned on the tokens of
+            all levels before it, the first one on those of the condition image, if any.
+        settings: The run's sampling settings.
+        condition_tokenizer: Tokenizer of `condition` images; None without a condition.
+    """
+
+    config: ConfigDict
+    tokenizer: Tokenizer
+    levels: tuple[LevelPrior, ...]
+    settings: AutoregressiveSettings
+    condition_tokenizer: Tokenizer | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """Labels are 0 .. num_classes - 1."""
+        return max(1, self.config.data.num_classes)
+
+    def init(self, key: Key, batch: Batch, frozen: Mapping[str, Variables]) -> Variables:
+        """Returns the initial variables."""
+        label, params = batch["label"], {}
+        for number, level in enumerate(self.levels):
+            length = level.span.stop - level.span.start
+            tokens = jnp.zeros((len(label), length), jnp.int32)
+            condition = None
+            if level.num_condition_tokens:
+                condition = jnp.zeros((len(label), level.num_condition_tokens), jnp.int32)
+            level_key = jax.random.fold_in(key, number)
+            params[level.name] = level.network.init(level_key, tokens, label, condition)["params"]
+        return Variables(params, {}, frozen)
+
+    def losses(
+        self, variables: Variables, batch: Batch, key: Key, step: Array
+    ) -> tuple[Mapping[str, Array], tuple[PyTree, Metrics]]:
+        """Returns the mean cross-entropy of each level's tokens, nats per token."""
+        del step
+        keep_key, code_key, dropout_key = jax.random.split(key, 3)
+        tokens = encode_tokens(self.tokenizer, variables, batch)
+        inputs, keep_rate = tokens, self.config.losses.keep_rate
+        if keep_rate < 1:
+            keep = jax.random.bernoulli(keep_key, keep_rate, tokens.shape)
+            codes = jax.random.randint(code_key, tokens.shape, 0, self.config.model.codebook_size)
+            inputs = jnp.where(keep, tokens, codes)
+        logits = self._logits(variables, batch, tokens, inputs, dropout_key)
+        losses, metrics = {}, {}
+        for level in self.levels:
+            targets = tokens[:, level.span]
+            correct = logits[level.name].argmax(axis=-1) == targets
+            losses[level.name] = token_cross_entropy(logits[level.name], targets).mean()
+            metrics[f"token_accuracy{self._suffix(level)}"] = correct.mean(dtype=jnp.float32)
+        return losses, ({}, metrics)
+
+    def evaluate(self, variables: Variables, batch: Batch, key: Key) -> Metrics:
+        """Returns accuracy and exact likelihood of the tokens of each image, {metric: [B]}.
+
+        `bits_per_token` is -log2 p(tokens) / L. `token_bits_per_dimension` is the same bits
+        over the H * W * C values of an image: it is no likelihood of pixels, because a tokenizer
+        has none.
+        """
+        del key
+        tokens = encode_tokens(self.tokenizer, variables, batch)
+        logits = self._logits(variables, batch, tokens, tokens)
+        metrics, total_bits = {}, jnp.zeros(len(tokens))
+        for level in self.levels:
+            targets = tokens[:, level.span]
+            correct = logits[level.name].argmax(axis=-1) == targets
+            bits = token_cross_entropy(logits[level.name], targets) / jnp.log(2.0)
+            suffix = self._suffix(level)
+            metrics[f"bits_per_token{suffix}"] = bits.mean(axis=-1)
+            metrics[f"token_accuracy{suffix}"] = correct.mean(axis=-1, dtype=jnp.float32)
+            total_bits = total_bits + bits.sum(axis=-1)
+        size, channels = self.config.data.image_size, self.config.data.channels
+        metrics["bits_per_token"] = total_bits / tokens.shape[-1]
+        metrics["token_bits_per_dimension"] = total_bits / (size * size * channels)
+        return metrics
+
+    def _logits(
+        self, variables: Variables, batch: Batch, tokens: Array, inputs: Array,
+        dropout_key: Key | None = None,
+    ) -> dict[str, Array]:  # fmt: skip
+        """Returns the logits of each level; dropout is active with a key only.
+
+        `inputs` condition later tokens of the same level, `tokens` those of finer levels.
+        """
+        logits = {}
+        condition = encode_condition(self.condition_tokenizer, variables, batch)
+        for number, level in enumerate(self.levels):
+            rngs = None
+            if dropout_key is not None:
+                rngs = {"dropout": jax.random.fold_in(dropout_key, number)}
+            logits[level.name] = level.network.apply(
+                {"params": variables.params[level.name]},
+                inputs[:, level.span],
+                batch["label"],
+                tokens[:, : level.span.start] if number else condition,
+                rngs is not None,
+                rngs=rngs,
+            )
+        return logits
+
+    def _suffix(self, level: LevelPrior) -> str:
+        return f"_{level.name}" if len(self.levels) > 1 else ""
+
+    def sample(
+        self, variables: Variables, inputs: Batch, key: Key, settings: AutoregressiveSettings
+    ) -> Array:
+        """Returns images [B, H, W, C] in [-1, 1]; unmasked pixels of `image` stay."""
+        tokens = self.sample_tokens(variables, inputs, key, settings)
+        frozen, large = variables.frozen["tokenizer"], self._large_grid(settings)
+        if large is None:
+            image = self.tokenizer.decode(frozen, tokens)
+        else:
+            assert self.tokenizer.decode_map is not None
+            image = self.tokenizer.decode_map(frozen, tokens.reshape(-1, *large))
+        return paste_known_pixels(image, inputs)
+
+    def sample_tokens(
+        self, variables: Variables, inputs: Batch, key: Key, settings: AutoregressiveSettings
+    ) -> Array:
+        """Returns tokens int32 [B, L] of all levels, coarsest first."""
+        large = self._large_grid(settings)
+        if large is not None:
+            return self._sample_large_map(variables, inputs, key, settings, large)
+        tokens, mask = known_tokens(self.tokenizer, variables, inputs, token_grids(self.config))
+        condition = encode_condition(self.condition_tokenizer, variables, inputs)
+        sampled = tokens[:, :0]
+        for number, level in enumerate(self.levels):
+            level_tokens = _sample_level(
+                level.network,
+                {"params": variables.params[level.name]},
+                inputs["label"],
+                sampled if number else condition,
+                tokens[:, level.span],
+                mask[:, level.span],
+                jax.random.fold_in(key, number),
+                settings,
+            )
+            sampled = jnp.concatenate([sampled, level_tokens], axis=1)
+        return sampled
+
+    def _large_grid(self, settings: AutoregressiveSettings) -> tuple[int, int] | None:
+        """Returns rows and columns of a token map larger than the network's, None otherwise."""
+        image_size, size = self.config.data.image_size, _image_size(settings)
+        if size is None or size == (image_size, image_size):
+            return None
+        patch = image_size // token_grids(self.config)[0][0]
+        return size[0] // patch, size[1] // patch
+
+    def _sample_large_map(
+        self, variables: Variables, inputs: Batch, key: Key, settings: AutoregressiveSettings,
+        grid: tuple[int, int],
+    ) -> Array:  # fmt: skip
+        """Returns the tokens int32 [B, h*w] of a map larger than the network's."""
+        ((name, network, _, _),), (window,) = self.levels, token_grids(self.config)
+        params, condition_map, scale = {"params": variables.params[name]}, None, 1
+        if self.condition_tokenizer is not None:
+            chex.assert_shape(inputs["condition"], (None, *(_image_size(settings) or ()), None))
+            assert self.condition_tokenizer.encode_map is not None
+            condition_map = self.condition_tokenizer.encode_map(
+                variables.frozen["condition_tokenizer"], normalize(inputs["condition"])
+            )
+            scale = self.condition_tokenizer.grids[0][0] // window[0]
+
+        def predict(tokens: Array, start: tuple[Array, Array], index: Array) -> Array:
+            condition = None
+            if condition_map is not None:
+                first = (0, start[0] * scale, start[1] * scale)
+                shape = (len(tokens), window[0] * scale, window[1] * scale)
+                condition = jax.lax.dynamic_slice(condition_map, first, shape)
+                condition = condition.reshape(len(tokens), -1)
+            logits = network.apply(params, tokens, inputs["label"], condition)
+            return jax.lax.dynamic_index_in_dim(logits, index, 1, keepdims=False)
+
+        tokens, mask = known_tokens(self.tokenizer, variables, inputs, (grid,))
+        maps = (tokens.reshape(-1, *grid), mask.reshape(-1, *grid))
+        level_key = jax.random.fold_in(key, 0)
+        sampled = decode_sliding_window(predict, *maps, window, level_key, settings)
+        return sampled.reshape(tokens.shape)
+
+    def preview(self, variables: Variables, batch: Batch, key: Key) -> Metrics:
+        """Returns samples of classes, or rows of condition, original and two samples."""
+        if self.condition_tokenizer is None:
+            label = jnp.arange(len(batch["label"])) % self.num_classes
+            return {"samples": self.sample(variables, {"label": label}, key, self.settings)}
+        inputs = {name: batch[name] for name in ("label", "condition")}
+        samples = [self.sample(variables, inputs, k, self.settings) for k in jax.random.split(key)]
+        return {"condition_original_and_samples": show_conditions(batch, samples)}
+
+    def check_settings(self, settings: AutoregressiveSettings) -> None:
+        """Raises `InputError` for settings that cannot work."""
+        check_autoregressive_settings(settings, self.config.model.codebook_size)
+        size = _image_size(settings)
+        if size is None:
+            return
+        image_size, window = self.config.data.image_size, token_grids(self.config)[0]
+        patch = image_size // window[0]
+        require(
+            all(side % patch == 0 and side >= image_size for side in size),
+            f"size is {size[0]}x{size[1]}; both must be multiples of the tokenizer's patch, "
+            f"{patch} pixels, and at least {image_size}",
+        )
+        if self.condition_tokenizer is not None and self._large_grid(settings):
+            encode_map, grids = self.condition_tokenizer.encode_map, self.condition_tokenizer.grids
+            require(
+                encode_map is not None and grids[0][0] % window[0] == 0,
+                f"the condition has {grids} tokens and the image {window}: images larger than "
+                "those of training need at least as many",
+            )
+
+
+def _image_size(settings: AutoregressiveSettings) -> tuple[int, int] | None:
+    return settings.size if isinstance(settings, SlidingWindowSettings) else None
+
+
+def _sample_level(
+    network: nn.Module, params: PyTree, label: Array, condition: Array | None,
+    tokens: Array, mask: Array, key: Key, settings: AutoregressiveSettings,
+) -> Array:  # fmt: skip
+    """Returns the tokens int32 [B, L] of one level, the masked ones sampled."""
+
+    def decode_step(cache: PyTree, previous: Array, index: Array) -> tuple[Array, PyTree]:
+        return network.apply(params, cache, previous, index, method="decode_step")
+
+    def predict(tokens: Array, index: Array) -> Array:
+        logits = network.apply(params, tokens, label, condition)
+        return jax.lax.dynamic_index_in_dim(logits, index, 1, keepdims=False)
+
+    if not settings.use_cache:
+        return decode_without_cache(predict, tokens, mask, key, settings)
+    cache = network.apply(params, label, condition, method="init_cache")
+    return decode_with_cache(decode_step, cache, tokens, mask, key, settings)
 
 
 def build(
     config: ConfigDict,
     frozen: Mapping[str, Stage],
-    parts: tuple[Part, ...],
-    settings: Any,
+    levels: tuple[LevelPrior, ...],
+    settings: AutoregressiveSettings,
     condition_tokenizer: Tokenizer | None = None,
 ) -> Stage:
-    """Returns the stage; its players are the parts, each for a token map, coarsest first.
+    """Returns the stage; its networks are the levels.
 
     Args:
-        config: Of the stage.
-        frozen: The tokenizer; and "condition_tokenizer" if there is one.
-        parts: What learns. A part is given the maps of all parts before it as condition, the
-            first one the condition's tokens.
-        settings: Of sampling: `AutoregressiveSettings`, or `SlidingWindowSettings` if images may be larger.
-        condition_tokenizer: Of the images that a batch holds as `condition`.
+        config: The stage's configuration.
+        frozen: The tokenizer; and "condition_tokenizer" for a condition.
+        levels: See `AutoregressiveStage`.
+        settings: The run's sampling settings; `SlidingWindowSettings` allow larger images.
+        condition_tokenizer: See `AutoregressiveStage`.
 
     Raises:
         InputError: The tokenizer does not fit.
     """
-    tokenizer: Tokenizer = frozen["tokenizer"].exports
+    tokenizer = frozen["tokenizer"].exports
+    assert isinstance(tokenizer, Tokenizer)
     check_tokenizer(config, tokenizer)
-    grids, codes = token_grids(config), config.model.codebook_size
-    ends = [sum(part.num_tokens for part in parts[: number + 1]) for number in range(len(parts))]
-    spans = [slice(end - part.num_tokens, end) for end, part in zip(ends, parts, strict=True)]
-    num_classes = max(1, config.data.num_classes)
-
-    def init(key: Key, batch: Batch, frozen: Mapping[str, Variables]) -> Variables:
-        label, params = batch["label"], {}
-        for number, part in enumerate(parts):
-            tokens = jnp.zeros((len(label), part.num_tokens), jnp.int32)
-            condition = None
-            if part.num_condition_tokens:
-                condition = jnp.zeros((len(label), part.num_condition_tokens), jnp.int32)
-            own_key = jax.random.fold_in(key, number)
-            params[part.player] = part.network.init(own_key, tokens, label, condition)["params"]
-        return Variables(params, {}, frozen)
-
-    def logits_of(
-        variables: Variables,
-        tokens: Array,
-        read: Array,
-        label: Array,
-        condition: Array | None,
-        key: Key | None = None,
-    ) -> list[Array]:
-        """Returns the logits of each map; `read` are the tokens as the networks see their own."""
-        found = []
-        for number, (part, span) in enumerate(zip(parts, spans, strict=True)):
-            rngs = None if key is None else {"dropout": jax.random.fold_in(key, number)}
-            found.append(
-                part.network.apply(
-                    {"params": variables.params[part.player]},
-                    read[:, span],
-                    label,
-                    tokens[:, : span.start] if number else condition,
-                    key is not None,
-                    rngs=rngs,
-                )
-            )
-        return found
-
-    def losses(variables: Variables, batch: Batch, key: Key, step: Array):
-        del step
-        keep_key, code_key, dropout_key = jax.random.split(key, 3)
-        tokens = encode_tokens(tokenizer, variables, batch)
-        read = tokens
-        if config.losses.keep_rate < 1:
-            kept = jax.random.bernoulli(keep_key, config.losses.keep_rate, tokens.shape)
-            read = jnp.where(kept, tokens, jax.random.randint(code_key, tokens.shape, 0, codes))
-        condition = encode_condition(condition_tokenizer, variables, batch)
-        logits = logits_of(variables, tokens, read, batch["label"], condition, dropout_key)
-        errors, metrics = {}, {}
-        for part, span, own in zip(parts, spans, logits, strict=True):
-            errors[part.player] = token_cross_entropy(own, tokens[:, span]).mean()
-            right = own.argmax(axis=-1) == tokens[:, span]
-            metrics[f"token_accuracy{_suffix(part)}"] = right.mean(dtype=jnp.float32)
-        return errors, ({}, metrics)
-
-    def evaluate(variables: Variables, batch: Batch, key: Key):
-        del key
-        tokens = encode_tokens(tokenizer, variables, batch)
-        condition = encode_condition(condition_tokenizer, variables, batch)
-        logits = logits_of(variables, tokens, tokens, batch["label"], condition)
-        figures, bits = {}, jnp.zeros(len(tokens))
-        for part, span, own in zip(parts, spans, logits, strict=True):
-            own_bits = token_cross_entropy(own, tokens[:, span]) / jnp.log(2.0)
-            right = own.argmax(axis=-1) == tokens[:, span]
-            figures[f"bits_per_token{_suffix(part)}"] = own_bits.mean(axis=-1)
-            figures[f"token_accuracy{_suffix(part)}"] = right.mean(axis=-1, dtype=jnp.float32)
-            bits = bits + own_bits.sum(axis=-1)
-        size, channels = config.data.image_size, config.data.channels
-        figures["bits_per_token"] = bits / tokens.shape[-1]
-        figures["bits_per_dimension"] = bits / (size * size * channels)
-        return figures
-
-    def _suffix(part: Part) -> str:
-        return f"_{part.player}" if len(parts) > 1 else ""
-
-    def decode_part(
-        number: int, variables: Variables, label: Array, condition: Array | None,
-        tokens: Array, mask: Array, key: Key, settings: Any,
-    ) -> Array:  # fmt: skip
-        part = parts[number]
-        params = {"params": variables.params[part.player]}
-        if not settings.use_cache:
-
-            def predict(tokens: Array, index: Array) -> Array:
-                logits = part.network.apply(params, tokens, label, condition)
-                return jax.lax.dynamic_index_in_dim(logits, index, 1, keepdims=False)
-
-            return decode_without_cache(predict, tokens, mask, key, settings)
-
-        def step(memory: Any, previous: Array, index: Array) -> tuple[Array, Any]:
-            return part.network.apply(params, memory, previous, index, method="step")
-
-        memory = part.network.apply(params, label, condition, method="begin")
-        return decode_with_cache(step, memory, tokens, mask, key, settings)
-
-    def sample(variables: Variables, wanted: Batch, key: Key, settings: Any) -> Array:
-        if getattr(settings, "size", None) not in (None, image_size):
-            return paste_known_pixels(sample_larger(variables, wanted, key, settings), wanted)
-        tokens, mask = known_tokens(tokenizer, variables, wanted, grids)
-        condition = encode_condition(condition_tokenizer, variables, wanted)
-        drawn = tokens[:, :0]
-        for number, span in enumerate(spans):
-            own = decode_part(
-                number, variables, wanted["label"], drawn if number else condition,
-                tokens[:, span], mask[:, span], jax.random.fold_in(key, number), settings,
-            )  # fmt: skip
-            drawn = jnp.concatenate([drawn, own], axis=1)
-        return paste_known_pixels(tokenizer.decode(variables.frozen["tokenizer"], drawn), wanted)
-
-    image_size = (config.data.image_size, config.data.image_size)
-
-    def sample_larger(variables: Variables, wanted: Batch, key: Key, settings: Any) -> Array:
-        """Samples one map larger than the network's, through a sliding window."""
-        network, (window,) = parts[0].network, grids
-        patch = config.data.image_size // window[0]
-        large = (settings.size[0] // patch, settings.size[1] // patch)
-        tokens, mask = known_tokens(tokenizer, variables, wanted, (large,))
-        params, read, scale = {"params": variables.params[parts[0].player]}, None, 1
-        if condition_tokenizer is not None:
-            chex.assert_shape(wanted["condition"], (None, *settings.size, None))
-            read = condition_tokenizer.encode_map(
-                variables.frozen["condition_tokenizer"], normalize(wanted["condition"])
-            )
-            scale = condition_tokenizer.grids[0][0] // window[0]
-
-        def predict(seen: Array, start: tuple[Array, Array], index: Array) -> Array:
-            condition = None
-            if read is not None:
-                first = (0, start[0] * scale, start[1] * scale)
-                shape = (len(seen), window[0] * scale, window[1] * scale)
-                condition = jax.lax.dynamic_slice(read, first, shape).reshape(len(seen), -1)
-            logits = network.apply(params, seen, wanted["label"], condition)
-            return jax.lax.dynamic_index_in_dim(logits, index, 1, keepdims=False)
-
-        maps = (tokens.reshape(-1, *large), mask.reshape(-1, *large))
-        drawn = decode_sliding_window(predict, *maps, window, jax.random.fold_in(key, 0), settings)
-        return tokenizer.decode_map(variables.frozen["tokenizer"], drawn)
-
-    def preview(variables: Variables, batch: Batch, key: Key):
-        if condition_tokenizer is None:
-            label = jnp.arange(len(batch["label"])) % num_classes
-            return {"samples": sample(variables, {"label": label}, key, settings)}
-        wanted = {name: batch[name] for name in ("label", "condition")}
-        made = [sample(variables, wanted, own, settings) for own in jax.random.split(key)]
-        return {"condition_original_and_samples": show_conditions(batch, made)}
-
-    def check(settings: Any) -> None:
-        check_autoregressive_settings(settings, codes)
-        size = getattr(settings, "size", None)
-        if size is None:
-            return
-        window, patch = grids[0], config.data.image_size // grids[0][0]
-        require(
-            all(side % patch == 0 and side >= config.data.image_size for side in size),
-            f"size is {size[0]}x{size[1]}; both must be multiples of the tokenizer's patch, "
-            f"{patch} pixels, and at least {config.data.image_size}",
-        )
-        if condition_tokenizer is not None and size != image_size:
-            require(
-                condition_tokenizer.encode_map is not None
-                and condition_tokenizer.grids[0][0] % window[0] == 0,
-                f"the condition has {condition_tokenizer.grids} tokens and the image {window}: "
-                "images larger than those of training need at least as many",
-            )
-
+    stage = AutoregressiveStage(config, tokenizer, levels, settings, condition_tokenizer)
     exports = Generator(
-        sample,
+        stage.sample,
         settings,
-        check,
-        num_classes,
+        stage.check_settings,
+        stage.num_classes,
         needs=("condition",) if condition_tokenizer else (),
         accepts=("image", "mask"),
+        sample_tokens=stage.sample_tokens,
     )
-    return Stage(init, losses, evaluate, summarize, preview, exports)
-
-
-def summarize(means: Mapping[str, Array]) -> dict[str, float]:
-    """Returns the means as numbers.
-
-    `bits_per_token` is the exact -log2 p(tokens) / L of whole images; `bits_per_dimension` the
-    same bits over the H * W * C numbers of an image: what the tokens cost, not the pixels, of
-    which a tokenizer gives no probability.
-    """
-    return {name: float(value) for name, value in means.items()}
+    return Stage(stage.init, stage.losses, stage.evaluate, stage.preview, exports)

@@ -1,17 +1,16 @@
-"""GPT: VQGAN's autoregressive transformer, by class and by condition image."""
+"""GPT: VQGAN's autoregressive transformer, conditional on class and condition image."""
 
 from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from maskgit_jax.decoding.autoregressive import SlidingWindowSettings
+from maskgit_jax.decoding.settings import SlidingWindowSettings
 from maskgit_jax.priors.gpt import GPT
 from maskgit_jax.stage import Stage, Tokenizer
 from maskgit_jax.stages import autoregressive
 from maskgit_jax.stages.token_priors import (
     check_attention,
     condition_tokenizer,
-    needed_tokenizers,
     validate_condition,
 )
 
@@ -23,13 +22,8 @@ def validate(config: ConfigDict) -> None:
     validate_condition(config)
 
 
-def needs(config: ConfigDict) -> dict[str, str]:
-    """Returns the run directories that must be loaded first: those of the tokenizers."""
-    return needed_tokenizers(config)
-
-
 def network(config: ConfigDict, condition: Tokenizer | None = None) -> GPT:
-    """Returns the transformer that a configuration describes, for a condition's tokens."""
+    """Returns the transformer of a configuration, for the tokens of a condition tokenizer."""
     model = config.model
     return GPT(
         codebook_size=model.codebook_size,
@@ -49,15 +43,14 @@ def network(config: ConfigDict, condition: Tokenizer | None = None) -> GPT:
 
 
 def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
-    """Returns the stage; its only player is "prior".
+    """Returns the stage; its only network is "prior".
 
     Raises:
         InputError: The tokenizer's codebook or grid does not fit.
     """
     condition = condition_tokenizer(config, frozen)
-    transformer = network(config, condition)
-    part = autoregressive.Part(
-        "prior", transformer, transformer.num_tokens, transformer.num_condition_tokens
-    )
+    gpt = network(config, condition)
+    span = slice(0, gpt.num_tokens)
+    level = autoregressive.LevelPrior("prior", gpt, span, gpt.num_condition_tokens)
     settings = SlidingWindowSettings(**config.sampling.to_dict())
-    return autoregressive.build(config, frozen, (part,), settings, condition)
+    return autoregressive.build(config, frozen, (level,), settings, condition)

@@ -1,11 +1,11 @@
-"""PixelCNN: the prior of a VQ-VAE's tokens."""
+"""PixelCNN: the class-conditional prior of VQ-VAE's tokens."""
 
 from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
 from maskgit_jax.configuration import require
-from maskgit_jax.decoding.autoregressive import AutoregressiveSettings
+from maskgit_jax.decoding.settings import AutoregressiveSettings
 from maskgit_jax.priors.pixelcnn import PixelCNN
 from maskgit_jax.stage import Stage
 from maskgit_jax.stages import autoregressive
@@ -20,13 +20,8 @@ def validate(config: ConfigDict) -> None:
     autoregressive.require_no_condition(config)
 
 
-def needs(config: ConfigDict) -> dict[str, str]:
-    """Returns the run directories that must be loaded first: the tokenizer's."""
-    return {"tokenizer": config.tokenizer}
-
-
 def network(config: ConfigDict) -> PixelCNN:
-    """Returns the network that a configuration describes."""
+    """Returns the network of a configuration."""
     model = config.model
     return PixelCNN(
         codebook_size=model.codebook_size,
@@ -42,12 +37,12 @@ def network(config: ConfigDict) -> PixelCNN:
 
 
 def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
-    """Returns the stage; its only player is "prior".
+    """Returns the stage; its only network is "prior".
 
     Raises:
         InputError: The tokenizer's codebook or grid does not fit.
     """
     height, width = config.model.grid
-    parts = (autoregressive.Part("prior", network(config), height * width),)
+    level = autoregressive.LevelPrior("prior", network(config), slice(0, height * width))
     settings = AutoregressiveSettings(**config.sampling.to_dict())
-    return autoregressive.build(config, frozen, parts, settings)
+    return autoregressive.build(config, frozen, (level,), settings)

@@ -1,4 +1,4 @@
-"""PixelSNAIL: the priors of VQ-VAE-2's token maps, p(top | class), p(bottom | top, class)."""
+"""PixelSNAIL: priors of VQ-VAE-2's token maps, p(top | class) and p(bottom | top, class)."""
 
 from collections.abc import Mapping
 
@@ -6,14 +6,14 @@ from ml_collections import ConfigDict
 
 from maskgit_jax.autoencoders.vqvae2 import LEVEL_NAMES
 from maskgit_jax.configuration import require
-from maskgit_jax.decoding.autoregressive import AutoregressiveSettings
+from maskgit_jax.decoding.settings import AutoregressiveSettings
 from maskgit_jax.priors.pixelsnail import PixelSNAIL
 from maskgit_jax.stage import Stage
 from maskgit_jax.stages import autoregressive
 from maskgit_jax.stages.token_priors import token_grids
 
 LEVELS = {1: ("top",), **LEVEL_NAMES}
-"""Number of token maps -> names of the players, coarsest first."""
+"""Number of token maps -> names of the networks, coarsest first."""
 
 
 def validate(config: ConfigDict) -> None:
@@ -35,8 +35,8 @@ def validate(config: ConfigDict) -> None:
     for heads in model.num_heads:
         require(
             heads >= 0 and (heads == 0 or model.hidden_channels % heads == 0),
-            f"config.model.hidden_channels {model.hidden_channels} is not a multiple of the {heads} heads in "
-            "config.model.num_heads",
+            f"config.model.hidden_channels {model.hidden_channels} is not a multiple of the "
+            f"{heads} heads in config.model.num_heads",
         )
     for coarse, fine in zip(grids, grids[1:], strict=False):
         require(
@@ -44,17 +44,11 @@ def validate(config: ConfigDict) -> None:
             f"config.model.grids: the map {fine} cannot be divided into {coarse}; put the "
             "coarsest first",
         )
-    wanted = set(LEVELS[len(grids)])
     require(
-        set(config.optimizers) == wanted,
+        set(config.optimizers) == set(LEVELS[len(grids)]),
         f"config.optimizers has {', '.join(config.optimizers)}; {len(grids)} maps need "
         f"{', '.join(LEVELS[len(grids)])}",
     )
-
-
-def needs(config: ConfigDict) -> dict[str, str]:
-    """Returns the run directories that must be loaded first: the tokenizer's."""
-    return {"tokenizer": config.tokenizer}
 
 
 def network(config: ConfigDict, level: int) -> PixelSNAIL:
@@ -79,18 +73,19 @@ def network(config: ConfigDict, level: int) -> PixelSNAIL:
 
 
 def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
-    """Returns the stage; its players are the levels, "top", ("middle",) "bottom".
+    """Returns the stage; its networks are the levels, "top", ("middle",) "bottom".
 
-    They are trained at once, but share nothing: each learns from the true tokens of the coarser
-    levels, so training them one after another would give the same.
+    They are trained together but share nothing: each is conditioned on the true tokens of the
+    coarser levels, so that training them one after another gives the same networks.
 
     Raises:
         InputError: The tokenizer's codebook or maps do not fit.
     """
-    sizes = [height * width for height, width in token_grids(config)]
-    parts = tuple(
-        autoregressive.Part(name, network(config, level), sizes[level], sum(sizes[:level]))
-        for level, name in enumerate(LEVELS[len(sizes)])
-    )
+    levels, start = [], 0
+    for number, (height, width) in enumerate(token_grids(config)):
+        span = slice(start, start + height * width)
+        name = LEVELS[len(config.model.grids)][number]
+        levels.append(autoregressive.LevelPrior(name, network(config, number), span, start))
+        start = span.stop
     settings = AutoregressiveSettings(**config.sampling.to_dict())
-    return autoregressive.build(config, frozen, parts, settings)
+    return autoregressive.build(config, frozen, tuple(levels), settings)
