@@ -6,7 +6,6 @@ model says (points) and the closed form (lines). A direction dies where the vari
 noise passes its eigenvalue; the variances lie between the eigenvalues, so that one dies a row.
 """
 
-import importlib.util
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from maskgit_jax.arrays import normalize
-from maskgit_jax.configuration import apply_changes
+from maskgit_jax.configuration import load_config
 from maskgit_jax.data.image_sets import CenterCropped
 from maskgit_jax.data.batch_reader import read_batches
 from maskgit_jax.data.sources import open_sources
@@ -56,11 +55,8 @@ def digits() -> np.ndarray:
 
 def linear_config(**changes):
     """Returns preset `digits_linear` of configs/vae.py with dotted keys changed (`.` as `__`)."""
-    spec = importlib.util.spec_from_file_location("vae", ROOT / "configs/vae.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     dotted = {key.replace("__", "."): value for key, value in changes.items()}
-    return apply_changes(module.get_config("digits_linear").unlock(), dotted)
+    return load_config("vae:digits_linear", **dotted)
 
 
 def train(images: np.ndarray, **changes) -> Trained:
