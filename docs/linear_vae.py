@@ -17,15 +17,15 @@ from matplotlib.figure import Figure
 
 from maskgit_jax.arrays import normalize
 from maskgit_jax.configuration import load_config
-from maskgit_jax.data.image_sets import CenterCropped
 from maskgit_jax.data.batch_reader import read_batches
+from maskgit_jax.data.image_sets import CenterCropped
 from maskgit_jax.data.sources import open_sources
 from maskgit_jax.losses.elbo import gaussian_kl
 from maskgit_jax.metrics.posterior import active_units, probabilistic_pca
 from maskgit_jax.stages import vae
 from maskgit_jax.training.state import create_state
-from maskgit_jax.training.variables import inference_variables
 from maskgit_jax.training.step import make_optimizers, make_train_step
+from maskgit_jax.training.variables import inference_variables
 
 ROOT = Path(__file__).parent.parent
 DRAWS = 200  # from each posterior, for the bound
