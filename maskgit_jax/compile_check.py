@@ -1,16 +1,13 @@
-"""Compiles for TPUs without a TPU: `python -m maskgit_jax.compile_check --config=configs/maskgit.py`.
+"""Compiles programs for TPUs without one: `python -m maskgit_jax.compile_check --config=CONFIG`.
 
 Compiles the train step and the sampler of a stage for `--topology`, such as v5e:16x16, from shapes
 alone: no data, no trained tokenizer, no accelerator. Prints the memory of a device, FLOPs, memory
 traffic, collectives, and lower bounds of the time. It needs `libtpu`, the compiler of TPUs
-(`pip install libtpu`). For GPUs (h100:8) nothing is compiled: memory covers weights, optimizer state
-and batch. `--out` writes the estimates as JSON and Markdown.
+(`pip install libtpu`). For GPUs (h100:8) nothing is compiled: memory covers weights, optimizer
+state and batch. `--out` writes the estimates as JSON and Markdown.
 """
 
-from pathlib import Path
-
 from absl import flags
-from ml_collections import config_flags
 
 from maskgit_jax import command_line
 from maskgit_jax.files import create_output_directory
@@ -19,10 +16,11 @@ from maskgit_jax.performance.checks import PROGRAMS, Check, CheckOptions, check_
 from maskgit_jax.performance.machines import EXAMPLES
 from maskgit_jax.performance.programs import DEFAULT_CLASSES
 
-CONFIG = config_flags.DEFINE_config_file("config", "configs/maskgit.py", "Stage and preset.")
+CONFIG = command_line.define_config("configs/maskgit.py")
 TOPOLOGY = flags.DEFINE_list("topology", ["v5e:4x4"], f"Chips, one or several of {EXAMPLES}.")
 PROGRAM_NAMES = flags.DEFINE_list(
-    "programs", [], f"Programs to check: {', '.join(PROGRAMS)}; default: all that the stage has.")  # fmt: skip
+    "programs", [], f"Programs to check: {', '.join(PROGRAMS)}; default: all of the stage."
+)
 SAMPLE_BATCH_SIZE = flags.DEFINE_integer(
     "sample_batch_size", 0, "Images that the sampler generates at a time; default: the batch size "
     "of training.", lower_bound=0)  # fmt: skip
@@ -46,8 +44,7 @@ def main() -> None:
     def show(check: Check) -> None:
         print(f"\n{report.text(check, config.training.num_steps)}", flush=True)
 
-    configs = Path(flags.FLAGS["config"].config_filename.partition(":")[0]).parent
-    run, checks = check_config(config, TOPOLOGY.value, options, configs, show)
+    run, checks = check_config(config, TOPOLOGY.value, options, report=show)
     print(f"\n{report.headline(run)}\n{report.DISCLAIMER}")
     if folder:
         report.write_report(folder, run, checks)

@@ -1,1 +1,1 @@
-"""What programs need of a machine, by arithmetic and by the compiler; nothing is run here."""
+"""Speed and memory: measured on the devices at hand, estimated for devices that are not."""

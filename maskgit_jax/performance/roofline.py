@@ -1,18 +1,18 @@
-"""The least time that a program's operations, memory traffic and messages can take."""
+"""Lower bounds of a program's time, from its FLOPs, memory traffic and messages."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from maskgit_jax.performance.chips import Chip
-from maskgit_jax.performance.operations import Operations
 
 
 class Roofline(NamedTuple):
     """Seconds that one device needs at the peaks of its chip, for one run of a program.
 
     Attributes:
-        compute: For products of arrays; everything else is taken to be hidden behind them.
-        memory: For reading and writing HBM.
-        interconnect: For sending to other chips, around a ring in both directions.
+        compute: Time of the products of arrays; everything else counts as hidden behind them.
+        memory: Time to read and write HBM.
+        interconnect: Time to send to other chips, around a ring in both directions.
     """
 
     compute: float
@@ -21,42 +21,42 @@ class Roofline(NamedTuple):
 
     @property
     def overlapped(self) -> float:
-        """Returns the seconds if all three go on at once: no run can be faster."""
+        """Seconds if all three overlap: no run is faster."""
         return max(self)
 
     @property
     def serial(self) -> float:
-        """Returns the seconds if nothing overlaps."""
+        """Seconds if nothing overlaps."""
         return sum(self)
 
     @property
     def limit(self) -> str:
-        """Returns which of the three takes longest."""
+        """The one of the three that takes longest."""
         return max(self._fields, key=lambda name: getattr(self, name))
 
 
-def roofline(chip: Chip, operations: Operations, traffic: float, sent: float) -> Roofline:
-    """Returns the seconds of each of the three.
+def roofline(chip: Chip, flops: Mapping[str, float], traffic: float, sent: float) -> Roofline:
+    """Returns the lower bounds for one device.
 
     Args:
-        chip: Of the device.
-        operations: Of one device, by kind of number.
+        chip: Chip of the device.
+        flops: FLOPs of the device, by kind of number.
         traffic: Bytes that it reads and writes.
         sent: Bytes that it sends to other chips.
     """
-    compute = sum(count / chip.peaks[kind] for kind, count in operations.items())
+    compute = sum(count / chip.peaks[kind] for kind, count in flops.items())
     return Roofline(compute, traffic / chip.memory_bandwidth, sent / chip.ring_bandwidth)
 
 
-def utilisation(chip: Chip, model_operations: float, devices: int, seconds: float) -> float:
-    """Returns the model FLOPs utilisation (MFU): of what the chips can do at bfloat16, the share.
+def mfu(chip: Chip, model_flops: float, devices: int, seconds: float) -> float:
+    """Returns the model FLOPs utilization: the share of the chips' bfloat16 peak that is used.
 
     Args:
-        chip: Of a device.
-        model_operations: Of all devices together, without recomputation.
-        devices: How many.
-        seconds: Of a run; those of `Roofline.overlapped` give the highest share possible.
+        chip: Chip of each device.
+        model_flops: FLOPs of one run on all devices together, without rematerialization.
+        devices: Number of devices.
+        seconds: Time of one run; `Roofline.overlapped` gives the highest possible share.
 
     Source: Chowdhery et al. 2022, PaLM, appendix B.
     """
-    return model_operations / (devices * chip.peaks["bfloat16"] * seconds)
+    return model_flops / (devices * chip.peaks["bfloat16"] * seconds)
