@@ -256,7 +256,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
             "none.ckpt does not exist",
         ),
         (["--config=configs/vae.py", "--config.model.likelihood=student"], "logistic_mixture"),
-        (["--config=configs/vqgan.py", "--config.data.source=folder:nowhere"], "no such folder"),
+        (["--config=configs/vqgan.py", "--config.data.source=folder:nowhere"], "directory does not exist"),
         (["--config=configs/maskgit.py", "--config.tokenizer=nowhere"], "configs/vqgan.py:digits"),
         (["--config=configs/maskgit.py", "--config.sampling.steps=17"], "number of tokens, 16"),
         (["configs/vqgan.py"], "is not a flag"),

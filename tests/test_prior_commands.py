@@ -127,7 +127,7 @@ def test_surest_by_hand():
     [
         ("pixelcnn", ["--size=16x32"], "stage 'pixelcnn' has no setting 'size'"),
         ("pixelcnn", ["--keep_top=1"], "--keep_top is 1.0; it is a share of the rows"),
-        ("gpt", ["--input=nowhere"], "nowhere: there is no such file or folder"),
+        ("gpt", ["--input=nowhere"], "nowhere does not exist"),
         ("gpt", ["--size=wide"], "--size is 'wide'; it is written HEIGHTxWIDTH"),
         ("gpt", ["--rejection_keep=0.5"], "--rejection_keep chooses among samples of classes"),
     ],

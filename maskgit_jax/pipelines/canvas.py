@@ -1,36 +1,15 @@
 """Masks, boxes, borders and blending of edited images, on the host."""
 
-from pathlib import Path
-
 import numpy as np
 from PIL import Image
 
 from maskgit_jax.configuration import require
-from maskgit_jax.images import BICUBIC, NEAREST, as_array, read_image, to_pil
+from maskgit_jax.images import BICUBIC, NEAREST, as_array, to_pil
 
 Box = tuple[int, int, int, int]
 """Top, left, height and width in pixels."""
 Size = tuple[int, int]
 """Height and width."""
-
-
-def read_mask(path: str | Path, size: Size) -> np.ndarray:
-    """Returns a mask, bool [H, W]: pixels lighter than middle grey are masked.
-
-    Args:
-        path: Image file of any mode.
-        size: Size of the image to edit.
-
-    Raises:
-        InputError: The file cannot be read, or has another size.
-    """
-    mask = read_image(path, 1)[..., 0]
-    require(
-        mask.shape == tuple(size),
-        f"the mask is {mask.shape[1]}x{mask.shape[0]} pixels and the image {size[1]}x{size[0]}; "
-        "resize one of them",
-    )
-    return mask > 127
 
 
 def check_mask(mask: np.ndarray) -> None:

@@ -1,29 +1,31 @@
-"""Trains the small classifier that judges images of any dataset without a download.
+"""A small classifier of a dataset's images, for evaluation without downloaded weights.
 
-It is trained on a dataset's own labels; without labels, to tell by how many quarter turns an
-image was rotated, which needs none and gives features of use too (Gidaris et al. 2018).
+It learns the labels of the dataset or, without labels, by how many quarter turns an image is
+rotated, which yields useful features too (Gidaris et al. 2018).
 """
 
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from maskgit_jax.arrays import Array, PyTree, normalize
 from maskgit_jax.configuration import InputError, require
-from maskgit_jax.data.batch_reader import read_batches
+from maskgit_jax.data.batch_reader import ReadBatch, read_batches
 from maskgit_jax.data.image_sets import fingerprint
+from maskgit_jax.data.protocol import Source
 from maskgit_jax.files import write_arrays
 from maskgit_jax.networks.classifier import ImageClassifier
+from maskgit_jax.runs.progress import progress_bar
 from maskgit_jax.training import sharding
 
-RECIPE = 1  # to be raised when anything below changes what is learnt
+RECIPE = 1  # version of the training below; part of the name of cached files
 STEPS, BATCH_SIZE, LEARNING_RATE = 1000, 128, 2e-3
 ROTATIONS = 4
 
@@ -32,9 +34,9 @@ class Classifier(NamedTuple):
     """A trained classifier.
 
     Attributes:
-        params: Of `ImageClassifier`.
+        params: Parameters of `ImageClassifier`.
         num_classes: Number of logits.
-        rotations: It tells rotations (0 to 3 quarter turns), not classes.
+        rotations: Whether the classes are rotations (0 to 3 quarter turns).
     """
 
     params: PyTree
@@ -42,36 +44,54 @@ class Classifier(NamedTuple):
     rotations: bool
 
 
-def _shifted(image: Array, key: Array) -> Array:
-    """Moves each image by up to a sixteenth of its side, repeating its edge."""
+def _random_shift(image: Array, key: Array) -> Array:
+    """Shifts each image by up to a sixteenth of its side; edge pixels are repeated."""
     count, height, width, channels = image.shape
-    reach = max(1, height // 16)
-    padded = jnp.pad(image, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
-    offset = jax.random.randint(key, (count, 2), 0, 2 * reach + 1)
+    limit = max(1, height // 16)
+    padded = jnp.pad(image, ((0, 0), (limit, limit), (limit, limit), (0, 0)), mode="edge")
+    offset = jax.random.randint(key, (count, 2), 0, 2 * limit + 1)
 
-    def cut(one: Array, start: Array) -> Array:
-        return jax.lax.dynamic_slice(one, (start[0], start[1], 0), (height, width, channels))
+    def crop(image: Array, start: Array) -> Array:
+        return jax.lax.dynamic_slice(image, (start[0], start[1], 0), (height, width, channels))
 
-    return jax.vmap(cut)(padded, offset)
-
-
-def rotated(image: Array, turns: Array) -> Array:
-    """Returns square images [B, S, S, C] turned counter-clockwise by `turns` [B] quarters."""
-    every = jnp.stack([jnp.rot90(image, turn, axes=(1, 2)) for turn in range(ROTATIONS)])
-    return every[turns, jnp.arange(len(image))]
+    return jax.vmap(crop)(padded, offset)
 
 
-def fit(source: Any, num_classes: int, mesh: Mesh, seed: int = 0, title: str = "") -> Classifier:
-    """Trains on a source of squares with labels 0 .. num_classes - 1; below 2, on rotations.
+def rotate(image: Array, turns: Array) -> Array:
+    """Returns square images [B, S, S, C] rotated counter-clockwise by `turns` [B] quarters."""
+    rotations = jnp.stack([jnp.rot90(image, turn, axes=(1, 2)) for turn in range(ROTATIONS)])
+    return rotations[turns, jnp.arange(len(image))]
 
-    Every call takes the same number of steps, however many images there are. The same source
-    and seed give the same classifier on the same kind of machine.
+
+def classifier_outputs(params: PyTree, image: Array, num_classes: int) -> tuple[Array, Array]:
+    """Returns features float32 [B, D] and logits float32 [B, K] of images in [-1, 1]."""
+    outputs = ImageClassifier(num_classes).apply({"params": params}, image)
+    return cast("tuple[Array, Array]", outputs)
+
+
+def fit_classifier(
+    source: Source, num_classes: int, mesh: Mesh, seed: int = 0, title: str = ""
+) -> Classifier:
+    """Trains a classifier in `STEPS` steps, however many images there are.
+
+    The same source and seed give the same classifier on the same kind of machine.
+
+    Args:
+        source: Images of one size with labels 0 .. num_classes - 1.
+        num_classes: Number of classes; below 2 the classifier learns rotations.
+        mesh: Devices.
+        seed: Random seed.
+        title: Title of the progress bar.
+
+    Raises:
+        InputError: There are no labels, and the images are not square.
     """
-    rotations = num_classes < 2
+    rotations, shape = num_classes < 2, source.shape
+    assert shape is not None
     require(
-        not rotations or source.shape[0] == source.shape[1],
-        f"{getattr(source, 'name', 'the set')} has no labels and its images are not square, so "
-        "the small classifier cannot learn from it; choose --features=efficientnet or inception",
+        not rotations or shape[0] == shape[1],
+        "the images have no labels and are not square, so the small classifier cannot learn from "
+        "them; choose --features=efficientnet or inception",
     )
     num_classes = ROTATIONS if rotations else num_classes
     network = ImageClassifier(num_classes)
@@ -79,66 +99,70 @@ def fit(source: Any, num_classes: int, mesh: Mesh, seed: int = 0, title: str = "
     optimizer = optax.adamw(schedule, weight_decay=1e-3)
     root = jax.random.key(seed)
 
-    def error(params: PyTree, batch: dict[str, Array], key: Array) -> Array:
+    def loss(params: PyTree, batch: dict[str, Array], key: Array) -> Array:
         shift_key, turn_key = jax.random.split(key)
-        image, label = _shifted(normalize(batch["image"]), shift_key), batch["label"]
+        image, label = _random_shift(normalize(batch["image"]), shift_key), batch["label"]
         if rotations:
             label = jax.random.randint(turn_key, label.shape, 0, ROTATIONS)
-            image = rotated(image, label)
-        logits = network.apply({"params": params}, image)[1]
+            image = rotate(image, label)
+        _, logits = classifier_outputs(params, image, num_classes)
         smooth = optax.smooth_labels(jax.nn.one_hot(label, num_classes), 0.05)
         return optax.softmax_cross_entropy(logits, smooth).mean()
 
     def step(params: PyTree, state: PyTree, batch: dict[str, Array], number: Array):
-        gradient = jax.grad(error)(params, batch, jax.random.fold_in(root, number))
-        changes, state = optimizer.update(gradient, state, params)
-        return optax.apply_updates(params, changes), state
+        gradient = jax.grad(loss)(params, batch, jax.random.fold_in(root, number))
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
 
-    def create(key: Array) -> tuple[PyTree, PyTree]:
-        params = network.init(key, jnp.zeros((1, *source.shape)))["params"]
+    def init(key: Array) -> tuple[PyTree, PyTree]:
+        params = network.init(key, jnp.zeros((1, *shape)))["params"]
         return params, optimizer.init(params)
 
-    everywhere = sharding.replicated(mesh)
-    params, state = sharding.pjit(create, mesh, out_shardings=everywhere)(
+    replicated = sharding.replicated(mesh)
+    params, state = sharding.pjit(init, mesh, out_shardings=replicated)(
         jax.random.fold_in(root, STEPS)
     )
-    program = sharding.pjit(step, mesh, out_shardings=everywhere, donate_argnums=(0, 1))
-    order, epochs = np.random.default_rng(seed), -(-STEPS * BATCH_SIZE // len(source))
-    indices = np.concatenate([order.permutation(len(source)) for _ in range(epochs)])
-    batches = read_batches(source, BATCH_SIZE, indices[: STEPS * BATCH_SIZE])
-    for number, batch in enumerate(
-        tqdm(batches, desc=title, total=STEPS, unit="step", disable=None)
-    ):
-        placed = sharding.put_batch({"image": batch.image, "label": batch.label}, mesh)
-        params, state = program(params, state, placed, jnp.uint32(number))
+    program = sharding.pjit(step, mesh, out_shardings=replicated, donate_argnums=(0, 1))
+    with progress_bar(STEPS, title, "step") as bar:
+        for number, batch in enumerate(_training_batches(source, seed)):
+            inputs = sharding.put_batch({"image": batch.image, "label": batch.label}, mesh)
+            params, state = program(params, state, inputs, jnp.uint32(number))
+            bar.update(1)
     return Classifier(jax.device_get(params), num_classes, rotations)
 
 
+def _training_batches(source: Source, seed: int) -> Iterator[ReadBatch]:
+    """Yields `STEPS` batches, reshuffled in each epoch."""
+    rng, num_epochs = np.random.default_rng(seed), -(-STEPS * BATCH_SIZE // len(source))
+    indices = np.concatenate([rng.permutation(len(source)) for _ in range(num_epochs)])
+    return read_batches(source, BATCH_SIZE, indices[: STEPS * BATCH_SIZE])
+
+
 def fit_cached(
-    source: Any, num_classes: int, mesh: Mesh, cache: Path, title: str = ""
+    source: Source, num_classes: int, mesh: Mesh, cache: Path, title: str = ""
 ) -> Classifier:
-    """Returns the classifier of a source from the cache, trained first if it is not there."""
-    rotations = num_classes < 2
-    kind = "rotations" if rotations else f"{num_classes}-classes"
+    """Returns the classifier of a source from the cache; trains it if it is missing."""
+    kind = f"{num_classes}-classes" if num_classes > 1 else "rotations"
     path = cache / f"classifier-{RECIPE}-{kind}-{fingerprint(source)}.npz"
     if path.exists():
+        assert source.shape is not None
         return load_classifier(path, source.shape, num_classes)
-    classifier = fit(source, num_classes, mesh, title=title)
+    classifier = fit_classifier(source, num_classes, mesh, title=title)
     arrays = jax.tree.leaves(classifier.params)
     write_arrays(path, {f"{number:03d}": array for number, array in enumerate(arrays)})
     return classifier
 
 
-def load_classifier(path: Path, shape: tuple[int, int, int], num_classes: int) -> Classifier:
-    """Returns a classifier that `fit_cached` wrote.
+def load_classifier(path: Path, shape: tuple[int, ...], num_classes: int) -> Classifier:
+    """Returns a classifier that `fit_cached` saved.
 
     Args:
-        path: The file.
+        path: NPZ file.
         shape: (H, W, C) of the images.
-        num_classes: Of the images; below 2 it tells rotations.
+        num_classes: Number of classes; below 2 the classes are rotations.
 
     Raises:
-        InputError: The file is missing, or made for other images or classes.
+        InputError: The file is missing, or its classifier has other images or classes.
     """
     rotations = num_classes < 2
     network = ImageClassifier(ROTATIONS if rotations else num_classes)
@@ -150,10 +174,9 @@ def load_classifier(path: Path, shape: tuple[int, int, int], num_classes: int) -
         with np.load(path) as file:
             arrays = [file[f"{number:03d}"] for number in range(len(leaves))]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} holds no classifier of images ({error})") from error
-    fits = [array.shape == leaf.shape for array, leaf in zip(arrays, leaves, strict=True)]
+        raise InputError(f"{path} holds no classifier ({error})") from error
     require(
-        all(fits),
+        all(array.shape == leaf.shape for array, leaf in zip(arrays, leaves, strict=True)),
         f"{path} holds a classifier of other images or classes than {shape} and {num_classes}",
     )
     return Classifier(jax.tree.unflatten(structure, arrays), network.num_classes, rotations)

@@ -5,11 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from PIL import Image
 
 from maskgit_jax.arrays import normalize, to_uint8
 from maskgit_jax.configuration import InputError, optimizer
-from maskgit_jax.images import image_grid, write_png
 from maskgit_jax.training.optimizers import learning_rate, make_optimizer, update_average
 from maskgit_jax.training.sharding import AXES, check_batch_size, make_mesh, partition_spec, pjit
 from maskgit_jax.training.step import make_train_step
@@ -111,16 +109,6 @@ def test_pixels_survive_the_way_in_and_out():
     pixels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
     np.testing.assert_array_equal(to_uint8(normalize(pixels)), pixels)
     assert to_uint8(jnp.asarray([-3.0, 3.0])).tolist() == [0, 255]
-
-
-def test_image_grids(tmp_path):
-    images = np.stack([np.full((2, 2, 1), value, np.uint8) for value in (1, 2, 3)])
-    grid = image_grid(images, columns=2)
-    assert grid.shape == (7, 7, 1)
-    assert (grid[1, 1], grid[1, 4], grid[4, 1], grid[4, 4]) == (1, 2, 3, 255)
-    write_png(tmp_path / "a.png", images, 3)
-    with Image.open(tmp_path / "a.png") as picture:
-        assert picture.mode == "L" and picture.height > 64
 
 
 def test_metrics_of_a_lost_stretch_are_removed_on_resume(tmp_path):
