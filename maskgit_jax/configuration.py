@@ -186,14 +186,14 @@ def resolve_cadences(config: ConfigDict) -> None:
 
     - `log_every`: a twentieth of the run, 1 to 100 steps.
     - `checkpoint_every`: a quarter of the run, 100 to 1,000 steps.
-    - `eval_every`: a quarter of the run, 100 to 2,000 steps, as a multiple of `checkpoint_every`,
+    - `eval_every`: a quarter of the run, 500 to 2,000 steps, as a multiple of `checkpoint_every`,
       because only checkpoints of evaluated steps can be the best one.
     - `preview_every`: `eval_every`.
     """
     training = config.training
     quarter = max(100, training.num_steps // 4)
     checkpoint = training.checkpoint_every or min(1_000, quarter)
-    evaluation = min(2_000, quarter)
+    evaluation = min(2_000, max(500, quarter))
     if checkpoint < evaluation:
         evaluation -= evaluation % checkpoint
     evaluation = training.eval_every or evaluation
