@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from maskgit_jax.arrays import Array, Key, PyTree
 from maskgit_jax.configuration import check_settings
-from maskgit_jax.decoding.sampling import check_top_k_top_p, filter_logits, sample_categorical
+from maskgit_jax.decoding.sampling import check_top_k, filter_logits, sample_categorical
 from maskgit_jax.decoding.settings import AutoregressiveSettings
 
 DecodeStep = Callable[[PyTree, Array, Array], tuple[Array, PyTree]]
@@ -22,7 +22,7 @@ PredictInWindow = Callable[[Array, tuple[Array, Array], Array], Array]
 def check_autoregressive_settings(settings: AutoregressiveSettings, codebook_size: int) -> None:
     """Raises `InputError` for settings that cannot work."""
     check_settings(settings)
-    check_top_k_top_p(settings.top_k, settings.top_p, codebook_size)
+    check_top_k(settings.top_k, codebook_size)
 
 
 def decode_with_cache(

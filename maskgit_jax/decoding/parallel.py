@@ -25,7 +25,7 @@ from maskgit_jax.arrays import Array, Key
 from maskgit_jax.configuration import check_settings, require
 from maskgit_jax.decoding.guidance import Predict
 from maskgit_jax.decoding.rules import Critic, DecodeState, Grid, k_lowest, random_halton_order
-from maskgit_jax.decoding.sampling import check_top_k_top_p, filter_logits, sample_categorical
+from maskgit_jax.decoding.sampling import check_top_k, filter_logits, sample_categorical
 from maskgit_jax.decoding.schedules import check_schedule, masked_counts, ramp
 from maskgit_jax.decoding.settings import DECODERS, DecodeSettings
 
@@ -81,7 +81,7 @@ def check_decode_settings(
         "decoder 'token_critic' needs a trained critic; train configs/token_critic.py on this run "
         "and give the --workdir of that",
     )
-    check_top_k_top_p(settings.top_k, settings.top_p, codebook_size)
+    check_top_k(settings.top_k, codebook_size)
 
 
 def num_network_evaluations(settings: DecodeSettings) -> int:

@@ -37,7 +37,7 @@ RESULTS = {
         49,
         50,
         reconstruction_mse=0.005,
-        bits_per_dimension=0.3,
+        token_bits_per_dimension=0.3,
         bits_per_token=4.0,
         frechet_distance=10.0,
         recall=0.604,
