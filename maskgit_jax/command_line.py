@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -18,6 +18,21 @@ from maskgit_jax.distributed import end_with_peers
 from maskgit_jax.distributed import start as start_processes
 from maskgit_jax.files import compilation_cache_directory
 
+_KINDS: dict[Any, Callable] = {
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    bool: flags.DEFINE_bool,
+    list: flags.DEFINE_list,
+    str: flags.DEFINE_string,
+}
+
+
+def define_flags(table: Iterable[tuple[type, str, Any, str]]) -> None:
+    """Defines a flag for each row (type, name, default, help); numbers must not be negative."""
+    for kind, name, default, text in table:
+        limit = {"lower_bound": 0} if kind in (int, float) else {}
+        _KINDS[kind](name, default, text, **limit)
+
 
 def define_sampling_flags() -> Callable[[], dict[str, Any]]:
     """Defines a flag for each declared sampling setting; each generator has some of them.
@@ -25,13 +40,12 @@ def define_sampling_flags() -> Callable[[], dict[str, Any]]:
     Returns:
         A function to call after parsing: setting -> value, of the flags that were given.
     """
-    kinds = {int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool}
     settings = declared_settings()
     for name, kind, _, text, choices in settings:
         if choices:
             flags.DEFINE_enum(name, None, list(choices), text)
         else:
-            kinds.get(kind, flags.DEFINE_string)(name, None, text)
+            _KINDS.get(kind, flags.DEFINE_string)(name, None, text)
 
     def given() -> dict[str, Any]:
         values = {setting.name: flags.FLAGS[setting.name].value for setting in settings}

@@ -9,7 +9,7 @@ images = model.sample(labels=[0, 3, 7], steps=8, seed=0)  # uint8 [3, H, W, C]
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -25,6 +25,10 @@ from maskgit_jax.runs.directory import Run, load_run
 from maskgit_jax.runs.progress import progress_bar
 from maskgit_jax.stage import LatentModel
 from maskgit_jax.training import sharding
+
+if TYPE_CHECKING:
+    from maskgit_jax.evaluation.options import EvaluationOptions
+    from maskgit_jax.evaluation.report import Evaluation
 
 
 class Model:
@@ -317,13 +321,37 @@ class Model:
         Raises:
             InputError: The run cannot be evaluated in this way.
         """
-        from maskgit_jax.evaluation.evaluate import evaluate_loaded, evaluation_options
+        from maskgit_jax.evaluation.evaluate import evaluation_options
 
         options = evaluation_options(self.mesh, features=features, batch_size=batch_size)
-        evaluation = evaluate_loaded(
+        evaluation = self.evaluation(options, num, data, seed, **settings)
+        return {metric.name: metric.value for metric in evaluation.metrics}
+
+    def evaluation(
+        self,
+        options: "EvaluationOptions",
+        num: int | None = None,
+        data: str = "",
+        seed: int = 0,
+        **settings: Any,
+    ) -> "Evaluation":
+        """Returns the metrics of `evaluate` with their protocols and reference values.
+
+        Args:
+            options: From `maskgit_jax.evaluation.evaluate.evaluation_options`.
+            num: See `evaluate`.
+            data: See `evaluate`.
+            seed: See `evaluate`.
+            settings: Sampling settings.
+
+        Raises:
+            InputError: The run cannot be evaluated in this way.
+        """
+        from maskgit_jax.evaluation.evaluate import evaluate_loaded
+
+        return evaluate_loaded(
             self.run, self.workdir, options, data=data, num=num, seed=seed, settings=settings
         )
-        return {metric.name: metric.value for metric in evaluation.metrics}
 
 
 def _collect(batches: Any, total: int) -> np.ndarray:
