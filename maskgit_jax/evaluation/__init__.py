@@ -1,1 +1,1 @@
-"""Images to evaluations: networks, references, samples and figures brought together."""
+"""Evaluations of runs and images: networks, references, samples and metrics together."""

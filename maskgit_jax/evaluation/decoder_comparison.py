@@ -1,300 +1,324 @@
-"""One generator, many decoders: which makes the best images of equally many network passes."""
+"""Comparison of the decoders of one generator at equal NFE (number of network evaluations)."""
 
+import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.conditioning_images import ConditioningImages
 from maskgit_jax.data.image_sets import ImageSet, random_subset
+from maskgit_jax.data.protocol import Source
 from maskgit_jax.data.sources import image_data
-from maskgit_jax.decoding.parallel import (
-    DECODERS,
-    REMASK_SCHEDULES,
-    DecodeSettings,
-    num_network_evaluations,
-)
-from maskgit_jax.evaluation.evaluate import EvaluationOptions, open_networks
-from maskgit_jax.evaluation.feature_statistics import Summary, summarize
-from maskgit_jax.evaluation.features import Extractor
-from maskgit_jax.evaluation.generation import check_sets, real_images, sample_labels
+from maskgit_jax.decoding.parallel import DECODERS, num_network_evaluations
+from maskgit_jax.decoding.settings import REMASK_SCHEDULES, DecodeSettings
+from maskgit_jax.evaluation.feature_statistics import FeatureStatistics, compute_statistics
+from maskgit_jax.evaluation.features import FeatureExtractor, open_extractor
+from maskgit_jax.evaluation.options import EvaluationOptions
+from maskgit_jax.evaluation.real_images import check_image_sets, open_real_images, sample_labels
 from maskgit_jax.files import write_text
 from maskgit_jax.images import write_image_grid
 from maskgit_jax.metrics.frechet import frechet_distance
 from maskgit_jax.metrics.neighbours import manifold_metrics
 from maskgit_jax.pipelines.generator import GeneratorPipeline
 from maskgit_jax.runs.directory import Run
+from maskgit_jax.runs.progress import progress_bar
 
-SHOWN = 12  # images in a picture
+NUM_SHOWN = 12  # columns of inpainting.png
 
-NAMES = (
+DECODER_NAMES = (
     *(name for name in DECODERS if name != "remask"),
-    *(f"remask:{kind}" for kind in REMASK_SCHEDULES),
+    *(f"remask:{schedule}" for schedule in REMASK_SCHEDULES),
 )
 
 
-class Row(NamedTuple):
-    """What one decoder made.
+class DecoderResult(NamedTuple):
+    """Metrics of the images of one decoder.
 
     Attributes:
-        decoder: A key of `DECODERS`, with remask's kind after a colon; or what it is beside them.
-        passes: Network passes an image, guidance left out; the table is about equal ones.
+        decoder: An entry of `DECODER_NAMES`, or the name of a baseline.
+        classifier_accuracy: Share that a classifier of real images assigns to its label.
+        frechet_distance: To the training images, in the features of that classifier.
+        precision: Share inside the manifold of as many training images.
+        recall: Share of these training images inside the manifold of the samples.
+        nfe: Network evaluations per image without guidance; 0 for baselines.
         steps: Decoding steps.
-        guidance: Its scale.
-        recognised: Share that the classifier of real images takes for the class asked for.
-        frechet_distance: In that classifier's features, from the training images.
-        precision: Share within reach of as many real images.
-        recall: Share of as many real images within their reach: diversity.
-        seconds: For an image, compiled program, all devices.
+        guidance: Guidance scale.
+        seconds: Seconds per image of the compiled program on all devices.
     """
 
     decoder: str
-    passes: int
-    steps: int
-    guidance: float
     classifier_accuracy: float
     frechet_distance: float
     precision: float
     recall: float
-    seconds: float
+    nfe: int = 0
+    steps: int = 0
+    guidance: float = 0.0
+    seconds: float = 0.0
 
 
 class DecoderComparison:
-    """A generator, and a classifier of real images, trained when it is needed first.
+    """Samples and evaluates images of several decoders; trains its classifier at first use.
 
     Args:
-        run: Of a generator that fills in tokens.
-        asked: How to measure.
-        num: Images of each row.
+        run: A run of MaskGIT or of its token critic, with classes.
+        options: Options of the evaluation.
+        num: Images per decoder.
 
     Raises:
-        InputError: The run has no classes, or there are too few images.
+        InputError: The run has no classes or no decoders, or there are too few images.
     """
 
-    def __init__(self, run: Run, asked: EvaluationOptions, num: int):
-        self.real, _ = real_images(run.config.data)
-        require(self.real.num_classes > 1, "a table of decoders needs images with classes")
-        check_sets(self.real.training.shape, num, self.real, ["classifier"], asked.limits)
-        self.generator = GeneratorPipeline(run, asked.mesh)
+    def __init__(self, run: Run, options: EvaluationOptions, num: int):
+        self.real, sources = open_real_images(run.config.data)
+        assert self.real.training is not None and self.real.held_out is not None
+        self.training, self.shape = self.real.training, self.real.training.shape
+        require(self.real.num_classes > 1, "a comparison of decoders needs images with classes")
+        check_image_sets(self.shape, num, self.real, ["classifier"], options.num_reference)
+        self.pipeline = GeneratorPipeline(run, options.mesh)
+        self.generator = self.pipeline.generator
         require(
-            self.generator.generator.fill is not None and not self.generator.generator.needs,
-            f"this run holds stage '{run.config.stage}'; a MaskGIT of classes is needed",
+            self.generator.fill is not None and not self.generator.needs,
+            f"this run holds stage '{run.config.stage}'; give the --workdir of a class-conditional "
+            "MaskGIT",
         )
-        self.asked, self.num = asked, num
+        self.options, self.num = options, num
         self.held_out = random_subset(self.real.held_out, num)
-
-    def labels(self) -> np.ndarray:
-        """Returns the classes of the images of each row, int32 [N]."""
-        return sample_labels(self.real, self.real.num_classes, self.num)
+        self.labels = sample_labels(sources.train.labels, self.real.num_classes, num)
 
     @cached_property
-    def extractor(self) -> Extractor:
-        """The classifier."""
-        asked = self.asked._replace(networks={"classifier": None})
-        (network,) = open_networks(asked, self.real.training, self.real.num_classes)
-        return Extractor(network, asked.mesh, asked.batch_size)
+    def _extractor(self) -> FeatureExtractor:
+        return open_extractor("classifier", self.options, self.training, self.real.num_classes)
 
     @cached_property
-    def training(self) -> Summary:
-        """What it says of training images."""
-        chosen = random_subset(self.real.training, self.asked.limits.reference)
-        cache = self.asked.cache
-        return summarize(self.extractor, chosen, cache, self.num, "training images")
+    def _training_statistics(self) -> FeatureStatistics:
+        chosen = random_subset(self.training, self.options.num_reference)
+        cache = self.options.cache
+        return compute_statistics(self._extractor, chosen, cache, self.num, "training images")
 
-    def figures(self, source: Any) -> dict[str, float]:
-        """Returns recognition, Frechet distance, precision and recall of a labelled source."""
-        summary = Summary(self.extractor.network, len(source), self.num)
-        for batch, outputs in self.extractor(source):
-            summary.add(batch, outputs)
-        manifold = manifold_metrics(self.training.kept, summary.kept)
-        return {
-            "recognised": summary.num_right / summary.count,
-            "frechet_distance": frechet_distance(
-                summary.moments.gaussian(), self.training.moments.gaussian()
-            ),
-            "precision": manifold.precision,
-            "recall": manifold.recall,
-        }
+    def evaluate(self, decoder: str, images: np.ndarray, labels: np.ndarray) -> DecoderResult:
+        """Returns the metrics of images uint8 [N, H, W, C] with labels int32 [N]."""
+        return self.evaluate_source(decoder, ImageSet(decoder, images, self.shape, labels))
 
-    def made(
+    def evaluate_source(self, decoder: str, source: Source) -> DecoderResult:
+        """Returns the metrics of a source of images with labels."""
+        statistics = FeatureStatistics(self._extractor.network, len(source), self.num)
+        for batch, outputs in self._extractor(source):
+            statistics.add(batch, outputs)
+        training = self._training_statistics
+        gaussians = (part.moments["features"].gaussian() for part in (statistics, training))
+        manifold = manifold_metrics(training.kept, statistics.kept)
+        return DecoderResult(
+            decoder, statistics.accuracy, frechet_distance(*gaussians), manifold.precision,
+            manifold.recall,
+        )  # fmt: skip
+
+    def sample(
         self,
-        labels: Sequence[int | None],
         settings: DecodeSettings,
-        given: ConditioningImages | None = None,
+        labels: Sequence[int | None] | None = None,
+        conditioning: ConditioningImages | None = None,
         seed: int = 0,
     ) -> tuple[np.ndarray, float]:
-        """Returns images uint8 [N, H, W, C], and the seconds for one after the first batch."""
-        size, images, begun = self.asked.batch_size, [], 0.0
-        for batch in self.generator(labels, seed, settings, size, given=given):
+        """Returns images uint8 [N, H, W, C] and the seconds per image after the first batch."""
+        labels = list(self.labels) if labels is None else labels
+        images, start = [], 0.0
+        for batch in self.pipeline(
+            labels, seed, settings, self.options.batch_size, conditioning=conditioning
+        ):
             images.append(batch)
-            begun = begun or time.monotonic()
-        seconds = (time.monotonic() - begun) / max(1, len(labels) - len(images[0]))
+            start = start or time.monotonic()
+        seconds = (time.monotonic() - start) / max(1, len(labels) - len(images[0]))
         return np.concatenate(images), seconds if len(images) > 1 else float("nan")
 
 
+def select_decoders(run: Run, names: Sequence[str]) -> Sequence[str]:
+    """Returns the names, or for "all" those of all decoders that the run can use."""
+    if list(names) != ["all"]:
+        return names
+    critic = run.config.stage == "token_critic"
+    return [name for name in DECODER_NAMES if critic or name != "token_critic"]
+
+
 def settings_with_nfe(
-    name: str, passes: int, guidance: float, own: DecodeSettings
+    name: str, nfe: int, guidance: float, settings: DecodeSettings
 ) -> DecodeSettings:
-    """Returns the settings with which a decoder takes at most so many passes, guidance left out.
+    """Returns settings with which a decoder takes at most `nfe` evaluations, without guidance.
+
+    Args:
+        name: An entry of `DECODER_NAMES`, or "remask" for the schedule of `settings`.
+        nfe: Network evaluations per image.
+        guidance: Guidance scale.
+        settings: All other settings.
 
     Raises:
-        InputError: There is no such decoder.
+        InputError: The decoder is unknown.
     """
-    decoder, _, kind = name.partition(":")
-    if name not in NAMES and name != "remask":
-        raise InputError(f"no decoder '{name}'; there are: {', '.join(NAMES)}")
-    found = own._replace(decoder=decoder, guidance=0.0, steps=passes, remask=kind or own.remask)
-    while num_network_evaluations(found) > passes and found.steps > 1:
-        found = found._replace(steps=found.steps - 1)
-    return found._replace(guidance=guidance)
+    decoder, _, schedule = name.partition(":")
+    if name not in DECODER_NAMES and name != "remask":
+        raise InputError(f"decoder '{name}' is unknown; choose from {', '.join(DECODER_NAMES)}")
+    fitted = dataclasses.replace(
+        settings, decoder=decoder, guidance=0.0, steps=nfe,
+        remask_schedule=schedule or settings.remask_schedule,
+    )  # fmt: skip
+    while num_network_evaluations(fitted) > nfe and fitted.steps > 1:
+        fitted = dataclasses.replace(fitted, steps=fitted.steps - 1)
+    return dataclasses.replace(fitted, guidance=guidance)
 
 
 def compare_decoders(
     run: Run,
-    asked: EvaluationOptions,
-    names: Sequence[str],
-    all_passes: Sequence[int],
-    guidances: Sequence[float],
-    num: int,
-    decoding: dict[str, Any],
     folder: Path,
+    options: EvaluationOptions,
+    decoders: Sequence[str] = ("all",),
+    nfe: Sequence[int] = (4, 8, 16, 32),
+    guidances: Sequence[float] = (0.0, 1.0),
+    num: int = 1000,
+    settings: Mapping[str, Any] | None = None,
 ) -> str:
-    """Returns the table in Markdown; also written, row by row, as `decoders.md` and `.json`.
+    """Returns a Markdown table of decoders; writes `decoder_comparison.md` and `.json`.
+
+    An interrupted comparison continues after the last finished row.
 
     Args:
-        run: Of MaskGIT or of its critic.
-        asked: How to measure.
-        names: Of `NAMES`.
-        all_passes: Network passes an image.
-        guidances: Scales.
-        num: Images a row, of all classes in turn, by the same seed.
-        decoding: Settings that all decoders have.
-        folder: Of the run's evaluations.
+        run: A run of MaskGIT or of its token critic.
+        folder: Folder of the run's evaluations.
+        options: Options of the evaluation.
+        decoders: Entries of `DECODER_NAMES`, or "all".
+        nfe: Numbers of network evaluations per image.
+        guidances: Guidance scales.
+        num: Images per row; all rows have the same labels and seed.
+        settings: Sampling settings that differ from those of the run.
 
     Raises:
-        InputError: A decoder does not exist or cannot work here.
+        InputError: A decoder is unknown, or the run cannot use it.
     """
-    bench = DecoderComparison(run, asked, num)
-    own = bench.generator.settings(**decoding)
-    asked_for = [
-        (name, passes, settings_with_nfe(name, passes, guidance, own))
+    comparison = DecoderComparison(run, options, num)
+    own = comparison.pipeline.settings(**(settings or {}))
+    planned = [
+        (name, evaluations, settings_with_nfe(name, evaluations, guidance, own))
         for guidance in guidances
-        for name in names
-        for passes in all_passes
+        for name in select_decoders(run, decoders)
+        for evaluations in nfe
     ]
-    for _, _, settings in asked_for:
-        bench.generator.generator.check_settings(settings)
-    path = folder / "decoders.json"
+    for _, _, chosen in planned:
+        comparison.generator.check_settings(chosen)
+    path = folder / "decoder_comparison.json"
     stored = json.loads(path.read_text()) if path.exists() else {}
-    labels = bench.labels()
-    rows = [Row("real images", 0, 0, 0.0, **bench.figures(bench.held_out), seconds=0.0)]
-    for name, passes, settings in tqdm(asked_for, desc="decoders", unit="row", disable=None):
-        key = f"{run.step} {num} {asked.batch_size} {settings}"
-        if key not in stored:
-            images, seconds = bench.made(list(labels), settings)
-            stored[key] = _row(bench, name, images, labels)._replace(
-                passes=passes, steps=settings.steps, guidance=settings.guidance, seconds=seconds
-            )._asdict()  # fmt: skip
-            write_text(path, json.dumps(stored, indent=1) + "\n")
-        rows.append(Row(**stored[key]))
-    text = table(rows)
+    rows = [comparison.evaluate_source("real images", comparison.held_out)]
+    with progress_bar(len(planned), "decoders", "row") as bar:
+        for name, evaluations, chosen in planned:
+            key = f"{run.step} {num} {options.batch_size} {chosen}"
+            if key not in stored:
+                images, seconds = comparison.sample(chosen)
+                result = comparison.evaluate(name, images, comparison.labels)
+                stored[key] = _with_cost(result, evaluations, chosen, seconds)._asdict()
+                write_text(path, json.dumps(stored, indent=1) + "\n")
+            rows.append(DecoderResult(**stored[key]))
+            bar.update(1)
+    text = format_table(rows)
     write_text(path.with_suffix(".md"), text)
     return text
 
 
 def compare_inpainting(
     run: Run,
-    asked: EvaluationOptions,
-    names: Sequence[str],
-    passes: int,
-    mask: float,
-    num: int,
-    told: bool,
-    decoding: dict[str, Any],
     folder: Path,
+    options: EvaluationOptions,
+    decoders: Sequence[str] = ("all",),
+    nfe: int = 8,
+    mask: float = 0.5,
+    num: int = 1000,
+    class_conditional: bool = False,
+    settings: Mapping[str, Any] | None = None,
 ) -> str:
-    """Returns a table of held-out images of which a part was masked and filled again.
+    """Returns a Markdown table of decoders that inpaint held-out images.
 
-    Writes `inpainting.md` and, of the first images, `inpainting.png`: the original, what was
-    given, and what each decoder made.
+    Writes `inpainting.md`, and `inpainting.png` with the originals, the masked images and the
+    results.
 
     Args:
-        run: Of MaskGIT or of its critic.
-        asked: How to measure.
-        names: Of `NAMES`.
-        passes: Network passes an image.
-        mask: Share of the rows, from below, that is masked.
-        num: Held-out images, a random choice.
-        told: Whether the generator is told the class.
-        decoding: Settings that all decoders have.
-        folder: Of the run's evaluations.
+        run: A run of MaskGIT or of its token critic.
+        folder: Folder of the run's evaluations.
+        options: Options of the evaluation.
+        decoders: Entries of `DECODER_NAMES`, or "all".
+        nfe: Number of network evaluations per image.
+        mask: Fraction of the rows to mask, from the bottom.
+        num: Number of held-out images, a random choice.
+        class_conditional: Whether the generator gets the class of the image.
+        settings: Sampling settings that differ from those of the run.
 
     Raises:
-        InputError: A decoder does not exist or cannot work here.
+        InputError: A decoder is unknown, or the run cannot use it.
     """
-    require(0 < mask < 1, f"--inpaint is {mask}; it is a share of the rows, between 0 and 1")
-    bench = DecoderComparison(run, asked, num)
-    generator, data = bench.generator.generator, image_data(run.config.data)
-    own = bench.generator.settings(**decoding)
-    chosen = [(name, settings_with_nfe(name, passes, own.guidance, own)) for name in names]
-    for _, settings in chosen:
-        generator.check_settings(settings)
+    require(0 < mask < 1, f"--inpaint is {mask}; it is a fraction of the rows, between 0 and 1")
+    comparison = DecoderComparison(run, options, num)
+    generator, data = comparison.generator, image_data(run.config.data)
+    own = comparison.pipeline.settings(**(settings or {}))
+    planned = {
+        name: settings_with_nfe(name, nfe, own.guidance, own)
+        for name in select_decoders(run, decoders)
+    }
+    for chosen in planned.values():
+        generator.check_settings(chosen)
     require(
-        told or generator.null_label is not None,
-        "this run was trained with classes only, so they must be told: --class_conditional",
+        class_conditional or generator.null_label is not None,
+        "this run was trained with classes only; add --class_conditional",
     )
     size = (data.image_size, data.image_size)
-    given = ConditioningImages(bench.held_out, data, size, kept=1.0 - mask)
-    parts = given.rows(np.arange(num))
-    known = np.stack([bench.held_out[index]["image"] for index in range(num)])
-    true = np.asarray([bench.held_out[index]["label"] for index in range(num)], np.int32)
-    labels = list(true) if told else [None] * num
-    sums = np.zeros(bench.real.training.shape)
-    some = random_subset(bench.real.training, asked.limits.neighbours)
-    for index in range(len(some)):
-        sums += some[index]["image"]
-    mean = np.round(sums / len(some)).astype(np.uint8)
-    filled = {"original": known, "mean of training images": np.where(
-        parts["mask"][..., None], mean, known)}  # fmt: skip
-    rows = [_row(bench, name, images, true) for name, images in filled.items()]
-    for name, settings in tqdm(chosen, desc="inpainting", unit="decoder", disable=None):
-        images, seconds = bench.made(labels, settings, given)
-        filled[name] = images
-        row = _row(bench, name, images, true)
-        rows.append(row._replace(
-            passes=passes, steps=settings.steps, guidance=settings.guidance, seconds=seconds
-        ))  # fmt: skip
-    veiled = np.where(parts["mask"][..., None], np.uint8(127), known)
-    shown = [known, veiled, *list(filled.values())[1:]]
-    write_image_grid(folder / "inpainting.png", np.stack([part[:SHOWN] for part in shown]))
-    said = "told" if told else "not told"
-    text = f"{mask:.0%} of the rows masked, the class {said}.\n\n{table(rows)}"
+    conditioning = ConditioningImages(comparison.held_out, data, size, keep_top=1.0 - mask)
+    masked = conditioning.read_batch(np.arange(num))["mask"][..., None]
+    original = np.stack([comparison.held_out[index]["image"] for index in range(num)])
+    true = np.asarray([comparison.held_out[index]["label"] for index in range(num)], np.int32)
+    labels = list(true) if class_conditional else [None] * num
+    mean = _mean_image(random_subset(comparison.training, options.num_neighbours))
+    images = {"original": original, "mean of training images": np.where(masked, mean, original)}
+    rows = [comparison.evaluate(name, filled, true) for name, filled in images.items()]
+    with progress_bar(len(planned), "inpainting", "decoder") as bar:
+        for name, chosen in planned.items():
+            images[name], seconds = comparison.sample(chosen, labels, conditioning)
+            result = comparison.evaluate(name, images[name], true)
+            rows.append(_with_cost(result, nfe, chosen, seconds))
+            bar.update(1)
+    _, *filled = images.values()
+    grid = [original, np.where(masked, np.uint8(127), original), *filled]
+    write_image_grid(folder / "inpainting.png", np.stack([part[:NUM_SHOWN] for part in grid]))
+    condition = "with" if class_conditional else "without"
+    text = f"{mask:.0%} of the rows masked, {condition} the class.\n\n{format_table(rows)}"
     write_text(folder / "inpainting.md", text)
     return text
 
 
-def _row(bench: DecoderComparison, name: str, images: np.ndarray, labels: np.ndarray) -> Row:
-    source = ImageSet(name, images, images.shape[1:], labels)
-    return Row(name, 0, 0, 0.0, **bench.figures(source), seconds=0.0)
+def _mean_image(source: Source) -> np.ndarray:
+    total = sum(source[index]["image"].astype(np.float64) for index in range(len(source)))
+    return np.round(total / len(source)).astype(np.uint8)
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Returns rows as a Markdown table."""
-    head = ("decoder", "passes", "steps", "guidance", "recognised", "Frechet distance",
+def _with_cost(
+    result: DecoderResult, nfe: int, settings: DecodeSettings, seconds: float
+) -> DecoderResult:
+    return result._replace(
+        nfe=nfe, steps=settings.steps, guidance=settings.guidance, seconds=seconds
+    )
+
+
+def format_table(rows: Sequence[DecoderResult]) -> str:
+    """Returns results as a Markdown table."""
+    head = ("decoder", "NFE", "steps", "guidance", "classifier accuracy", "Frechet distance",
             "precision", "recall", "ms/image")  # fmt: skip
     lines = [head, ("---",) * len(head)]
     for row in rows:
-        made = row.passes > 0
-        lines.append((
-            row.decoder, f"{row.passes}" if made else "", f"{row.steps}" if made else "",
-            f"{row.guidance:g}" if made else "", f"{row.recognised:.3f}",
-            f"{row.frechet_distance:.2f}", f"{row.precision:.3f}", f"{row.recall:.3f}",
-            f"{1000 * row.seconds:.1f}" if made else "",
-        ))  # fmt: skip
+        cost, milliseconds = ("", "", ""), ""
+        if row.nfe:
+            cost = f"{row.nfe}", f"{row.steps}", f"{row.guidance:g}"
+            milliseconds = f"{1000 * row.seconds:.1f}"
+        metrics = (f"{row.classifier_accuracy:.3f}", f"{row.frechet_distance:.2f}",
+                   f"{row.precision:.3f}", f"{row.recall:.3f}")  # fmt: skip
+        lines.append((row.decoder, *cost, *metrics, milliseconds))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from maskgit_jax.data.batch_reader import ReadBatch
 from maskgit_jax.data.image_sets import fingerprint
@@ -15,6 +14,7 @@ from maskgit_jax.evaluation.features import FeatureExtractor, FeatureNetwork, Ou
 from maskgit_jax.files import write_arrays
 from maskgit_jax.metrics.frechet import Moments
 from maskgit_jax.metrics.scores import InceptionScore, softmax64
+from maskgit_jax.runs.progress import progress_bar
 
 SAVE_EVERY = 60.0  # seconds of work that an interruption may lose
 
@@ -122,7 +122,7 @@ def accumulate(
     if accumulator.count == len(source):
         return
     saved, start = time.monotonic(), accumulator.count
-    with tqdm(total=len(source), initial=start, desc=title, unit="image", disable=None) as bar:
+    with progress_bar(len(source), title, "image", start) as bar:
         for batch, outputs in extractor(source, start):
             accumulator.add(batch, outputs)
             bar.update(batch.count)

@@ -16,10 +16,10 @@ from maskgit_jax.data.batch_reader import ReadBatch, read_batches
 from maskgit_jax.data.protocol import Source
 from maskgit_jax.evaluation.options import EvaluationOptions
 from maskgit_jax.interop.feature_weights import load_efficientnet, load_inception
-from maskgit_jax.networks.classifier import FEATURES, ImageClassifier
+from maskgit_jax.networks.classifier import FEATURES
 from maskgit_jax.networks.efficientnet import efficientnet_outputs
 from maskgit_jax.networks.inception import inception_outputs
-from maskgit_jax.pipelines.classifier import Classifier, fit_cached
+from maskgit_jax.pipelines.classifier import Classifier, classifier_outputs, fit_cached
 from maskgit_jax.training import sharding
 
 NUM_FEATURES = {"classifier": FEATURES, "inception": 2048, "efficientnet": 1280}
@@ -105,18 +105,18 @@ def efficientnet_network(path: str | None) -> FeatureNetwork:
 
 def classifier_network(classifier: Classifier) -> FeatureNetwork:
     """Returns a classifier that was trained on the dataset itself as a feature network."""
-    network = ImageClassifier(classifier.num_classes)
+    num_classes = classifier.num_classes
 
     def compute(params: PyTree, image: Array) -> Outputs:
-        outputs = network.apply({"params": params}, normalize(image))
-        return Outputs(*outputs, jnp.zeros((len(image), 0)))
+        features, logits = classifier_outputs(params, normalize(image), num_classes)
+        return Outputs(features, logits, jnp.zeros((len(image), 0)))
 
     kind = "rotations" if classifier.rotations else "classes"
     return FeatureNetwork(
         "classifier",
         f"classifier-of-{kind}-{_hash_weights(classifier.params)}",
         "pixels to [-1, 1]",
-        (FEATURES, classifier.num_classes, 0),
+        (FEATURES, num_classes, 0),
         compute,
         classifier.params,
     )

@@ -3,7 +3,6 @@
 from itertools import accumulate
 
 import numpy as np
-from tqdm import tqdm
 
 from maskgit_jax.data.batch_reader import read_batches
 from maskgit_jax.data.image_sets import random_subset
@@ -13,6 +12,7 @@ from maskgit_jax.evaluation.real_images import RealImages
 from maskgit_jax.evaluation.report import Metric
 from maskgit_jax.pipelines.autoencoder import AutoencoderPipeline
 from maskgit_jax.runs.directory import Run
+from maskgit_jax.runs.progress import progress_bar
 from maskgit_jax.stage import Tokenizer
 
 SMOOTHING_WEIGHTS = (1.0, 10.0, 100.0, 1000.0)
@@ -127,11 +127,11 @@ def ngram_metrics(run: Run, real: RealImages, options: EvaluationOptions) -> lis
 
     def encode(source: Source, title: str) -> tuple[np.ndarray, np.ndarray]:
         tokens, labels = [], []
-        total = -(-len(source) // options.batch_size)
-        batches = read_batches(source, options.batch_size)
-        for batch in tqdm(batches, desc=title, total=total, unit="batch", disable=None):
-            tokens.append(autoencoder.encode(batch.image)[: batch.count])
-            labels.append(batch.label[: batch.count])
+        with progress_bar(len(source), title, "image") as bar:
+            for batch in read_batches(source, options.batch_size):
+                tokens.append(autoencoder.encode(batch.image)[: batch.count])
+                labels.append(batch.label[: batch.count])
+                bar.update(batch.count)
         return np.concatenate(tokens), np.concatenate(labels)
 
     chosen = random_subset(real.training, options.num_reference)

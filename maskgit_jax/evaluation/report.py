@@ -1,12 +1,13 @@
-"""Figures with all that must be said of them, as JSON and as a table; comparison of runs.
+"""Evaluations as JSON and Markdown, and comparisons of several evaluations.
 
-A figure means nothing without its feature network, its reference, the counts and the
-preprocessing. These are its protocol; figures of different protocols never stand in one row.
+A metric is meaningful only together with its feature network, reference, number of images and
+preprocessing. These form its protocol; values of different protocols never share a row.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,20 +16,20 @@ from maskgit_jax.files import write_text
 
 
 class Metric(NamedTuple):
-    """One measured number.
+    """A named value of an evaluation.
 
     Attributes:
-        name: What was measured.
-        value: Of the images that are judged.
-        better: "lower", "higher", or a value to be near to, as text; "" for information.
-        error: Standard deviation over splits or subsets, None where there is none.
-        real: The same figure of held-out real images, None where it has no meaning.
-        network: Identity of the feature network; "" for figures of pixels.
-        preprocessing: What was done to the pixels for the network.
-        reference: Which images it was measured against; "" for none.
-        count: Number of images judged.
-        real_count: Number of held-out real images behind `real`.
-        reference_count: Number of reference images; 0 for unknown.
+        name: Name of the metric.
+        value: Its value for the evaluated images.
+        better: "lower", "higher", or the ideal value as text; "" if neither is better.
+        error: Standard deviation over splits or subsets, None if there is none.
+        real_value: The metric of held-out real images, None if it is meaningless.
+        network: Identity of the feature network; "" for metrics of pixels.
+        preprocessing: Preprocessing of the pixels for the network.
+        reference: Images that the evaluated ones are compared with; "" for none.
+        count: Number of evaluated images.
+        real_count: Number of held-out real images behind `real_value`.
+        reference_count: Number of reference images; 0 if unknown.
         source: Paper and details of the method.
     """
 
@@ -36,7 +37,7 @@ class Metric(NamedTuple):
     value: float
     better: str = ""
     error: float | None = None
-    real: float | None = None
+    real_value: float | None = None
     network: str = ""
     preprocessing: str = ""
     reference: str = ""
@@ -47,130 +48,169 @@ class Metric(NamedTuple):
 
     @property
     def protocol(self) -> str:
-        """Six hex digits; figures may be compared only if they agree."""
-        said = (self.name, self.network, self.preprocessing, self.reference, self.count,
-                self.reference_count, self.source)  # fmt: skip
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:6]
+        """Six hex digits; values are comparable only if they agree."""
+        parts = (self.name, self.network, self.preprocessing, self.reference, self.count,
+                 self.reference_count, self.source)  # fmt: skip
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:6]
+
+
+@dataclass
+class Measurements:
+    """Metrics, and the reasons why others are skipped.
+
+    Attributes:
+        metrics: The metrics, in the order of the table.
+        skipped: Metric -> reason.
+    """
+
+    metrics: list[Metric] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def update(self, other: "Measurements") -> None:
+        """Appends all metrics and reasons of another set."""
+        self.metrics += other.metrics
+        self.skipped |= other.skipped
 
 
 class Evaluation(NamedTuple):
-    """All figures of one set of images.
+    """All metrics of a run or of a set of images.
 
     Attributes:
-        title: What was judged.
-        settings: How the images were made, and what was asked.
-        figures: What was measured.
-        left_out: Figure -> why it could not be measured.
+        title: Run directory or image file.
+        settings: Settings of sampling and evaluation.
+        metrics: The metrics.
+        skipped: Metric -> reason why it is skipped.
     """
 
     title: str
     settings: dict[str, Any]
-    figures: list[Metric]
-    left_out: dict[str, str]
+    metrics: list[Metric]
+    skipped: dict[str, str]
 
     @property
     def key(self) -> str:
-        """Eight hex digits of the settings; the same settings replace an earlier evaluation."""
+        """Eight hex digits of the settings; a new evaluation replaces one with the same key."""
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def write(folder: Path, evaluation: Evaluation) -> str:
-    """Adds an evaluation to `evaluation.json` and `evaluation.md`; returns its table."""
-    path = folder / "evaluation.json"
-    before = json.loads(path.read_text()) if path.exists() else {}
-    figures = [{**figure._asdict(), "protocol": figure.protocol} for figure in evaluation.figures]
-    everything = {
-        **{key: value for key, value in before.items() if key != evaluation.key},
-        evaluation.key: {**evaluation._asdict(), "figures": figures},
-    }
-    write_text(path, json.dumps(everything, indent=2) + "\n")
-    tables = [_table(_restored(value)) for value in everything.values()]
-    write_text(folder / "evaluation.md", "# Evaluations\n\n" + "\n".join(tables))
-    return _table(evaluation)
-
-
-def _restored(value: dict[str, Any]) -> Evaluation:
-    figures = [Metric(**{name: each[name] for name in Metric._fields}) for each in value["figures"]]
-    return Evaluation(value["title"], value["settings"], figures, value["left_out"])
-
-
-def read(place: str) -> list[Evaluation]:
-    """Returns the evaluations in a run directory, or in a file `evaluation.json`, oldest first.
+    """Adds an evaluation to `evaluation.json` and `evaluation.md`; returns its Markdown table.
 
     Raises:
-        InputError: There are none, or the file is damaged.
+        InputError: The folder holds an `evaluation.json` that is damaged or of another version.
     """
-    path = Path(place)
-    path = path / "evaluation.json" if path.is_dir() else path
-    if not path.exists():
-        raise InputError(
-            f"{path} is missing; make it with python -m maskgit_jax.evaluate --workdir={place}"
-        )
+    path = folder / "evaluation.json"
+    known = {each.key: each for each in read(path)} if path.exists() else {}
+    known.pop(evaluation.key, None)
+    evaluations = [*known.values(), evaluation]
+    contents = {
+        each.key: {
+            **each._asdict(),
+            "metrics": [
+                {**metric._asdict(), "protocol": metric.protocol} for metric in each.metrics
+            ],
+        }
+        for each in evaluations
+    }
+    write_text(path, json.dumps(contents, indent=2) + "\n")
+    tables = [_format_evaluation(each) for each in evaluations]
+    write_text(folder / "evaluation.md", "# Evaluations\n\n" + "\n".join(tables))
+    return _format_evaluation(evaluation)
+
+
+def read(path: str | Path) -> list[Evaluation]:
+    """Returns the evaluations of a run directory or of a file `evaluation.json`, oldest first.
+
+    Raises:
+        InputError: The file is missing, damaged or of another version.
+    """
+    file = Path(path) / "evaluation.json" if Path(path).is_dir() else Path(path)
+    if not file.exists():
+        raise InputError(f"{file} is missing; run python -m maskgit_jax.evaluate --workdir={path}")
     try:
-        return [_restored(value) for value in json.loads(path.read_text()).values()]
+        return [_parse(value) for value in json.loads(file.read_text()).values()]
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} holds no evaluations ({error})") from error
+        raise InputError(
+            f"{file} is damaged or of another version ({type(error).__name__}: {error}); delete it "
+            "and evaluate again"
+        ) from error
 
 
-def _number(value: float | None, error: float | None = None) -> str:
+def compare(paths: Iterable[str | Path]) -> str:
+    """Returns a table with one column per evaluation and one row per metric and protocol.
+
+    Args:
+        paths: Run directories or `evaluation.json` files.
+
+    Raises:
+        InputError: A file is missing, damaged or of another version.
+    """
+    columns = [(path, evaluation) for path in paths for evaluation in read(path)]
+    rows: dict[tuple[str, str], tuple[str, dict[int, Metric]]] = {}
+    for column, (_, evaluation) in enumerate(columns):
+        for metric in evaluation.metrics:
+            row = rows.setdefault((metric.name, metric.protocol), (metric.better, {}))
+            row[1][column] = metric
+    table = [("metric", "better", "protocol", *(f"[{i}]" for i in range(len(columns))))]
+    for (name, protocol), (better, cells) in sorted(rows.items(), key=lambda row: row[0]):
+        values = [
+            _format_value(cells[i].value, cells[i].error) if i in cells else ""
+            for i in range(len(columns))
+        ]
+        table.append((name, better, protocol, *values))
+    legend = [
+        f"[{i}] {path}: {evaluation.title} ({_format_settings(evaluation.settings)})"
+        for i, (path, evaluation) in enumerate(columns)
+    ]
+    note = (
+        "Rows of one metric with different protocols differ in network, reference, number of "
+        "images or preprocessing; do not compare them."
+    )
+    return "\n".join([*legend, "", _format_table(table), "", note])
+
+
+def _parse(value: dict[str, Any]) -> Evaluation:
+    metrics = [Metric(**{name: item[name] for name in Metric._fields}) for item in value["metrics"]]
+    return Evaluation(value["title"], value["settings"], metrics, value["skipped"])
+
+
+def _format_value(value: float | None, error: float | None = None) -> str:
     if value is None:
         return ""
     text = f"{value}" if isinstance(value, int) else f"{value:.4g}"
     return text if error is None else f"{text} ± {error:.2g}"
 
 
-def _rows(table: list[tuple[str, ...]]) -> str:
-    """Returns a Markdown table whose columns are aligned; the first row is the head."""
+def _format_settings(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
+
+
+def _format_table(table: Sequence[tuple[str, ...]]) -> str:
+    """Returns an aligned Markdown table; the first row is the head."""
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    lines = [
+    head, *body = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
         for row in table
     ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|",
-                      *lines[1:]])  # fmt: skip
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([head, rule, *body])
 
 
-def _against(figure: Metric) -> str:
-    number = f" ({figure.reference_count})" if figure.reference_count else ""
-    return f"{figure.reference}{number}" if figure.reference else ""
+def _format_reference(metric: Metric) -> str:
+    count = f" ({metric.reference_count})" if metric.reference_count else ""
+    return f"{metric.reference}{count}" if metric.reference else ""
 
 
-def _table(evaluation: Evaluation) -> str:
-    head = ("figure", "value", "real images", "better", "images", "network", "measured against",
+def _format_evaluation(evaluation: Evaluation) -> str:
+    head = ("metric", "value", "real images", "better", "images", "network", "reference",
             "protocol")  # fmt: skip
     body = [
-        (figure.name, _number(figure.value, figure.error), _number(figure.real), figure.better,
-         str(figure.count), figure.network, _against(figure), figure.protocol)
-        for figure in evaluation.figures
+        (metric.name, _format_value(metric.value, metric.error), _format_value(metric.real_value),
+         metric.better, str(metric.count), metric.network, _format_reference(metric),
+         metric.protocol)
+        for metric in evaluation.metrics
     ]  # fmt: skip
-    settings = ", ".join(f"{name} {value}" for name, value in evaluation.settings.items())
-    left_out = [f"- not measured: {name}: {why}" for name, why in evaluation.left_out.items()]
-    parts = [f"## {evaluation.title}", "", settings, "", _rows([head, *body]), ""]
-    return "\n".join([*parts, *left_out, ""] if left_out else parts)
-
-
-def compare(places: Iterable[str]) -> str:
-    """Returns a table with a column for every evaluation; a row holds one protocol only."""
-    columns = [(place, evaluation) for place in places for evaluation in read(place)]
-    rows: dict[tuple[str, str], tuple[Metric, dict[int, Metric]]] = {}
-    for number, (_, evaluation) in enumerate(columns):
-        for figure in evaluation.figures:
-            row = rows.setdefault((figure.name, figure.protocol), (figure, {}))
-            row[1][number] = figure
-    head = ("figure", "better", "protocol", *(f"[{number}]" for number in range(len(columns))))
-    body = []
-    for (name, protocol), (figure, cells) in sorted(rows.items(), key=lambda row: row[0]):
-        found = [cells.get(number) for number in range(len(columns))]
-        values = ["" if cell is None else _number(cell.value, cell.error) for cell in found]
-        body.append((name, figure.better, protocol, *values))
-    legend = [
-        f"[{number}] {place}: {evaluation.title} ("
-        + ", ".join(f"{name} {value}" for name, value in evaluation.settings.items())
-        + ")"
-        for number, (place, evaluation) in enumerate(columns)
-    ]
-    note = (
-        "Rows of one name with different protocols differ in network, reference, number of "
-        "images or preprocessing: they cannot be compared."
-    )
-    return "\n".join([*legend, "", _rows([head, *body]), "", note])
+    skipped = [f"- skipped: {name}: {reason}" for name, reason in evaluation.skipped.items()]
+    parts = [f"## {evaluation.title}", "", _format_settings(evaluation.settings), "",
+             _format_table([head, *body]), ""]  # fmt: skip
+    return "\n".join([*parts, *skipped, ""] if skipped else parts)

@@ -15,10 +15,10 @@ from absl import flags
 
 from maskgit_jax import command_line
 from maskgit_jax.configuration import base_config, require
-from maskgit_jax.evaluation.evaluate import MOST_SAMPLES, EvaluationOptions
-from maskgit_jax.evaluation.features import parse_names
-from maskgit_jax.evaluation.generation import Limits, check_sets, real_images
-from maskgit_jax.files import default_cache_directory
+from maskgit_jax.evaluation.evaluate import MAX_SAMPLES, evaluation_options
+from maskgit_jax.evaluation.features import parse_feature_networks
+from maskgit_jax.evaluation.options import EvaluationOptions
+from maskgit_jax.evaluation.real_images import check_image_sets, open_real_images
 from maskgit_jax.interop.feature_weights import load_lpips
 from maskgit_jax.lineage.jobs import Stopped, run_all, shown, tasks, training_commands
 from maskgit_jax.lineage.measure import Result, measure_system, read_result
@@ -55,7 +55,7 @@ NUM = flags.DEFINE_integer("num", None, "Images that each system makes; default 
 GUIDANCE = flags.DEFINE_float("guidance", 0.0, "Of MaskGIT, without classes.", lower_bound=0.0)
 FEATURES = flags.DEFINE_list("features", ["classifier"], "Feature network, as in evaluate; one.")
 LPIPS = flags.DEFINE_string("lpips", "", "Weights of LPIPS, as in evaluate.")
-NUM_ORIGINALITY = flags.DEFINE_integer("num_novelty", Limits().originality, "Images whose "
+NUM_ORIGINALITY = flags.DEFINE_integer("num_novelty", EvaluationOptions.num_novelty, "Images whose "
                                        "nearest training image is looked for, at most.",
                                        lower_bound=2)  # fmt: skip
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images at a time, when evaluating; more "
@@ -98,21 +98,16 @@ def check(plan: Plan, systems: list[System]) -> None:
     """Raises `InputError`, before anything runs, for what cannot work later."""
     trainings = needed_trainings(systems)
     check_trainings(plan, trainings)
-    networks, _ = parse_names(FEATURES.value), lpips_weights()
+    networks, _ = parse_feature_networks(FEATURES.value), lpips_weights()
     for training in trainings:
         if not training.tokenizer:
-            real, sources = real_images(plan.chosen.configuration(training).data)
+            real, sources = open_real_images(plan.chosen.configuration(training).data)
     require(
         len(real.held_out) > 3,
         f"{plan.chosen.data} has {len(real.held_out)} held-out images; figures need at least 4",
     )
-    num = plan.num or min(MOST_SAMPLES, len(sources.train))
-    check_sets(real.training.shape, num, real, networks, limits())
-
-
-def limits() -> Limits:
-    """Returns how much is looked at."""
-    return Limits(originality=NUM_ORIGINALITY.value)
+    num = plan.num or min(MAX_SAMPLES, len(sources.train))
+    check_image_sets(real.training.shape, num, real, networks, EvaluationOptions.num_reference)
 
 
 def lpips_weights() -> Any:
@@ -123,12 +118,9 @@ def lpips_weights() -> Any:
 def asked() -> EvaluationOptions:
     """Returns how to measure."""
     mesh = make_mesh(base_config().mesh)
-    cache, size = (
-        Path(CACHE.value or default_cache_directory()),
-        round_up_to_shards(BATCH_SIZE.value, mesh),
-    )
-    return EvaluationOptions(
-        parse_names(FEATURES.value), lpips_weights(), mesh, cache, size, limits()
+    size = round_up_to_shards(BATCH_SIZE.value, mesh)
+    return evaluation_options(
+        mesh, FEATURES.value, LPIPS.value, CACHE.value, size, num_novelty=NUM_ORIGINALITY.value
     )
 
 

@@ -1,5 +1,6 @@
 """Evaluates the systems of the lineage, all by the same figures."""
 
+import dataclasses
 import datetime
 import json
 import os
@@ -12,12 +13,18 @@ import jax
 import numpy as np
 
 from maskgit_jax.configuration import require
-from maskgit_jax.data.image_sets import ImageSet, random_subset
-from maskgit_jax.decoding.parallel import DECODERS, DecodeSettings, num_network_evaluations
+from maskgit_jax.data.image_sets import random_subset
+from maskgit_jax.decoding.parallel import DECODERS, num_network_evaluations
+from maskgit_jax.decoding.settings import DecodeSettings
 from maskgit_jax.evaluation import report
-from maskgit_jax.evaluation.decoder_comparison import NAMES, DecoderComparison, settings_with_nfe
-from maskgit_jax.evaluation.evaluate import EvaluationOptions, evaluate_run
-from maskgit_jax.evaluation.generation import real_images
+from maskgit_jax.evaluation.decoder_comparison import (
+    DECODER_NAMES,
+    DecoderComparison,
+    settings_with_nfe,
+)
+from maskgit_jax.evaluation.evaluate import evaluate_run
+from maskgit_jax.evaluation.options import EvaluationOptions
+from maskgit_jax.evaluation.real_images import open_real_images
 from maskgit_jax.files import write_arrays, write_text
 from maskgit_jax.lineage.schedule import Plan, training_minutes
 from maskgit_jax.lineage.systems import TRAININGS, System
@@ -32,7 +39,7 @@ _TIMED_BATCH, _CHOICE_SEED, _MOST_FOR_CHOICE = 64, 1, 2_000
 _LOOKED_THROUGH = 200  # held-out images, for some of each class
 REVISING = tuple(
     name
-    for name in NAMES
+    for name in DECODER_NAMES
     if DECODERS[name.partition(":")[0]].revises and name != "token_critic"  # no other training
 )
 
@@ -139,9 +146,9 @@ def measure_system(
         if system.revises:
             own, tried = _best_revising(plan, system.prior, maker, asked, own, tell)
         evaluations["prior"] = _evaluated(plan, system.prior, asked, own, tell)
-    real, _ = real_images(plan.chosen.configuration(TRAININGS[system.first]).data)
+    real, _ = open_real_images(plan.chosen.configuration(TRAININGS[system.first]).data)
     originals = _one_of_each(real.held_out)
-    restored = AutoencoderPipeline(first, asked.mesh).restore(originals)
+    restored = AutoencoderPipeline(first, asked.mesh).reconstruct(originals)
     made = passes = seconds = None
     decoder = ""
     if generator_of(maker.stage.exports) is not None:
@@ -151,8 +158,8 @@ def measure_system(
         made, seconds = _made(generator, settings)
     figures, left_out = {}, {}
     for evaluation in evaluations.values():
-        figures |= {each.name: _values(each) for each in evaluation.figures}
-        left_out |= evaluation.left_out
+        figures |= {each.name: _values(each) for each in evaluation.metrics}
+        left_out |= evaluation.skipped
     result = Result(
         system.name,
         figures,
@@ -190,7 +197,7 @@ def _evaluated(
     tell(f"evaluating {name} {' '.join(ways)}")
     folder.mkdir(parents=True, exist_ok=True)
     found = evaluate_run(
-        plan.run(name), asked, plan.chosen.data, plan.num, 0, "latest", dict(decoding)
+        plan.run(name), asked, data=plan.chosen.data, num=plan.num, settings=decoding
     )
     report.write(folder, found)
     return found
@@ -211,9 +218,9 @@ def _check_same_tokenizer(plan: Plan, system: System, first: Run, prior: Run) ->
 
 def _values(figure: report.Metric) -> tuple[float, float | None]:
     """Returns the value and that of real images; of what is counted, the shares."""
-    if figure.name not in ("copies", "duplicates"):
-        return figure.value, figure.real
-    real = None if figure.real is None else figure.real / max(1, figure.real_count)
+    if figure.name not in ("novelty_train_copies", "sample_duplicates"):
+        return figure.value, figure.real_value
+    real = None if figure.real_value is None else figure.real_value / max(1, figure.real_count)
     return figure.value / max(1, figure.count), real
 
 
@@ -241,7 +248,7 @@ def _best_revising(
     """
     generator = GeneratorPipeline(run, asked.mesh)
     own = generator.settings(**decoding)
-    passes = num_network_evaluations(own._replace(guidance=0.0))
+    passes = num_network_evaluations(dataclasses.replace(own, guidance=0.0))
     if generator.num_classes < 2:
         chosen = settings_with_nfe("remask", passes, own.guidance, own)
         return {**decoding, "decoder": "remask", "steps": chosen.steps}, {}
@@ -252,10 +259,8 @@ def _best_revising(
     for way, settings in found.items():
         if way not in tried:
             tell(f"trying decoder {way}")
-            labels = bench.labels()
-            images, _ = bench.made(list(labels), settings, seed=_CHOICE_SEED)
-            judged = ImageSet(way, images, images.shape[1:], labels)
-            tried[way] = bench.figures(judged)["frechet_distance"]
+            images, _ = bench.sample(settings, seed=_CHOICE_SEED)
+            tried[way] = bench.evaluate(way, images, bench.labels).frechet_distance
             write_text(path, json.dumps(tried) + "\n")
     best = found[min(tried, key=tried.__getitem__)]
     changed = {"decoder": best.decoder, "steps": best.steps}

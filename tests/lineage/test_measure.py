@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from maskgit_jax.configuration import base_config
-from maskgit_jax.evaluation.evaluate import EvaluationOptions
+from maskgit_jax.evaluation.options import EvaluationOptions
 from maskgit_jax.evaluation.report import Evaluation, Metric
 from maskgit_jax.lineage import measure
 from maskgit_jax.lineage.systems import SYSTEMS
@@ -16,7 +16,7 @@ from tests.lineage.test_schedule import plan_in
 
 FIGURES = [
     Metric("reconstruction_mse", 0.01, "lower"),
-    Metric("copies", 3, "0", real=1, count=300, real_count=50),
+    Metric("novelty_train_copies", 3, "0", real_value=1, count=300, real_count=50),
 ]
 
 
@@ -34,13 +34,13 @@ def plan(tmp_path):
 def test_a_system_that_makes_no_images(plan, tmp_path, monkeypatch):
     settings = []
 
-    def evaluated(*arguments):
+    def evaluated(*arguments, **options):
         settings.append(arguments)
         return Evaluation("run", {}, FIGURES, {"elbo": "none"})
 
     monkeypatch.setattr(measure, "evaluate_run", evaluated)
     system, mesh = SYSTEMS["autoencoder"], make_mesh(base_config().mesh, jax.devices()[:1])
-    asked = EvaluationOptions({"classifier": None}, None, mesh, tmp_path / "cache", 64)
+    asked = EvaluationOptions(mesh, tmp_path / "cache", 64)
     assert measure.read_result(plan, system) is None
     for _ in range(2):
         measure.measure_system(plan, system, asked, lambda text: None)
@@ -51,7 +51,7 @@ def test_a_system_that_makes_no_images(plan, tmp_path, monkeypatch):
     run = load_run(tmp_path / "run", mesh)
     leaves = jax.tree.leaves(run.variables.params)
     assert result.parameters == sum(np.prod(leaf.shape, dtype=int) for leaf in leaves)
-    assert result.figures["copies"] == [0.01, 0.02], "shares"
+    assert result.figures["novelty_train_copies"] == [0.01, 0.02], "shares"
     assert result.left_out == {"elbo": "none"} and result.minutes["autoencoder"] > 0
     assert pictures.originals.shape == pictures.restored.shape == (10, 16, 16, 1)
 
