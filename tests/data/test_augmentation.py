@@ -92,7 +92,7 @@ def test_a_new_augmentation_is_one_function_of_training_images_and_conditions(mo
 
     monkeypatch.setitem(augmentation.AUGMENTATIONS, "roll", roll)
     source = PairRecords()
-    config = data(condition="paired", augmentations="flip, roll")
+    config = data(condition="paired", augmentations="flip, roll", num_threads=0, prefetch=0)
     iterator = train_batches(source, config, 6, seed=0)
     for batch in (next(iterator) for _ in range(3)):
         np.testing.assert_array_equal(batch["condition"], 255 - batch["image"])

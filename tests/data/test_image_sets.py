@@ -3,13 +3,8 @@ import pytest
 from PIL import Image
 
 from maskgit_jax.configuration import InputError
-from maskgit_jax.data.image_sets import (
-    fingerprint,
-    open_images,
-    random_subset,
-    read_statistics,
-)
-from maskgit_jax.data.reading import read_batches
+from maskgit_jax.data.batch_reader import read_batches
+from maskgit_jax.data.image_sets import fingerprint, open_images, random_subset, read_statistics
 from maskgit_jax.data.sample_store import SampleStore
 
 
@@ -23,11 +18,11 @@ def images():
 def test_an_npz_is_read_row_by_row(tmp_path, images, save, keys):
     labels = np.arange(7)
     save(tmp_path / "a.npz", **dict(zip(keys, (images, labels), strict=True)))
-    found = open_images(tmp_path / "a.npz")
-    assert len(found) == 7 and found.shape == (6, 5, 3)
+    opened = open_images(tmp_path / "a.npz")
+    assert len(opened) == 7 and opened.shape == (6, 5, 3)
     for index in (6, 0, 3):
-        np.testing.assert_array_equal(found[index]["image"], images[index])
-        assert found[index]["label"] == index
+        np.testing.assert_array_equal(opened[index]["image"], images[index])
+        assert opened[index]["label"] == index
 
 
 def test_statistics_of_a_reference_file_are_read(tmp_path, images):
@@ -36,7 +31,7 @@ def test_statistics_of_a_reference_file_are_read(tmp_path, images):
     assert read_statistics(tmp_path) == {}
 
 
-def test_a_folder_is_read_with_its_classes(tmp_path, images):
+def test_a_directory_is_read_with_its_classes(tmp_path, images):
     for index, image in enumerate(images):
         place = tmp_path / "ab"[index % 2]
         place.mkdir(exist_ok=True)
@@ -63,22 +58,22 @@ def test_an_npz_that_holds_something_else_is_refused(tmp_path, arrays, message):
 
 
 def test_missing_damaged_and_uneven_images_are_refused(tmp_path, images):
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="none.npz does not exist"):
         open_images(tmp_path / "none.npz")
     (tmp_path / "b.npz").write_bytes(b"something else")
-    with pytest.raises(InputError, match="is no NPZ file"):
+    with pytest.raises(InputError, match="is not an NPZ file"):
         open_images(tmp_path / "b.npz")
     folder = tmp_path / "folder"
     folder.mkdir()
     Image.fromarray(images[0]).save(folder / "0.png")
     (folder / "1.png").write_bytes(b"broken")
     Image.fromarray(images[0, :4]).save(folder / "2.png")
-    with pytest.raises(InputError, match="1.png cannot be read .*repair it"):
+    with pytest.raises(InputError, match="1.png cannot be read .*repair or remove it"):
         open_images(folder)
     whole = (folder / "0.png").read_bytes()
     (folder / "1.png").write_bytes(whole[: len(whole) // 2])
     found = open_images(folder)
-    with pytest.raises(InputError, match="1.png cannot be read .*repair it"):
+    with pytest.raises(InputError, match="1.png cannot be read .*repair or remove it"):
         found[1]
     with pytest.raises(InputError, match="2.png is 5x4 pixels, but .*0.png is 5x6"):
         found[2]
@@ -93,7 +88,7 @@ def test_batches_come_in_order_and_the_last_one_is_filled_up(tmp_path, images):
     np.testing.assert_array_equal(batches[0].image, images[3:6])
 
 
-def test_a_store_goes_on_where_it_was_left(tmp_path):
+def test_an_interrupted_store_continues(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (2500, 2, 2, 1), np.uint8)
     store = SampleStore(tmp_path / "s", np.arange(2500), (2, 2, 1), batch_size=300)
     assert store.num_stored() == 0
@@ -102,7 +97,7 @@ def test_a_store_goes_on_where_it_was_left(tmp_path):
         for first in range(start, stop, 300):
             yield images[first : min(first + 300, 2500)]
 
-    store.fill(batches(0, 1500))  # broken off after 1500: one file of 1200 is complete
+    store.fill(batches(0, 1500))  # interrupted after 1500: one file of 1200 is complete
     assert store.num_stored() == 1200
     again = SampleStore(tmp_path / "s", np.arange(2500), (2, 2, 1), batch_size=300)
     again.fill(batches(1200, 2500))
@@ -111,7 +106,7 @@ def test_a_store_goes_on_where_it_was_left(tmp_path):
         np.testing.assert_array_equal(again[index]["image"], images[index])
 
 
-def test_fingerprints_tell_sets_apart(tmp_path, images):
+def test_fingerprints_distinguish_sets(tmp_path, images):
     np.savez(tmp_path / "a.npz", images=images)
     whole = open_images(tmp_path / "a.npz")
     assert fingerprint(whole) == fingerprint(whole)
@@ -119,7 +114,7 @@ def test_fingerprints_tell_sets_apart(tmp_path, images):
     assert fingerprint(random_subset(whole, 6)) != fingerprint(random_subset(whole))
 
 
-def test_a_store_takes_no_files_of_another_batch_size(tmp_path):
+def test_a_store_ignores_files_of_another_batch_size(tmp_path):
     images = np.arange(2000, dtype=np.uint8).reshape(-1, 1, 1, 1).repeat(2, axis=1)
     store = SampleStore(tmp_path / "s", np.arange(2000), (2, 1, 1), batch_size=500)
     store.fill([images])
@@ -130,7 +125,7 @@ def test_a_store_takes_no_files_of_another_batch_size(tmp_path):
     np.testing.assert_array_equal(other[1300]["image"], images[1300])
 
 
-def test_a_choice_of_labelled_images_keeps_its_labels(tmp_path, images):
+def test_a_subset_keeps_its_labels(tmp_path, images):
     np.savez(tmp_path / "a.npz", images=images, labels=np.arange(7))
     chosen = random_subset(open_images(tmp_path / "a.npz"), 4)
     assert chosen.labels.tolist() == [chosen[place]["label"] for place in range(4)]

@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 
 from maskgit_jax.configuration import InputError
-from maskgit_jax.data.conditions import derived
+from maskgit_jax.data.conditions import derive_condition
 from maskgit_jax.data.folder import FolderSource, LabelledPath
-from maskgit_jax.data.loader import Shuffled, chances, eval_batches, train_batches
-from maskgit_jax.data.sources import ArraySource
+from maskgit_jax.data.in_memory import ArraySource
+from maskgit_jax.data.loader import Shuffled, eval_batches, train_batches
+from maskgit_jax.data.protocol import Source
 from maskgit_jax.data.tokens import TokenSource
 from tests.example import preset
 
@@ -47,8 +48,8 @@ def files(count: int, folder) -> FolderSource:
     return FolderSource(listed, 16, 1)
 
 
-class Records:
-    """A source that gives records one by one only; `watch` is told the index before each."""
+class Records(Source):
+    """A source of single records, `shape` unknown; it calls `watch` with the index of each."""
 
     def __init__(self, source, watch=lambda index: None):
         self.source, self.watch = source, watch
@@ -61,27 +62,27 @@ class Records:
         return self.source[index]
 
 
-WAYS = {
-    "arrays": (lambda folder: noise(10), dict(flip=True)),
-    "rows of arrays": (lambda folder: noise(10, (24, 20)), dict(crop="resized", flip=True)),
-    "with a condition": (lambda folder: noise(10), dict(flip=True, condition="edges")),
+CASES = {
+    "arrays": (lambda folder: noise(10), dict(augmentations="flip")),
+    "cropped": (lambda folder: noise(10, (24, 20)), dict(crop="resized", augmentations="flip")),
+    "conditions": (lambda folder: noise(10), dict(augmentations="flip", condition="edges")),
     "tokens": (lambda folder: tokens(10), {}),
-    "files": (lambda folder: files(10, folder), dict(crop="random", flip=True)),
+    "files": (lambda folder: files(10, folder), dict(crop="random", augmentations="flip")),
 }
 
 
-@pytest.fixture(params=WAYS)
-def way(request, tmp_path):
-    make, changes = WAYS[request.param]
+@pytest.fixture(params=CASES)
+def case(request, tmp_path):
+    make, changes = CASES[request.param]
     return make(tmp_path), data(**changes)
 
 
-def taken(iterator, count: int) -> list[dict[str, np.ndarray]]:
+def take(iterator, count: int) -> list[dict[str, np.ndarray]]:
     return [next(iterator) for _ in range(count)]
 
 
 def labels(iterator, count: int) -> list[int]:
-    return [label for batch in taken(iterator, count) for label in batch["label"].tolist()]
+    return [label for batch in take(iterator, count) for label in batch["label"].tolist()]
 
 
 def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -129,81 +130,71 @@ def test_the_seed_decides_the_order():
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_global_batches_do_not_depend_on_the_number_of_processes(way, processes):
-    source, config = way
-    whole = taken(train_batches(source, config, 8, seed=3), 4)
+def test_global_batches_do_not_depend_on_the_number_of_processes(case, processes):
+    source, config = case
+    whole = take(train_batches(source, config, 8, seed=3), 4)
     parts = [train_batches(source, config, 8, 3, index, processes) for index in range(processes)]
     assert_same(
-        [joined(taken_) for taken_ in zip(*(taken(p, 4) for p in parts), strict=True)], whole
+        [joined(batches) for batches in zip(*(take(p, 4) for p in parts), strict=True)], whole
     )
     passes = [list(eval_batches(source, config, 8, i, processes)) for i in range(processes)]
-    together = [joined(found) for found in zip(*passes, strict=True)]
-    assert_same(together, list(eval_batches(source, config, 8)))
+    whole_pass = [joined(parts) for parts in zip(*passes, strict=True)]
+    assert_same(whole_pass, list(eval_batches(source, config, 8)))
 
 
-def test_batches_do_not_depend_on_threads_and_prefetching(way):
-    source, config = way
-    expected = taken(train_batches(source, config, 8, seed=3), 4)
+def test_batches_do_not_depend_on_threads_and_prefetching(case):
+    source, config = case
+    expected = take(train_batches(source, config, 8, seed=3), 4)
     for num_threads, prefetch in ((0, 64), (2, 0), (1, 1), (5, 100)):
         config.num_threads, config.prefetch = num_threads, prefetch
-        assert_same(taken(train_batches(source, config, 8, seed=3), 4), expected)
+        assert_same(take(train_batches(source, config, 8, seed=3), 4), expected)
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 2), (1, 1)])
-def test_a_run_goes_on_where_it_was_with_any_number_of_processes(way, before, after):
-    source, config = way
-    expected = taken(train_batches(source, config, 8, seed=3), 7)[5:]
+def test_resumed_equals_uninterrupted_with_any_number_of_processes(case, before, after):
+    source, config = case
+    expected = take(train_batches(source, config, 8, seed=3), 7)[5:]
     iterators = [train_batches(source, config, 8, 3, index, before) for index in range(before)]
     for iterator in iterators:
-        taken(iterator, 5)
+        take(iterator, 5)
     saved = {json.dumps(iterator.get_state()) for iterator in iterators}
     assert len(saved) == 1 and len(*saved) < 100
     others = [train_batches(source, config, 8, 3, index, after) for index in range(after)]
     for iterator in others:
-        next(iterator)  # it has read ahead of somewhere else
+        next(iterator)  # it has read ahead at another position
         iterator.set_state(json.loads(*saved))
-    assert_same([joined(p) for p in zip(*(taken(o, 2) for o in others), strict=True)], expected)
+    assert_same([joined(p) for p in zip(*(take(o, 2) for o in others), strict=True)], expected)
 
 
-def test_rows_read_one_by_one_are_those_read_at_once():
-    for source, changes in ((noise(10), dict(flip=True)), (noise(10), {}), (tokens(10), {})):
-        config = data(**changes)
+def test_single_records_equal_whole_batches():
+    for changes in (dict(augmentations="flip"), {}):
+        source, config = noise(10), data(**changes)
         assert_same(
-            taken(train_batches(Records(source), config, 8, seed=3), 4),
-            taken(train_batches(source, config, 8, seed=3), 4),
+            take(train_batches(Records(source), config, 8, seed=3), 4),
+            take(train_batches(source, config, 8, seed=3), 4),
         )
         assert_same(
             list(eval_batches(Records(source), config, 4)), list(eval_batches(source, config, 4))
         )
 
 
-def test_augmentation_is_new_in_every_epoch_and_mirrors_one_half():
+def test_augmentation_differs_between_epochs_and_flips_one_half():
     source = noise(200)
-    batches = taken(train_batches(source, data(flip=True), 200, seed=0), 2)
-    mirrored = []
+    batches = take(train_batches(source, data(augmentations="flip"), 200, seed=0), 2)
+    flipped = []
     for batch in batches:
         original = source.images[batch["label"]]
         same = (batch["image"] == original).all((1, 2, 3))
         assert (same | (batch["image"] == original[:, :, ::-1]).all((1, 2, 3))).all()
-        mirrored.append(~same[np.argsort(batch["label"])])
-    assert all(0.4 < epoch.mean() < 0.6 for epoch in mirrored)
-    assert 0.4 < (mirrored[0] != mirrored[1]).mean() < 0.6
-
-
-def test_chances_depend_on_the_seed_and_the_place_alone():
-    whole = chances(0, 0, 1000)
-    np.testing.assert_array_equal(chances(0, 300, 50), whole[300:350])
-    assert not np.isin(chances(1, 0, 1000), whole).any()
-    assert len(np.unique(whole)) == whole.size, "no row's chances come again in another"
-    assert whole.min() >= 0 and whole.max() < 1
-    np.testing.assert_allclose(whole.mean(0), 0.5, atol=0.05)
-    np.testing.assert_allclose(np.corrcoef(whole.T), np.eye(4), atol=0.15)
+        flipped.append(~same[np.argsort(batch["label"])])
+    assert all(0.4 < epoch.mean() < 0.6 for epoch in flipped)
+    assert 0.4 < (flipped[0] != flipped[1]).mean() < 0.6
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_evaluation_sees_each_image_once_in_order_and_pads(processes):
+def test_evaluation_reads_each_image_once_in_order_and_pads(processes):
     passes = [list(eval_batches(numbered(10), DATA, 4, i, processes)) for i in range(processes)]
-    batches = [joined(found) for found in zip(*passes, strict=True)]
+    batches = [joined(parts) for parts in zip(*passes, strict=True)]
     assert [len(batch["label"]) for batch in batches] == [4, 4, 4]
     valid = np.concatenate([batch["valid"] for batch in batches])
     np.testing.assert_array_equal(valid, [1] * 10 + [0] * 2)
@@ -212,18 +203,18 @@ def test_evaluation_sees_each_image_once_in_order_and_pads(processes):
 
 
 def test_the_rows_of_one_batch_are_read_by_all_threads():
-    barrier, known = threading.Barrier(4, timeout=10), threading.local()
+    barrier, waited = threading.Barrier(4, timeout=10), set()
 
     def meet(index):
-        if not hasattr(known, "came"):
-            known.came = True
-            barrier.wait()  # breaks unless four threads are here before anything was read
+        if threading.get_ident() not in waited:
+            waited.add(threading.get_ident())
+            barrier.wait()  # breaks unless four threads arrive before anything is read
 
     iterator = eval_batches(Records(numbered(32), meet), data(num_threads=4), 32)
     np.testing.assert_array_equal(next(iterator)["label"], np.arange(32))
 
 
-def test_no_more_is_read_ahead_than_was_asked_for():
+def test_no_more_is_read_ahead_than_configured():
     read = []
     config = data(prefetch=64)
     iterator = train_batches(Records(numbered(100), read.append), config, 16, seed=0)
@@ -240,10 +231,10 @@ def test_no_more_is_read_ahead_than_was_asked_for():
     assert 64 < len(read) <= 3 * 64, "two batches, however large"
 
 
-@pytest.mark.parametrize("at_once", [True, False])
-def test_an_error_in_a_thread_comes_up_in_the_loop(at_once):
+@pytest.mark.parametrize("whole_batches", [True, False])
+def test_an_error_in_a_thread_is_raised_in_the_loop(whole_batches):
     class Broken(ArraySource):
-        def rows(self, indices):
+        def read_batch(self, indices):
             raise InputError("image 7 of somewhere cannot be read")
 
     def fail(index):
@@ -251,9 +242,9 @@ def test_an_error_in_a_thread_comes_up_in_the_loop(at_once):
             raise InputError("image 7 of somewhere cannot be read")
 
     images = numbered(20)
-    source = Broken(images.images, images.labels) if at_once else Records(images, fail)
+    source = Broken(images.images, images.labels) if whole_batches else Records(images, fail)
     with pytest.raises(InputError, match="image 7 of somewhere"):
-        taken(train_batches(source, DATA, 4, seed=0), 6)
+        take(train_batches(source, DATA, 4, seed=0), 6)
     with pytest.raises(InputError, match="image 7 of somewhere"):
         list(eval_batches(source, DATA, 4))
 
@@ -261,15 +252,15 @@ def test_an_error_in_a_thread_comes_up_in_the_loop(at_once):
 @pytest.mark.parametrize(
     ("arguments", "changes", "message"),
     [
-        ((6, 0, 4), {}, "a batch of 6 cannot be shared equally by 4 processes; set config"),
-        ((2, 0, 4), {}, "a batch of 2 cannot be shared"),
-        ((0, 0, 1), {}, "a batch of 0 cannot be shared"),
-        ((4, 2, 2), {}, "process_index is 2; it is 0 to 1"),
+        ((6, 0, 4), {}, "a batch of 6 cannot be split equally over 4 processes; set config"),
+        ((2, 0, 4), {}, "a batch of 2 cannot be split"),
+        ((0, 0, 1), {}, "a batch of 0 cannot be split"),
+        ((4, 2, 2), {}, "process_index is 2; allowed: 0 to 1"),
         ((4, 0, 1), dict(num_threads=-1), "config.data.num_threads is -1"),
         ((4, 0, 1), dict(prefetch=-1), "config.data.prefetch -1"),
     ],
 )
-def test_misuse_is_named(arguments, changes, message):
+def test_impossible_settings_are_refused(arguments, changes, message):
     batch_size, index, count = arguments
     with pytest.raises(InputError, match=message):
         train_batches(numbered(8), data(**changes), batch_size, 0, index, count)
@@ -278,32 +269,30 @@ def test_misuse_is_named(arguments, changes, message):
 
 
 def test_an_empty_source_is_refused():
-    with pytest.raises(InputError, match="no images"):
+    with pytest.raises(InputError, match="no records"):
         train_batches(numbered(0), DATA, 4, 0)
 
 
-def test_without_view_and_condition_batches_keep_their_keys():
+def test_batches_without_a_condition_have_images_and_labels():
     assert set(next(train_batches(numbered(8), DATA, 4, seed=0))) == {"image", "label"}
     assert set(next(eval_batches(numbered(8), DATA, 4))) == {"image", "label", "valid"}
 
 
 @pytest.mark.parametrize("kind", ["edges", "low_resolution", "grey_levels"])
-def test_conditions_are_of_the_augmented_image_and_views_stand_in_its_place(kind):
+def test_conditions_are_derived_from_the_augmented_image_and_inputs_replace_it(kind):
     source = ArraySource(
         np.random.default_rng(0).integers(0, 256, (20, 24, 20, 1), np.uint8), np.arange(20)
     )
-    plain, condition, view = (preset("vqgan").data.unlock() for _ in range(3))
-    for config in (plain, condition, view):
-        config.crop, config.flip = "resized", True
-    condition.condition, view.view = kind, kind
+    augmented = dict(crop="resized", augmentations="flip")
+    configs = (data(**augmented), data(condition=kind, **augmented), data(input=kind, **augmented))
     for batches in (
-        [next(train_batches(source, config, 4, seed=3)) for config in (plain, condition, view)],
-        [next(eval_batches(source, config, 4)) for config in (plain, condition, view)],
+        [next(train_batches(source, config, 4, seed=3)) for config in configs],
+        [next(eval_batches(source, config, 4)) for config in configs],
     ):
-        images, with_condition, with_view = batches
-        expected = np.stack([derived(image, kind) for image in images["image"]])
+        images, with_condition, with_input = batches
+        expected = np.stack([derive_condition(image, kind) for image in images["image"]])
         np.testing.assert_array_equal(with_condition["image"], images["image"])
         np.testing.assert_array_equal(with_condition["condition"], expected)
         assert set(with_condition) - set(images) == {"condition"}
-        np.testing.assert_array_equal(with_view["image"], expected)
-        assert set(with_view) == set(images)
+        np.testing.assert_array_equal(with_input["image"], expected)
+        assert set(with_input) == set(images)

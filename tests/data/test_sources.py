@@ -1,5 +1,7 @@
 import gzip
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -7,10 +9,10 @@ from PIL import Image
 
 from maskgit_jax.configuration import InputError
 from maskgit_jax.data import tokens as token_files
+from maskgit_jax.data.cropping import choose_center
 from maskgit_jax.data.idx import read_idx
 from maskgit_jax.data.loader import eval_batches, train_batches
 from maskgit_jax.data.sources import open_sources
-from maskgit_jax.data.transforms import middle_square
 from tests.example import preset
 
 
@@ -61,11 +63,11 @@ def test_idx_files_are_read(tmp_path):
 def test_a_truncated_idx_file_is_named(tmp_path):
     path = tmp_path / "train-images-idx3-ubyte"
     path.write_bytes(struct.pack(">IIII", 0x803, 5, 28, 28) + b"\0" * 100)
-    with pytest.raises(InputError, match="train-images.*cut off"):
+    with pytest.raises(InputError, match="train-images.*truncated"):
         read_idx(path)
 
 
-def test_folders_give_classes_by_name_and_stable_splits(tmp_path):
+def test_directories_have_classes_by_name_and_stable_splits(tmp_path):
     for index in range(20):
         write_image(tmp_path / ("cat" if index % 2 else "dog") / f"{index}.png")
     sources = open_sources(data(f"folder:{tmp_path}", channels=3))
@@ -77,7 +79,7 @@ def test_folders_give_classes_by_name_and_stable_splits(tmp_path):
     assert {file.path for file in again.evaluation.files} == held_out
 
 
-def test_folders_with_their_own_splits(tmp_path):
+def test_split_directories(tmp_path):
     for split, count in (("train", 4), ("val", 2)):
         for index in range(count):
             write_image(tmp_path / split / "cat" / f"{index}.jpg")
@@ -85,28 +87,7 @@ def test_folders_with_their_own_splits(tmp_path):
     assert (len(sources.train), len(sources.evaluation)) == (4, 2)
 
 
-def test_every_mode_and_orientation_is_read(tmp_path):
-    write_image(tmp_path / "grey.png", mode="L", value=100)
-    write_image(tmp_path / "rgba.png", mode="RGBA", value=(0, 0, 0, 0))
-    write_image(tmp_path / "palette.gif", mode="P", value=3)
-    write_image(tmp_path / "cmyk.jpg", mode="CMYK", value=(0, 0, 0, 0))
-    Image.fromarray(np.full((8, 8), 65535, np.uint16)).save(tmp_path / "deep.png")
-    upright = Image.new("RGB", (30, 20), "white")
-    upright.paste("black", (0, 0, 15, 20))  # left half; after orientation 6 the upper half
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    upright.save(tmp_path / "turned.png", exif=exif)
-    source = open_sources(data(f"folder:{tmp_path}", channels=3)).train
-    source.files = [*source.files, *open_sources(data(f"folder:{tmp_path}")).evaluation.files]
-    images = {file.path.name: source[i]["image"] for i, file in enumerate(source.files)}
-    assert all(image.dtype == np.uint8 and image.shape[2] == 3 for image in images.values())
-    assert (images["rgba.png"] == 255).all(), "transparency lies over white"
-    assert (images["deep.png"] == 255).all(), "16 bits are scaled to 8"
-    assert images["turned.png"].shape == (30, 20, 3)
-    assert images["turned.png"][0].max() == 0 and images["turned.png"][-1].min() == 255
-
-
-def test_a_corrupt_image_is_named_once_and_replaced(tmp_path):
+def test_a_corrupt_image_is_reported_once_and_replaced(tmp_path):
     for index in range(10):
         write_image(tmp_path / f"{index}.png", value=(10, 20, 30))
     source = open_sources(data(f"folder:{tmp_path}", channels=3)).train
@@ -118,21 +99,22 @@ def test_a_corrupt_image_is_named_once_and_replaced(tmp_path):
     assert source.unreadable == {broken}
 
 
-def test_a_cut_out_of_a_corrupt_image_is_one_of_the_next(tmp_path):
+def test_the_crop_of_a_corrupt_image_is_that_of_the_next(tmp_path):
     for index in range(10):
         write_image(tmp_path / f"{index}.jpg", value=(10 * index, 20, 30))
     source = open_sources(data(f"folder:{tmp_path}", channels=3)).train
     broken = source.files[3].path
-    broken.write_bytes(broken.read_bytes()[:-20])  # its head is sound
+    broken.write_bytes(broken.read_bytes()[:-20])  # its header is intact
     with pytest.warns(UserWarning, match=f"unreadable image {broken}.*1 so far"):
-        found = source.cut(3, middle_square, 16)
-    np.testing.assert_array_equal(found["image"], source.cut(4, middle_square, 16)["image"])
+        record = source.read_cropped(3, choose_center, 16)
+    following = source.read_cropped(4, choose_center, 16)
+    np.testing.assert_array_equal(record["image"], following["image"])
     batches = list(eval_batches(source, data(f"folder:{tmp_path}", channels=3), 4))
-    np.testing.assert_array_equal(batches[0]["image"][3], found["image"])
+    np.testing.assert_array_equal(batches[0]["image"][3], record["image"])
 
 
 @pytest.mark.filterwarnings("ignore:unreadable image")
-def test_a_folder_of_nothing_but_broken_images_is_an_error(tmp_path):
+def test_a_directory_of_corrupt_images_is_an_error(tmp_path):
     for index in range(3):
         (tmp_path / f"{index}.png").write_bytes(b"no image")
     source = open_sources(data(f"folder:{tmp_path}")).train
@@ -145,16 +127,16 @@ def test_a_folder_of_nothing_but_broken_images_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("folder:{}/missing", "no such folder"),
-        ("folder:{}", "there is no image"),
-        ("idx:{}/missing", "no such folder"),
+        ("folder:{}/missing", "directory does not exist"),
+        ("folder:{}", "contains no image files"),
+        ("idx:{}/missing", "directory does not exist"),
         ("idx:{}", "train-images-idx3-ubyte.gz is missing"),
         ("tokens:{}", "python -m maskgit_jax.encode"),
         ("tfds:no_such_dataset_anywhere", "neither a TFDS dataset"),
-        ("digits:{}", "takes no place"),
-        ("folder", "lacks its place"),
-        ("lmdb:{}", "is unknown; it is one of digits"),
-        ("pairs", "lacks its place"),
+        ("digits:{}", "write 'digits', without a place"),
+        ("folder", "write it as folder:DIR"),
+        ("lmdb:{}", "allowed: digits, idx:DIR, folder:DIR"),
+        ("pairs:", "write it as pairs:DIR"),
     ],
 )
 def test_a_bad_source_is_named(tmp_path, source, message):
@@ -163,12 +145,10 @@ def test_a_bad_source_is_named(tmp_path, source, message):
 
 
 def test_a_prepared_dataset_is_read_without_tensorflow(tmp_path):
-    import subprocess
-    import sys
-
     program = f"""
 import io, sys, numpy as np
 import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
 from PIL import Image
 
 class Tiny(tfds.core.GeneratorBasedBuilder):
@@ -187,13 +167,14 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
             yield i, {{"image": buffer, "label": i % 2}}
 
 Tiny(data_dir={str(tmp_path)!r}, file_format="array_record").download_and_prepare()
-from maskgit_jax.data.tfds import open_splits
-train, held_out, names = open_splits({str(tmp_path / "tiny" / "1.0.0")!r}, 0.1, 3)
+from maskgit_jax.data.tfds import open_tfds
+data = ConfigDict(dict(eval_fraction=0.1, channels=3))
+train, held_out, names = open_tfds({str(tmp_path / "tiny" / "1.0.0")!r}, data)
 assert (len(train), len(held_out), names) == (10, 4, ("a", "b")), names
 assert train[0]["image"].shape == (9, 12, 3)
-from maskgit_jax.data.transforms import middle_square
+from maskgit_jax.data.cropping import choose_center
 for i in range(10):
-    record = train.cut(i, middle_square, 4)
+    record = train.read_cropped(i, choose_center, 4)
     red = record["image"][..., 0]
     assert red.shape == (4, 4) and len(np.unique(red)) == 1 and record["label"] in (0, 1)
 assert "tensorflow" not in sys.modules
@@ -202,21 +183,21 @@ assert "tensorflow" not in sys.modules
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_token_files_come_back_as_written(tmp_path):
+def test_token_files_are_read_as_written(tmp_path):
     rng = np.random.default_rng(0)
     rows, labels = rng.integers(0, 300, (10, 4)), np.arange(10)
     for split in token_files.SPLITS:
         batches = [(rows[:6], labels[:6]), (rows[6:], labels[6:])]
         token_files.write_split(tmp_path, split, batches, 10, codebook_size=300)
-    described = {"codebook_size": 300, "grids": [[2, 2]], "class_names": ["x"]}
+    described = {"input": "image", "codebook_size": 300, "grids": [[2, 2]], "class_names": ["x"]}
     token_files.write_description(tmp_path, described)
-    written = token_files.open_tokens(str(tmp_path))
+    written = token_files.open_token_dataset(str(tmp_path))
     assert (written.codebook_size, written.grids) == (300, ((2, 2),))
     np.testing.assert_array_equal(written.train[7]["tokens"], rows[7])
     assert written.train[7]["label"] == 7
     (tmp_path / "train_tokens.npy").write_bytes(b"cut")
     with pytest.raises(InputError, match="split train is missing or damaged"):
-        token_files.open_tokens(str(tmp_path))
+        token_files.open_token_dataset(str(tmp_path))
 
 
 def test_tokens_of_an_earlier_version_are_refused(tmp_path):
