@@ -5,7 +5,6 @@ Nothing here touches a device: `start` must come before JAX's first use of one.
 
 import importlib.util
 import os
-import subprocess
 import sys
 from glob import glob
 
@@ -14,36 +13,12 @@ import jax
 from maskgit_jax.configuration import InputError, require
 
 HEARTBEAT_SECONDS = 30
-"""After so long without a word a process counts as dead, and all others end."""
+"""A process that is silent for so long counts as dead, and all others end."""
 PEER_DIED = 3
-"""Exit code of a process that ended because another one did."""
-
-_PEER_LINE = (
-    "error: another process of this run ended or no longer answers, so this one ends too; start "
-    "all of them again, and the run goes on from its last checkpoint"
-)
-# Written by hand, and run without the package: it must live on when the process is aborted.
-_FILTER = """
-import signal, sys
-for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-    signal.signal(number, signal.SIG_IGN)
-signs = (
-    "JAX distributed service detected fatal errors",
-    "Polled an error from coordination service",
-    "The following tasks are unhealthy",
-    "Failed to retrieve preemption notice from coordination service: UNAVAILABLE",
-)
-dead = False
-for line in sys.stdin.buffer:
-    text = line.decode(errors="replace")
-    told = text.startswith(sys.argv[1])
-    if not dead and (told or any(sign in text for sign in signs)):
-        dead = True  # once: JAX and our own program may both find out
-        sys.stderr.write(text if told else sys.argv[1] + chr(10))
-    elif not dead and ("coordination_service" not in text or "] " not in text):
-        sys.stderr.write(text)
-    sys.stderr.flush()
-"""
+"""Exit code of a process that ends because another one died."""
+_CONNECTION_ERRORS = (
+    "Gloo", "NCCL", "Connection reset", "Connection closed", "UNAVAILABLE", "coordination",
+)  # fmt: skip
 
 
 def start(coordinator: str, num_processes: int, process_id: int) -> None:
@@ -52,12 +27,12 @@ def start(coordinator: str, num_processes: int, process_id: int) -> None:
     Without flags the processes of a TPU slice and the tasks of a Slurm step find each other.
 
     Args:
-        coordinator: HOST:PORT of process 0; "" to find out by itself.
-        num_processes: Of the program; 0 to find out.
-        process_id: Of this one, from 0; -1 to find out.
+        coordinator: HOST:PORT of process 0; "" to detect it.
+        num_processes: Number of processes; 0 to detect it.
+        process_id: Number of this process, from 0; -1 to detect it.
 
     Raises:
-        InputError: Some of the three are given and some are not, or nobody answers.
+        InputError: Only some of the three are given, or the processes do not find each other.
     """
     given = [bool(coordinator), num_processes > 0, process_id >= 0]
     require(
@@ -72,24 +47,23 @@ def start(coordinator: str, num_processes: int, process_id: int) -> None:
         require(bool(host) and port.isdigit(), f"--coordinator is {coordinator}, not HOST:PORT")
         require(
             process_id < num_processes,
-            f"--process_id is {process_id}; with --num_processes={num_processes} it is at most "
-            f"{num_processes - 1}",
+            f"--process_id is {process_id}; with --num_processes={num_processes} it must be at "
+            f"most {num_processes - 1}",
         )
-    _filter_errors()
     try:
         jax.distributed.initialize(
             coordinator or None,
             num_processes or None,
             process_id if process_id >= 0 else None,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            # Around Slurm or a TPU too, what the flags say holds.
+            # Explicit flags win over Slurm and TPU metadata.
             cluster_detection_method="deactivate" if any(given) else None,
             initialization_timeout=120,
         )
     except (RuntimeError, ValueError) as error:
         raise InputError(
             f"the processes of this run do not find each other ({str(error).splitlines()[0]}); "
-            "check that all were started and that --coordinator is process 0's address"
+            "check that all were started and that --coordinator is the address of process 0"
         ) from error
 
 
@@ -99,14 +73,14 @@ def has_peers() -> bool:
 
 
 def is_main() -> bool:
-    """Returns whether this process writes what only one may write."""
+    """Returns whether this is the process that writes the files of a run."""
     return jax.process_index() == 0
 
 
 def wait_for_all(name: str) -> None:
-    """Waits until all processes have come here; `name` tells such places apart."""
+    """Waits until all processes have called it with the same `name`."""
     if has_peers():
-        # It imports much that a single process does not need.
+        # Imported here because it imports much that a single process does not need.
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(name)
@@ -123,7 +97,7 @@ def require_equal(value: int, message: str) -> None:
 def stop_together(step: int) -> bool:
     """Returns whether all processes stop after this step, because one of them got SIGTERM.
 
-    All must ask after every step; they get the same answer at the same step.
+    All processes must call it after every step; the result is the same in all.
     """
     from jax.experimental import multihost_utils
 
@@ -131,12 +105,17 @@ def stop_together(step: int) -> bool:
 
 
 def end_with_peers(error: Exception) -> None:
-    """Ends this process with one line if `error` is that another one died; else returns."""
+    """Ends this process with one line if the error says that another process died."""
     text = str(error)
-    lost = ("Gloo", "NCCL", "Connection reset", "Connection closed", "UNAVAILABLE", "coordination")
-    if has_peers() and any(word in text for word in lost):
-        print(f"{_PEER_LINE} ({text.splitlines()[0][:160]})", file=sys.stderr, flush=True)
-        os._exit(PEER_DIED)  # leaving in good order would wait for the dead one
+    if has_peers() and any(word in text for word in _CONNECTION_ERRORS):
+        print(
+            "error: another process of this run died or no longer answers, so this one ends too; "
+            "start all of them again, and the run resumes from its last checkpoint "
+            f"({text.splitlines()[0][:160]})",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(PEER_DIED)  # a regular exit would wait for the dead process
 
 
 def _under_slurm() -> bool:
@@ -145,21 +124,7 @@ def _under_slurm() -> bool:
 
 
 def _on_tpu() -> bool:
-    wanted = jax.config.jax_platforms
+    platforms = jax.config.read("jax_platforms")
     devices = glob("/dev/accel*") or glob("/dev/vfio/[0-9]*")
-    found = bool(devices) and importlib.util.find_spec("libtpu") is not None
-    return found and (not wanted or "tpu" in wanted)
-
-
-def _filter_errors() -> None:
-    """Sends this process's errors through a filter that makes one line of a peer's death.
-
-    When process 0 dies, JAX aborts the others at once, with a page of C++ frames.
-    """
-    screen = os.dup(2)
-    process = subprocess.Popen(
-        [sys.executable, "-S", "-c", _FILTER, _PEER_LINE], stdin=subprocess.PIPE, stderr=screen
-    )
-    os.dup2(process.stdin.fileno(), 2)
-    process.stdin.close()
-    os.close(screen)
+    usable = bool(devices) and importlib.util.find_spec("libtpu") is not None
+    return usable and (not platforms or "tpu" in platforms)
