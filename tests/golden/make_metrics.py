@@ -87,7 +87,7 @@ def image_figures() -> dict[str, object]:
     ]
     settings = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
     return dict(
-        mean_square_error=[metrics.mean_squared_error(*pair) for pair in pairs],
+        mean_squared_error=[metrics.mean_squared_error(*pair) for pair in pairs],
         psnr=[metrics.peak_signal_noise_ratio(*pair, data_range=1) for pair in pairs],
         ssim=[
             metrics.structural_similarity(*pair, data_range=1, channel_axis=-1, **settings)

@@ -7,7 +7,7 @@ from maskgit_jax.losses.adversarial import (
     LecamAverages,
     adaptive_weight,
     generator_loss,
-    initial_lecam_averages,
+    init_lecam_averages,
     lecam_penalty,
     r1_penalty,
     update_lecam_averages,
@@ -39,7 +39,7 @@ def logits_of(params, image):
     return network.apply({"params": params}, image, True)
 
 
-def test_r1_of_a_linear_discriminator_is_its_slope_squared():
+def test_r1_of_a_linear_discriminator_is_its_squared_slope():
     # D(x) = 3 sum x: a gradient of 3 at each of 2 * 2 * 1 pixels, whatever the batch.
     image = jnp.asarray(np.random.default_rng(0).normal(size=(5, 2, 2, 1)))
     penalty = r1_penalty(lambda x: 3 * x.sum(axis=(1, 2, 3)), image)
@@ -63,7 +63,7 @@ def test_r1_sums_the_logits_of_patches():
     np.testing.assert_allclose(patches, 4 * 9)
 
 
-def test_r1_and_its_second_derivative_are_torchs(stored, params):
+def test_r1_and_its_second_derivative_against_torch(stored, params):
     image = images("real", (3, 32, 32, 3))
 
     @jax.jit
@@ -77,14 +77,14 @@ def test_r1_and_its_second_derivative_are_torchs(stored, params):
     assert_close(found, stored["r1_slope"], 1e-5)
 
 
-def test_adaptive_weight_is_torchs(stored, params):
-    image, hidden = images("real", (3, 32, 32, 3)), images("hidden", (3, 32, 32, 5))
+def test_adaptive_weight_against_torch(stored, params):
+    image, features = images("real", (3, 32, 32, 3)), images("hidden", (3, 32, 32, 5))
     kernel = recipes.tensor("last.weight", (3, 5, 3, 3)).transpose(2, 3, 1, 0)
 
     def to_image(kernel):
         layout = ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(
-            hidden, kernel, (1, 1), "SAME", dimension_numbers=layout
+            features, kernel, (1, 1), "SAME", dimension_numbers=layout
         )
 
     @jax.jit
@@ -111,7 +111,7 @@ def test_lecam_against_numpy():
     assert rectified < expected
 
 
-def test_lecam_pulls_each_kind_to_the_other_average_and_leaves_the_averages():
+def test_lecam_gradients_pull_logits_to_the_other_average():
     averages = LecamAverages(jnp.asarray(1.0), jnp.asarray(-1.0))
     slopes = jax.grad(lecam_penalty, argnums=(0, 1, 2))(jnp.ones(2), -jnp.ones(2), averages)
     assert slopes[0].min() > 0 > slopes[1].max()  # descent lowers real logits, raises fake ones
@@ -119,8 +119,8 @@ def test_lecam_pulls_each_kind_to_the_other_average_and_leaves_the_averages():
     assert lecam_penalty(-jnp.ones(2), jnp.ones(2), averages) == 0
 
 
-def test_lecam_averages_by_hand_and_their_limit():
-    averages = initial_lecam_averages()
+def test_lecam_averages_by_hand():
+    averages = init_lecam_averages()
     assert averages == LecamAverages(0.0, 0.0) and averages.lecam_real.dtype == jnp.float32
     real, fake = jnp.asarray([[1.0], [3.0]]), jnp.asarray([[-4.0], [0.0]], jnp.bfloat16)
     averages = update_lecam_averages(averages, real, fake, 0.75)
@@ -133,6 +133,6 @@ def test_lecam_averages_by_hand_and_their_limit():
     assert not slope.any()
 
 
-def test_a_decay_that_never_forgets_is_refused():
+def test_a_decay_of_1_is_an_error():
     with pytest.raises(ValueError, match="decay of LeCam's averages is 1.0"):
-        update_lecam_averages(initial_lecam_averages(), jnp.zeros(1), jnp.zeros(1), 1.0)
+        update_lecam_averages(init_lecam_averages(), jnp.zeros(1), jnp.zeros(1), 1.0)
