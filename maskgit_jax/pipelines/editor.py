@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -260,17 +261,17 @@ class Editor:
         **options: Any,
     ) -> EditResult:
         """Generates the masked pixels; the token mask follows from them unless it is given."""
-        feather = self.patch / scale / 2 if feather is None else feather
-        require(feather >= 0, f"feather is {feather}; it is a number of pixels, 0 or more")
+        width = self.patch / scale / 2 if feather is None else feather
+        require(width >= 0, f"feather is {width}; it is a number of pixels, 0 or more")
         known = fill_masked_with_nearest(image, mask)
         tokens = self._tokens(known, scale)
         if tokens_masked is None:
             pixels = resize_mask(mask, self._working_size(image, scale))
-            tokens_masked = np.asarray(token_mask(pixels[None], (tokens.shape,)))[0]
-            tokens_masked = _dilate(tokens_masked.reshape(tokens.shape), dilate)
+            masked = np.asarray(token_mask(jnp.asarray(pixels[None]), (tokens.shape,)))
+            tokens_masked = _dilate(masked.reshape(tokens.shape), dilate)
         repeated = [np.repeat(array[None], num, axis=0) for array in (tokens, tokens_masked)]
         generated, frames = self._fill_images(image, *repeated, num=num, **options)
-        return EditResult(blend(known, generated, mask, feather), mask, frames)
+        return EditResult(blend(known, generated, mask, width), mask, frames)
 
     def _fill_images(
         self, image: np.ndarray, tokens: np.ndarray, mask: np.ndarray, **options: Any
@@ -299,7 +300,7 @@ class Editor:
         shown: list[np.ndarray] = []
         step = 0
         while mask.any():
-            top, left = next_window(mask.any(axis=0), self.window)
+            top, left = next_window(np.asarray(mask.any(axis=0)), self.window)
             rows, columns = slice(top, top + self.window[0]), slice(left, left + self.window[1])
             inside = (slice(None), rows, columns)
             inputs = {
@@ -359,4 +360,5 @@ def _dilate(mask: np.ndarray, tokens: int) -> np.ndarray:
     """Returns the mask [h, w] dilated by a square of 2 * tokens + 1."""
     padded = np.pad(mask, tokens)
     square = (2 * tokens + 1, 2 * tokens + 1)
-    return np.lib.stride_tricks.sliding_window_view(padded, square).any(axis=(2, 3))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, square)
+    return np.asarray(windows.any(axis=(2, 3)))
