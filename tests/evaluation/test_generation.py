@@ -1,0 +1,144 @@
+"""Degenerate generators: each is caught by the metrics that exist for it."""
+
+import numpy as np
+import pytest
+
+from maskgit_jax.configuration import InputError
+from maskgit_jax.data.image_sets import ImageSet
+from maskgit_jax.evaluation.features import FeatureExtractor, FeatureNetwork, Outputs
+from maskgit_jax.evaluation.generation import GenerationEvaluator
+from maskgit_jax.evaluation.novelty import (
+    TrainingSearch,
+    count_duplicates,
+    downsample_pixels,
+    hash_images,
+)
+from maskgit_jax.evaluation.real_images import RealImages
+from maskgit_jax.pipelines import classifier
+from tests.evaluation.conftest import COUNT
+
+
+def image_set(images: np.ndarray, labels: np.ndarray | None = None) -> ImageSet:
+    return ImageSet("some images", images, images.shape[1:], labels)
+
+
+@pytest.fixture
+def measure(real, extractor, options, tmp_path):
+    def evaluate(images: np.ndarray) -> dict[str, float]:
+        evaluator = GenerationEvaluator(image_set(images), real, [extractor], tmp_path, options)
+        results = evaluator.evaluate()
+        reason = results.skipped["classifier_accuracy"]
+        assert reason == "the generated images have no labels"
+        assert (tmp_path / "closest_pairs.png").exists()
+        return {metric.name: metric.value for metric in results.metrics}
+
+    return evaluate
+
+
+def test_real_images_pass(measure, generated):
+    metrics = measure(generated)
+    assert metrics["sample_duplicates"] == metrics["novelty_train_copies"] == 0
+    assert abs(metrics["novelty_closer_than_heldout_pixels"] - 0.5) < 0.1
+    assert metrics["novelty_memorization_rate_pixels"] < 0.06
+    assert min(metrics[name] for name in ("precision", "recall", "coverage")) > 0.6
+    assert 0.8 < metrics["density"] < 1.2
+
+
+def test_one_repeated_image_has_duplicates_and_low_recall_and_coverage(measure, generated):
+    metrics = measure(np.repeat(generated[:1], COUNT, axis=0))
+    assert metrics["sample_duplicates"] == COUNT - 1
+    assert metrics["recall"] < 0.05 and metrics["coverage"] < 0.05
+    assert metrics["inception_score"] == pytest.approx(1.0, abs=1e-6)
+
+
+def test_training_images_have_copies_and_no_novelty(measure, real):
+    metrics = measure(real.training.images[:COUNT])
+    assert metrics["precision"] > 0.95, "metrics of fidelity do not notice"
+    assert metrics["novelty_train_copies"] == COUNT
+    assert metrics["novelty_memorization_rate_pixels"] == 1.0
+    assert metrics["novelty_closer_than_heldout_pixels"] > 0.99
+
+
+def test_noise_and_a_single_class_are_caught(measure, digits, generated):
+    good = measure(generated)
+    noise = measure(np.random.default_rng(0).integers(0, 256, (COUNT, 16, 16, 1), np.uint8))
+    assert noise["precision"] < 0.05 and noise["coverage"] < 0.05
+    assert noise["frechet_distance"] > 5 * good["frechet_distance"]
+    assert noise["kernel_distance"] > 5 * abs(good["kernel_distance"])
+    images = digits.train.images[digits.train.labels == 3]
+    single = measure(images[np.arange(COUNT) % len(images)])
+    assert single["coverage"] < 0.3 and single["recall"] < 0.3
+    assert single["inception_score"] < 0.4 * good["inception_score"]
+
+
+@pytest.mark.slow
+def test_labels_add_classifier_accuracy_and_accuracy_score(
+    real, extractor, options, digits, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(classifier, "STEPS", 20)
+    labels = digits.train.labels[:COUNT]
+    generated = image_set(digits.train.images[:COUNT], labels)
+    results = GenerationEvaluator(generated, real, [extractor], tmp_path, options).evaluate()
+    metrics = {metric.name: metric for metric in results.metrics}
+    accuracy = metrics["classifier_accuracy"]
+    assert accuracy.value > 0.2 and accuracy.real_count == len(real.held_out)
+    score = metrics["classification_accuracy_score"]
+    assert score.real_value == accuracy.real_value and not results.skipped
+
+
+def test_classifier_without_labels_learns_rotations(real, mesh, monkeypatch):
+    monkeypatch.setattr(classifier, "STEPS", 5)
+    trained = classifier.fit_classifier(real.training, 0, mesh)
+    assert trained.rotations and trained.num_classes == 4
+    image = np.arange(4, dtype=np.uint8).reshape(1, 2, 2, 1).repeat(4, axis=0)
+    rotated = classifier.rotate(image, np.arange(4))
+    for turns in range(4):
+        np.testing.assert_array_equal(rotated[turns], np.rot90(image[0], turns))
+    wide = image_set(np.zeros((10, 8, 16, 1), np.uint8))
+    with pytest.raises(InputError, match="no labels and are not square"):
+        classifier.fit_classifier(wide, 0, mesh)
+
+
+def test_duplicates_are_counted_across_batches():
+    images = np.random.default_rng(0).integers(0, 2, (60, 2, 3, 1), np.uint8)
+    expected = len(images) - len({image.tobytes() for image in images})
+    assert count_duplicates(image_set(images), 7) == expected > 0
+
+
+def test_search_of_training_images_resumes_bit_for_bit(real, extractor, tmp_path):
+    digests = hash_images(real.held_out.images)
+    pixels = downsample_pixels(real.held_out.images)
+    features = np.concatenate([outputs.features for _, outputs in extractor(real.held_out)])
+    whole, half = (TrainingSearch(pixels, features, digests) for _ in range(2))
+    for number, (batch, outputs) in enumerate(extractor(real.training)):
+        whole.add(batch, outputs)
+        if number == 3:
+            np.savez(tmp_path / "half.npz", **half.to_arrays())
+            half = TrainingSearch(pixels, features, digests)
+            with np.load(tmp_path / "half.npz") as file:
+                half.restore(dict(file))
+        half.add(batch, outputs)
+    for name, array in whole.to_arrays().items():
+        np.testing.assert_array_equal(array, half.to_arrays()[name])
+
+
+def test_statistics_of_a_reference_file_replace_its_images(generated, mesh, options, tmp_path):
+    def compute(params, image):
+        features = image.astype("float32").reshape(len(image), 8, 2, 16).mean(axis=(2, 3))
+        return Outputs(features, features, features[:, :6] * 2)
+
+    network = FeatureNetwork("inception", "inception-fake", "none", (8, 8, 6), compute, {})
+    features = np.asarray(compute({}, generated).features, np.float64)
+    mean, covariance = features.mean(axis=0) + 3.0, np.cov(features, rowvar=False)
+    statistics = {"mu": mean, "sigma": covariance}
+    statistics |= {"mu_s": 2 * mean[:6], "sigma_s": 4 * covariance[:6, :6]}
+    real = RealImages("file", None, None, 0, statistics)
+    extractor = FeatureExtractor(network, mesh, options.batch_size)
+    evaluator = GenerationEvaluator(image_set(generated), real, [extractor], tmp_path, options)
+    results = evaluator.evaluate()
+    metrics = {metric.name: metric.value for metric in results.metrics}
+    # Only the means differ: by 3 in 8 features, by 6 in 6 spatial ones.
+    assert metrics["frechet_distance"] == pytest.approx(8 * 9, rel=1e-4)
+    assert metrics["spatial_frechet_distance"] == pytest.approx(6 * 36, rel=1e-4)
+    skipped = {"precision (inception)", "novelty_train_copies", "classifier_accuracy"}
+    assert skipped <= results.skipped.keys()
