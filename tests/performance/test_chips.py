@@ -5,7 +5,7 @@ from maskgit_jax.configuration import InputError
 from maskgit_jax.performance.chips import CHIPS, NUMBERS, chip_named, chip_of
 
 
-def test_jax_names_of_devices_lead_to_their_chip():
+def test_device_kinds_have_chips():
     kinds = {
         "TPU v4": "v4",
         "TPU v5 lite": "v5e",
@@ -20,12 +20,12 @@ def test_jax_names_of_devices_lead_to_their_chip():
         assert chip is not None and chip.name == name
 
 
-def test_an_unknown_device_has_no_peak():
+def test_unknown_device_kind_has_no_chip():
     assert chip_of(jax.devices("cpu")[0].device_kind) is None
     assert chip_of("TPU v99") is None
 
 
-def test_no_kind_belongs_to_two_chips_and_all_have_every_peak():
+def test_device_kinds_are_unique_and_all_peaks_are_known():
     kinds = [kind for chip in CHIPS for kind in chip.kinds]
     assert len(set(kinds)) == len(kinds)
     for chip in CHIPS:
@@ -33,12 +33,12 @@ def test_no_kind_belongs_to_two_chips_and_all_have_every_peak():
         assert chip.peaks["bfloat16"] >= chip.peaks["float32"] > chip.peaks["float32_highest"]
 
 
-def test_a_ring_uses_two_of_the_four_links_of_v5e_and_all_of_nvlink():
-    # 1600 Gbit/s are 200 GB/s over four links; NVLink's 900 GB/s are of both directions.
+def test_ring_uses_two_links_of_a_v5e_and_all_of_nvlink():
+    # 1600 Gbit/s are 200 GB/s over four links; NVLink's 900 GB/s are in both directions.
     assert chip_named("v5e").ring_bandwidth == 1600e9 / 8 / 2
     assert chip_named("h100").ring_bandwidth == 900e9 / 2
 
 
-def test_a_wrong_name_is_refused():
-    with pytest.raises(InputError, match="no chip 'v9'; known are: v4, v5e"):
+def test_unknown_chip_is_refused():
+    with pytest.raises(InputError, match="no chip 'v9'; the chips are: v4, v5e"):
         chip_named("v9")

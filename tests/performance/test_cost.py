@@ -1,4 +1,6 @@
-"""What sampling one 256x256 image with the paper's models costs, by XLA's own analysis."""
+"""FLOPs of sampling a 256x256 image with the paper's models, by XLA's analysis."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -6,11 +8,12 @@ import pytest
 
 from maskgit_jax.stage import Variables
 from maskgit_jax.stages import maskgit, vqgan
+from maskgit_jax.stages.parallel_decoding import sampling_settings
 from tests.example import preset
 
 
 @pytest.fixture(scope="module")
-def paper():
+def paper_models():
     tokenizer_config, config = preset("vqgan", "imagenet256"), preset("maskgit", "imagenet256")
     tokenizer = vqgan.build(tokenizer_config, {})
     stage = maskgit.build(config, {"tokenizer": tokenizer})
@@ -18,28 +21,28 @@ def paper():
     batch = {"image": image, "label": jax.ShapeDtypeStruct((1,), jnp.int32)}
     key = jax.eval_shape(lambda: jax.random.key(0))
     frozen = jax.eval_shape(lambda k, b: tokenizer.init(k, b, {}), key, batch)
-    own = jax.eval_shape(lambda k, b: stage.init(k, b, {}), key, batch)
-    return stage, tokenizer, Variables(own.params, {}, {"tokenizer": frozen}), key, config
+    variables = jax.eval_shape(lambda k, b: stage.init(k, b, {}), key, batch)
+    return stage, tokenizer, Variables(variables.params, {}, {"tokenizer": frozen}), key, config
 
 
 def flops(function, *arguments) -> float:
-    """Floating-point operations; the body of a loop is counted once."""
+    """Returns the number of floating-point operations; the body of a loop counts once."""
     return jax.jit(function).lower(*arguments).cost_analysis()["flops"]
 
 
-def test_one_pass_of_the_transformer_a_step_and_one_of_the_decoder(paper):
-    stage, tokenizer, variables, key, config = paper
+def test_a_step_evaluates_the_transformer_once_and_the_decoder_runs_once(paper_models):
+    stage, tokenizer, variables, key, config = paper_models
     label = jax.ShapeDtypeStruct((1,), jnp.int32)
     tokens = jax.ShapeDtypeStruct((1, 256), jnp.int32)
     mask = jax.ShapeDtypeStruct((1, 256), jnp.bool_)
-    settings = maskgit.sampling_settings(config)
+    settings = sampling_settings(config)
     sample = flops(
         lambda v, x, k: stage.exports.sample(v, {"label": x}, k, settings), variables, label, key
     )
-    one_pass = flops(stage.exports.logits, variables, tokens, mask, label)
+    transformer = flops(stage.exports.logits, variables, tokens, mask, label)
     decoder = flops(tokenizer.exports.decode, variables.frozen["tokenizer"], tokens)
-    assert sample <= 1.01 * (one_pass + decoder)
-    # The loop that is counted once runs exactly `steps` times.
+    assert sample <= 1.01 * (transformer + decoder)
+    # The loop that counts once runs exactly `steps` times.
     program = jax.make_jaxpr(lambda v, x, k: stage.exports.sample(v, {"label": x}, k, settings))(
         variables, label, key
     )
@@ -47,12 +50,12 @@ def test_one_pass_of_the_transformer_a_step_and_one_of_the_decoder(paper):
     assert outer == [settings.steps]
 
 
-def test_guidance_costs_a_second_pass_and_no_more(paper):
-    stage, _, variables, key, config = paper
+def test_guidance_costs_at_most_a_second_evaluation(paper_models):
+    stage, _, variables, key, config = paper_models
     label = jax.ShapeDtypeStruct((1,), jnp.int32)
 
     def cost(scale: float) -> float:
-        settings = maskgit.sampling_settings(config)._replace(guidance=scale)
+        settings = dataclasses.replace(sampling_settings(config), guidance=scale)
         sample = stage.exports.sample
         return flops(lambda v, x, k: sample(v, {"label": x}, k, settings), variables, label, key)
 
