@@ -1,5 +1,5 @@
-"""The line of image generators, each trained for as long as the others, on one page of figures.
+"""The lineage: all systems from the autoencoder to MaskGIT, trained for equally long, on one page.
 
-`systems` says what there is, `plan` for how many steps each part is trained, `work` runs the
-commands that train, `measure` evaluates, `story` says what got better, `page` writes it all.
+`systems` lists them, `schedule` decides how many steps each training takes, `jobs` runs everything,
+`measure` evaluates a system, `comparison` and `report` write the page.
 """

@@ -1,92 +1,76 @@
-"""Which figures stand on the page, and what they say of each step of the lineage."""
+"""The table of metrics, and sentences that compare each system with its predecessor."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from maskgit_jax.lineage.measure import Result
 from maskgit_jax.lineage.systems import SYSTEMS, System
 
-# Smaller differences, relative to the value before, are not told as such; times vary more.
-_EQUAL, _EQUAL_TIMES = 0.02, 0.15
-_MILLISECONDS = "milliseconds an image"
+_EQUAL, _EQUAL_TIMES = 0.02, 0.15  # smaller relative differences count as equal; times vary more
+_RECONSTRUCTION, _LIKELIHOOD = "reconstruction", "likelihood"
+_GENERATION, _COST = "generation", "cost"
 
 
 class Row(NamedTuple):
-    """One figure of all systems.
+    """One row of the table.
 
     Attributes:
-        group: What it says something about.
-        title: With its unit.
-        better: "lower", "higher", or "" where neither is.
-        value: Result -> value; None where a system has none.
-        real: Result -> that of real images.
+        group: Heading of the row.
+        title: Title with the unit.
+        better: "lower", "higher", or "" if neither is.
+        metric: A key of `_values`.
     """
 
     group: str
     title: str
     better: str
-    value: Callable[[Result], float | None]
-    real: Callable[[Result], float | None] = lambda result: None
+    metric: str
 
 
-def _figure(group: str, title: str, better: str, name: str) -> Row:
-    def found(result: Result) -> tuple[float, float | None]:
-        # A figure of one feature network has its name behind it where there are several.
-        return tuple(result.figures.get(name, (None, None)))
-
-    return Row(
-        group, title, better, lambda result: found(result)[0], lambda result: found(result)[1]
-    )
-
-
-def _bits_per_dimension(result: Result) -> float | None:
-    # That of a prior is of tokens, and so is no likelihood of pixels.
-    return None if result.tokens else result.figures.get("bits_per_dimension", (None,))[0]
-
-
-def _bits_per_token(result: Result) -> float | None:
-    for name in ("bits_per_token", "bits_per_token_bound"):
-        if name in result.figures:
-            return result.figures[name][0]
-    return None
-
-
-def _bits_of_tokens(result: Result) -> float | None:
-    bits = _bits_per_token(result)
-    return None if bits is None else bits * result.tokens
-
-
-_RESTORING, _LIKELIHOOD, _MAKING, _COST = "reconstruction", "likelihood", "generation", "cost"
 ROWS = (
-    _figure(_RESTORING, "mean square error, pixels in [0, 1]", "lower", "reconstruction_mse"),
-    _figure(_RESTORING, "PSNR, dB", "higher", "psnr"),
-    _figure(_RESTORING, "SSIM", "higher", "ssim"),
-    _figure(_RESTORING, "LPIPS", "lower", "lpips"),
-    _figure(_RESTORING, "Frechet distance of reconstructions", "lower",
-            "reconstruction_frechet_distance"),
-    Row(_LIKELIHOOD, "bits per pixel value, at most", "lower", _bits_per_dimension),
-    Row(_LIKELIHOOD, "bits per token (MaskGIT: at most)", "", _bits_per_token),
-    Row(_LIKELIHOOD, "bits of an image's tokens", "", _bits_of_tokens),
-    _figure(_MAKING, "Frechet distance", "lower", "frechet_distance"),
-    _figure(_MAKING, "precision", "higher", "precision"),
-    _figure(_MAKING, "recall", "higher", "recall"),
-    _figure(_MAKING, "coverage", "higher", "coverage"),
-    _figure(_MAKING, "classifier accuracy", "higher", "classifier_accuracy"),
-    _figure(_MAKING, "classification accuracy score", "higher", "classification_accuracy_score"),
-    _figure(_MAKING, "share copied from training images", "lower", "novelty_train_copies"),
-    _figure(_MAKING, "nearer to training images than real ones are (real: 0.5)", "",
-            "novelty_closer_than_heldout_features"),
-    Row(_COST, "network passes an image", "lower", lambda result: result.passes),
-    Row(_COST, _MILLISECONDS, "lower",
-        lambda result: None if result.seconds is None else 1000 * result.seconds),
-    Row(_COST, "parameters", "", lambda result: result.parameters),
-    Row(_COST, "minutes of training", "", lambda result: sum(result.minutes.values())),
+    Row(_RECONSTRUCTION, "mean squared error, pixels in [0, 1]", "lower", "reconstruction_mse"),
+    Row(_RECONSTRUCTION, "PSNR, dB", "higher", "psnr"),
+    Row(_RECONSTRUCTION, "SSIM", "higher", "ssim"),
+    Row(_RECONSTRUCTION, "LPIPS", "lower", "lpips"),
+    Row(_RECONSTRUCTION, "Frechet distance of reconstructions", "lower",
+        "reconstruction_frechet_distance"),
+    Row(_LIKELIHOOD, "bits per dimension (upper bound)", "lower", "bits_per_dimension"),
+    Row(_LIKELIHOOD, "bits per token (MaskGIT: upper bound)", "", "bits_per_token"),
+    Row(_LIKELIHOOD, "bits per image (tokens)", "", "token_bits_per_image"),
+    Row(_GENERATION, "Frechet distance", "lower", "frechet_distance"),
+    Row(_GENERATION, "precision", "higher", "precision"),
+    Row(_GENERATION, "recall", "higher", "recall"),
+    Row(_GENERATION, "coverage", "higher", "coverage"),
+    Row(_GENERATION, "classifier accuracy", "higher", "classifier_accuracy"),
+    Row(_GENERATION, "classification accuracy score", "higher", "classification_accuracy_score"),
+    Row(_GENERATION, "copies of training images", "lower", "novelty_train_copies"),
+    Row(_GENERATION, "closer to the training set than held-out images (real: 0.5)", "",
+        "novelty_closer_than_heldout_features"),
+    Row(_COST, "network evaluations (NFE) per image", "lower", "nfe"),
+    Row(_COST, "milliseconds per image", "lower", "milliseconds"),
+    Row(_COST, "parameters", "", "parameters"),
+    Row(_COST, "minutes of training", "", "minutes"),
 )  # fmt: skip
 
 
-def number(value: float | None) -> str:
-    """Returns a value as it stands in a table."""
+def _values(result: Result) -> dict[str, float]:
+    """Returns the metrics and costs of a system, as far as it has them."""
+    values: dict[str, float | None] = {name: pair[0] for name, pair in result.metrics.items()}
+    bits = values.get("bits_per_token", values.get("bits_per_token_bound"))
+    values |= {
+        "bits_per_token": bits,
+        "token_bits_per_image": None if bits is None else bits * result.tokens,
+        "nfe": result.nfe,
+        "milliseconds": None if result.seconds is None else 1000 * result.seconds,
+        "parameters": result.parameters,
+        "minutes": sum(result.minutes.values()),
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def format_number(value: float | None) -> str:
+    """Returns a value as text for the table."""
     if value is None or not math.isfinite(value):
         return "–"
     if value >= 10_000 or value == int(value):
@@ -95,80 +79,77 @@ def number(value: float | None) -> str:
 
 
 def table(results: Mapping[str, Result]) -> list[tuple[str, str, list[str]]]:
-    """Returns (group, title, cells) of each figure that any system has.
+    """Returns (group, title, cells) of each metric that any system has.
 
-    The first cell is that of real images, then there is one for each result; the best ones are
-    bold, in Markdown.
+    The first cell is that of real images, the others those of the results. The best value is bold,
+    in Markdown.
     """
     lines = []
+    pairs = [pair for result in results.values() for pair in result.metrics.items()]
+    real = {name: pair[1] for name, pair in reversed(pairs) if pair[1] is not None}
+    columns = [_values(result) for result in results.values()]
     for row in ROWS:
-        values = [row.value(result) for result in results.values()]
+        values = [column.get(row.metric) for column in columns]
         known = [value for value in values if value is not None]
         if not known:
             continue
-        real = next(
-            (row.real(each) for each in results.values() if row.real(each) is not None), None
-        )
-        best = {"lower": min, "higher": max}.get(row.better, lambda found: None)(known)
-        several = len(set(known)) > 1
-        cells = [
-            f"**{number(value)}**" if several and value == best and value is not None
-            else number(value)
-            for value in values
-        ]  # fmt: skip
-        lines.append((row.group, row.title, [number(real), *cells]))
+        best = {"lower": min, "higher": max, "": lambda known: None}[row.better](known)
+        cells = [format_number(real.get(row.metric))]
+        for value in values:
+            bold = "**" if value == best and len(set(known)) > 1 and value is not None else ""
+            cells.append(f"{bold}{format_number(value)}{bold}")
+        lines.append((row.group, row.title, cells))
     return lines
 
 
-def sentences(system: System, results: Mapping[str, Result]) -> str:
-    """Returns what a system changes, and what of that was measured to be better and what not.
+def describe(system: System, results: Mapping[str, Result]) -> str:
+    """Returns sentences: the idea of a system, and what is better and worse than before.
 
-    It is compared with the system before it, or the nearest one before that was evaluated.
+    It is compared with its predecessor, or the nearest earlier system that has a result.
     """
-    own, told = results[system.name], [system.idea]
-    told += _decoder(system, own)
-    name = system.before
+    result, name = results[system.name], system.predecessor
+    sentences = [system.idea, *_describe_decoder(system, result)]
     while name and name not in results:
-        name = SYSTEMS[name].before
+        name = SYSTEMS[name].predecessor
     if not name:
-        return " ".join(told)
-    before, same_first = results[name], SYSTEMS[name].first == system.first
+        return " ".join(sentences)
+    before, same_first_stage = results[name], SYSTEMS[name].first_stage == system.first_stage
     better, worse, equal, new = [], [], [], []
+    old_values, values = _values(before), _values(result)
     for row in ROWS:
-        now, then = row.value(own), row.value(before)
-        if now is None or row.better == "" or (same_first and row.group == _RESTORING):
-            continue
-        if then is None:
-            new.append(f"{row.title} {number(now)}")
-        elif abs(now - then) <= abs(then) * (
-            _EQUAL_TIMES if row.title == _MILLISECONDS else _EQUAL
+        if (
+            row.metric not in values
+            or not row.better
+            or (same_first_stage and row.group == _RECONSTRUCTION)
         ):
-            equal += [row.title] * bool(now)  # nothing copied before or now needs no words
+            continue
+        value, old = values[row.metric], old_values.get(row.metric)
+        tolerance = _EQUAL_TIMES if row.metric == "milliseconds" else _EQUAL
+        if old is None:
+            new.append(f"{row.title} {format_number(value)}")
+        elif abs(value - old) <= abs(old) * tolerance:
+            equal += [row.title] * bool(value)  # two zeros, such as no copies, are not mentioned
         else:
-            group = better if (now < then) == (row.better == "lower") else worse
-            group.append(f"{row.title} {number(now)} instead of {number(then)}")
-    title = SYSTEMS[name].title
-    for opening, found in (
-        (f"Better than {title}", better),
-        ("Not better", worse),
-        ("Equal, or nearly", equal),
-        ("New", new),
-    ):
-        if found:
-            told.append(f"{opening}: {'; '.join(found)}.")
-    return " ".join(told)
+            changed = better if (value < old) == (row.better == "lower") else worse
+            changed.append(f"{row.title} {format_number(value)} instead of {format_number(old)}")
+    groups = {
+        f"Better than {SYSTEMS[name].title}": better,
+        "Worse": worse,
+        "About equal": equal,
+        "New": new,
+    }
+    sentences += [f"{title}: {'; '.join(group)}." for title, group in groups.items() if group]
+    return " ".join(sentences)
 
 
-def _decoder(system: System, own: Result) -> list[str]:
-    if not own.decoder:
+def _describe_decoder(system: System, result: Result) -> list[str]:
+    if not result.decoder:
         return []
-    if not system.revises or not own.tried:
-        return [f"Decoder: {own.decoder}."]
-    tried = ", ".join(
-        f"{name} {number(value)}"
-        for name, value in sorted(own.tried.items(), key=lambda item: item[1])
-    )
+    if not system.remasking or not result.decoder_distances:
+        return [f"Decoder: {result.decoder}."]
+    distances = sorted(result.decoder_distances.items(), key=lambda item: item[1])
+    listed = ", ".join(f"{name} {format_number(distance)}" for name, distance in distances)
     return [
-        f"Decoder: {own.decoder}, the best of those that revise, by the Frechet distance of other "
-        f"samples ({tried})."
+        f"Decoder: {result.decoder}, the best remasking decoder by the Frechet distance of other "
+        f"samples ({listed})."
     ]

@@ -1,220 +1,170 @@
-"""Runs the commands that make the page, each as a process of its own.
+"""The jobs of a lineage in order: measure training speeds, train, encode, evaluate."""
 
-So this process needs no accelerator, which on some machines only one process can hold, and
-whoever stops it stops a command that knows how to be stopped.
-"""
-
-import shlex
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
-from maskgit_jax.configuration import InputError, require
-from maskgit_jax.lineage.schedule import Plan, schedule
+import jax
+
+from maskgit_jax.evaluation.options import EvaluationOptions
+from maskgit_jax.lineage.checks import check_lineage, open_workdir
+from maskgit_jax.lineage.commands import encode_command, train_command
+from maskgit_jax.lineage.measure import measure_system, read_result
+from maskgit_jax.lineage.report import build_report, write_report
+from maskgit_jax.lineage.schedule import Schedule, measure_length
 from maskgit_jax.lineage.systems import System, Training, needed_trainings
+from maskgit_jax.model import load
+from maskgit_jax.runs.fit import fit
 
 
-class Stopped(Exception):
-    """The user wants to stop; what was done is kept."""
-
-
-class Task(NamedTuple):
-    """One thing to do.
+class Job(NamedTuple):
+    """A part of the work.
 
     Attributes:
-        title: For the progress that is shown.
-        command: Words after `python -m`; built when its turn comes.
-        minutes: About how long it takes, None where nobody knows.
-        done: Whether that is done already.
-        keeps_going: Whether it is done anew each time.
+        title: Title for progress messages.
+        run: Does the work, or as much as it can before the user stops it.
+        is_done: Whether the work is done.
+        minutes: Expected minutes; None if unknown.
+        command: The command that does the same; "" if there is none.
     """
 
     title: str
-    command: Callable[[], list[str]]
-    minutes: Callable[[], float | None]
-    done: Callable[[], bool]
-    keeps_going: bool = False
+    run: Callable[[], object]
+    is_done: Callable[[], bool]
+    minutes: Callable[[], float | None] = lambda: None
+    command: Callable[[], str] = lambda: ""
 
 
-def train_command(plan: Plan, training: Training) -> list[str]:
-    """Returns the words after `python -m` that train."""
-    config = f"{plan.chosen.configs}/{training.stage}.py:{plan.chosen.preset}"
-    changes = schedule(plan, training, plan.length(training.name))
-    return [
-        "maskgit_jax.train",
-        f"--config={config}",
-        *(f"--config.{key}={_word(value)}" for key, value in changes.items()),
-        f"--workdir={plan.run(training.name)}",
+def run_lineage(
+    schedule: Schedule, systems: Sequence[System], options: EvaluationOptions, command: str
+) -> None:
+    """Trains and evaluates systems, and writes the page; finished jobs are not repeated.
+
+    Args:
+        schedule: Options, folders, length of the trainings.
+        systems: The systems to compare.
+        options: Options of the evaluations.
+        command: The command that the user typed.
+
+    Raises:
+        InputError: Something cannot work; most is found before the first job.
+    """
+    check_lineage(schedule, systems, options)
+    open_workdir(schedule)
+    if not run_jobs(list_jobs(schedule, systems, options, command)):
+        print(f"stopped; the same command resumes: {command}")
+        return
+    files = write_report(schedule.workdir, build_report(schedule, systems, command))
+    print((schedule.workdir / "lineage.md").read_text())
+    print(f"wrote {', '.join(map(str, files))}")
+
+
+def list_jobs(
+    schedule: Schedule, systems: Sequence[System], options: EvaluationOptions, command: str
+) -> list[Job]:
+    """Returns all jobs of a lineage, in order."""
+    trainings = [each for each in needed_trainings(systems) if each.name not in schedule.reused]
+    jobs = []
+    for on_tokens in (False, True):
+        group = [each for each in trainings if bool(each.tokenizer) == on_tokens]
+        tokenizers = dict.fromkeys(each.tokenizer for each in group if on_tokens)
+        jobs += [_encoding(schedule, tokenizer) for tokenizer in tokenizers]
+        if group and not schedule.num_steps:
+            jobs.append(_timing(schedule, group))
+        jobs += [_training(schedule, training) for training in group]
+
+    def evaluate(system: System) -> None:
+        measure_system(schedule, system, options)
+        write_report(schedule.workdir, build_report(schedule, systems, command))
+
+    def is_evaluated(system: System) -> bool:
+        return read_result(schedule, system) is not None
+
+    return jobs + [
+        Job(f"evaluating {system.title}", partial(evaluate, system), partial(is_evaluated, system))
+        for system in systems
     ]
 
 
-def _word(value: Any) -> str:
-    return str(value).replace(" ", "") if isinstance(value, tuple | list) else str(value)
+def _timing(schedule: Schedule, trainings: Sequence[Training]) -> Job:
+    def missing() -> list[Training]:
+        return [training for training in trainings if not schedule.has_length(training.name)]
+
+    def measure() -> None:
+        for training in missing():
+            measure_length(schedule, training)
+
+    names = ", ".join(training.name for training in trainings)
+    return Job(f"measuring the training speed of {names}", measure, lambda: not missing())
 
 
-def tasks(plan: Plan, systems: list[System], own_words: Sequence[str]) -> list[Task]:
-    """Returns all that must be done for the page, in order.
-
-    Args:
-        plan: How long everything is trained.
-        systems: Of the page.
-        own_words: With which this command was called, for the parts of it that are tasks.
-    """
-    trainings = [each for each in needed_trainings(systems) if each.name not in plan.reused]
-    found = []
-    for learns_tokens in (False, True):
-        group = [each for each in trainings if bool(each.tokenizer) == learns_tokens]
-        tokenizers = dict.fromkeys(each.tokenizer for each in group if learns_tokens)
-        found += [_encoding(plan, name) for name in tokenizers]
-        if group and not plan.num_steps:
-            found.append(_speeds(plan, group, own_words))
-        found += [_training(plan, each) for each in group]
-    found.append(_evaluation(plan, own_words))
-    return found
-
-
-def _training(plan: Plan, training: Training) -> Task:
+def _training(schedule: Schedule, training: Training) -> Job:
     name = training.name
 
     def minutes() -> float | None:
-        if plan.num_steps:
+        if schedule.num_steps:
             return None
-        known = plan.steps().get(name)
-        return (
-            known["num_steps"] * known["seconds"] / 60 if known else plan.minutes * training.share
-        )
+        measured = schedule.steps().get(name)
+        if measured is None:
+            return schedule.minutes * training.share
+        return measured["num_steps"] * measured["seconds"] / 60
 
-    return Task(
+    return Job(
         f"training {name}",
-        lambda: train_command(plan, training),
+        lambda: fit(schedule.training_configuration(training), schedule.run(name)),
+        partial(schedule.is_finished, name),
         minutes,
-        lambda: plan.finished(name),
+        partial(train_command, schedule, training),
     )
 
 
-def _encoding(plan: Plan, name: str) -> Task:
-    folder = plan.tokens(name)
-    return Task(
-        f"encoding the images by {name}",
-        lambda: [
-            "maskgit_jax.encode",
-            f"--workdir={plan.run(name)}",
-            f"--data={plan.chosen.data}",
-            f"--out={folder}",
-        ],
-        lambda: None,
-        lambda: plan.encoded(name),
+def _encoding(schedule: Schedule, tokenizer: str) -> Job:
+    def encode() -> None:
+        folder = schedule.tokens(tokenizer)
+        load(schedule.run(tokenizer)).write_tokens(folder, schedule.data)
+
+    return Job(
+        f"encoding the images with {tokenizer}",
+        encode,
+        partial(schedule.is_encoded, tokenizer),
+        command=partial(encode_command, schedule, tokenizer),
     )
 
 
-def _speeds(plan: Plan, group: list[Training], own_words: Sequence[str]) -> Task:
-    names = [each.name for each in group]
+def run_jobs(jobs: Sequence[Job]) -> bool:
+    """Runs the jobs that are not done; returns False if the user stopped one.
 
-    def missing() -> list[str]:
-        return [name for name in names if not plan.decided(name)]
-
-    return Task(
-        f"measuring how fast {', '.join(names)} train here",
-        lambda: ["maskgit_jax.lineage", *own_words, f"--task=speeds:{','.join(missing())}"],
-        lambda: None,
-        lambda: not missing(),
-    )
-
-
-def _evaluation(plan: Plan, own_words: Sequence[str]) -> Task:
-    return Task(
-        "evaluating all systems and writing the page",
-        lambda: ["maskgit_jax.lineage", *own_words, "--task=evaluate"],
-        lambda: None,
-        lambda: False,
-        keeps_going=True,  # it finds what it has evaluated, and writes the page anew
-    )
-
-
-def run_all(todo: list[Task]) -> None:
-    """Does what is not done, and tells before each part what it is and what is left.
+    A training that gets Ctrl-C or SIGTERM saves its state and returns early; other jobs keep what
+    is stored already.
 
     Raises:
-        InputError: A command failed; it has said why.
-        Stopped: The user wants to stop.
+        InputError: A job cannot be done.
     """
-    started = time.monotonic()
-    with _Signals() as signals:
-        for number, task in enumerate(todo, start=1):
-            place = f"[{number} of {len(todo)}] {task.title}"
-            if task.done():
-                print(f"{place}: done", flush=True)
+    start = time.monotonic()
+    try:
+        for number, job in enumerate(jobs, start=1):
+            title = f"[{number} of {len(jobs)}] {job.title}"
+            if job.is_done():
+                print(f"{title}: done", flush=True)
                 continue
-            command = task.command()
-            spent = (time.monotonic() - started) / 60
-            print(f"{place}{_outlook(todo[number - 1 :])}; {spent:.1f} minutes so far", flush=True)
-            print(f"  {shown(command)}", flush=True)
-            signals.run(command)
-            # A training that somebody else stops saves and ends well, before its end.
-            require(
-                task.keeps_going or task.done(),
-                f"{task.title} ended before its end; start this command again to go on",
-            )
+            spent = (time.monotonic() - start) / 60
+            expected = _expected_time(jobs[number - 1 :])
+            print(f"{title}{expected}; {spent:.1f} minutes so far", flush=True)
+            if command := job.command():
+                print(f"  {command}", flush=True)
+            job.run()
+            jax.clear_caches()
+            if not job.is_done():
+                return False
+    except KeyboardInterrupt:
+        return False
+    return True
 
 
-def _outlook(todo: list[Task]) -> str:
-    """Returns how long the first of these takes, and the training in all of them."""
-    own = todo[0].minutes()
-    known = [minutes for each in todo if not each.done() and (minutes := each.minutes())]
-    about = f", about {own:.1f} minutes" if own else ""
+def _expected_time(jobs: Sequence[Job]) -> str:
+    """Returns the expected minutes of the first job, and of the trainings among all, as text."""
+    first = jobs[0].minutes()
+    known = [minutes for job in jobs if not job.is_done() and (minutes := job.minutes())]
+    about = f", about {first:.1f} minutes" if first else ""
     return about + (f"; training left: {sum(known):.1f} minutes" if known else "")
-
-
-def shown(command: Sequence[str]) -> str:
-    """Returns a command as a user would type it."""
-    return f"python -m {shlex.join(command)}"
-
-
-class _Signals:
-    """Ctrl-C, SIGTERM and SIGHUP while commands run: the one that runs is told."""
-
-    def __init__(self) -> None:
-        self.asked, self.process = False, None
-
-    def __enter__(self) -> "_Signals":
-        kinds = [signal.SIGINT, signal.SIGTERM]
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
-            kinds.append(signal.SIGHUP)
-        self._before = {number: signal.signal(number, self._ask) for number in kinds}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: object) -> None:
-        if self.process is not None:
-            self.process.terminate()  # the second time a training stops without saving
-        self.asked = True
-
-    def run(self, command: Sequence[str]) -> None:
-        if not self.asked:
-            # In a group of its own: Ctrl-C reaches this process alone, which passes it on.
-            self.process = subprocess.Popen([sys.executable, "-m", *command], process_group=0)
-            if self.asked:  # while it was being started
-                self.process.terminate()
-            code, self.process = self.process.wait(), None
-        if self.asked:
-            raise Stopped
-        if code:
-            raise InputError(f"this command failed (exit code {code}): {shown(command)}")
-
-
-def training_commands(plan: Plan, systems: list[System]) -> list[str]:
-    """Returns the commands of all trainings and encodings that were done, for the page."""
-    lines = []
-    for training in needed_trainings(systems):
-        if training.name in plan.reused or not plan.decided(training.name):
-            continue
-        if training.tokenizer:
-            lines.append(shown(_encoding(plan, training.tokenizer).command()))
-        lines.append(shown(train_command(plan, training)))
-    return list(dict.fromkeys(lines))

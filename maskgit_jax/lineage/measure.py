@@ -1,11 +1,11 @@
-"""Evaluates the systems of the lineage, all by the same figures."""
+"""Evaluation of the systems of a lineage, all by the same metrics."""
 
 import dataclasses
 import datetime
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from maskgit_jax.configuration import require
 from maskgit_jax.data.image_sets import random_subset
+from maskgit_jax.data.protocol import Source
 from maskgit_jax.decoding.parallel import DECODERS, num_network_evaluations
 from maskgit_jax.decoding.settings import DecodeSettings
 from maskgit_jax.evaluation import report
@@ -22,210 +23,199 @@ from maskgit_jax.evaluation.decoder_comparison import (
     DecoderComparison,
     settings_with_nfe,
 )
-from maskgit_jax.evaluation.evaluate import evaluate_run
+from maskgit_jax.evaluation.evaluate import evaluate_loaded
 from maskgit_jax.evaluation.options import EvaluationOptions
 from maskgit_jax.evaluation.real_images import open_real_images
 from maskgit_jax.files import write_arrays, write_text
-from maskgit_jax.lineage.schedule import Plan, training_minutes
+from maskgit_jax.lineage.schedule import Schedule, training_minutes
 from maskgit_jax.lineage.systems import TRAININGS, System
-from maskgit_jax.pipelines.autoencoder import AutoencoderPipeline
+from maskgit_jax.model import Model, load
 from maskgit_jax.pipelines.generator import GeneratorPipeline
-from maskgit_jax.runs.directory import Run, load_run
 from maskgit_jax.stage import generator_of
 from maskgit_jax.stages.token_priors import token_grids
 
-SHOWN_RESTORED, SHOWN_MADE = 10, 20
-_TIMED_BATCH, _CHOICE_SEED, _MOST_FOR_CHOICE = 64, 1, 2_000
-_LOOKED_THROUGH = 200  # held-out images, for some of each class
-REVISING = tuple(
+NUM_RECONSTRUCTIONS, NUM_SAMPLES = 10, 20  # shown on the page
+_TIMED_BATCH = 64
+_SELECTION_SEED, _SELECTION_NUM = 1, 2_000  # samples that a remasking decoder is selected by
+_NUM_SEARCHED = 200  # held-out images among which some of each class are looked up
+REMASKING_DECODERS = tuple(
     name
     for name in DECODER_NAMES
-    if DECODERS[name.partition(":")[0]].revises and name != "token_critic"  # no other training
+    if DECODERS[name.partition(":")[0]].revises and name != "token_critic"  # needs its own training
 )
 
 
 class Result(NamedTuple):
-    """What is known of one system.
+    """The evaluation of one system.
 
     Attributes:
         name: A key of `SYSTEMS`.
-        figures: Name -> value, and the same figure of real images or None.
-        parameters: Of what is needed to make images, or to restore them.
-        tokens: Of an image; 0 for a vector of latents.
-        passes: Through networks, one after another, for an image: those of the prior and one of
-            the decoder; None for what makes no images.
-        seconds: For an image, in batches of 64 (`decoder` included).
-        minutes: Training -> wall time.
-        runs: Training -> its identity, see `Plan.identity`.
-        num: Images that were made for the figures.
-        machine: That made them, for seconds.
-        decoder: How tokens are drawn, "" where there is one way.
-        tried: Decoder -> Frechet distance, where one was chosen.
-        left_out: Figure -> why there is none.
+        metrics: Name -> value, and the value of real images or None.
+        parameters: Number of parameters that sampling needs, or else reconstruction.
+        tokens: Tokens per image; 0 for latent vectors.
+        nfe: Sequential network evaluations per image, those of the prior and one of the decoder;
+            None if the system generates no images.
+        seconds: Seconds per sampled image, in batches of 64, decoder included.
+        minutes: Training -> its minutes.
+        runs: Training -> its identity, see `Schedule.identity`.
+        num: Number of samples behind the metrics.
+        machine: Date and machine of the evaluation.
+        decoder: Decoder of the tokens and its settings; "" if there is no choice.
+        decoder_distances: Decoder -> Frechet distance by which the decoder was selected.
+        skipped: Metric -> reason why it is missing.
     """
 
     name: str
-    figures: Mapping[str, tuple[float, float | None]]
+    metrics: Mapping[str, tuple[float, float | None]]
     parameters: int
     tokens: int
-    passes: int | None
+    nfe: int | None
     seconds: float | None
     minutes: Mapping[str, float]
     runs: Mapping[str, str]
     num: int
     machine: str
     decoder: str
-    tried: Mapping[str, float]
-    left_out: Mapping[str, str]
+    decoder_distances: Mapping[str, float]
+    skipped: Mapping[str, str]
 
 
-class Pictures(NamedTuple):
-    """What a system makes of images: uint8 [N, H, W, C] each.
+class Examples(NamedTuple):
+    """Images of one system for the page, uint8 [N, H, W, C] each.
 
     Attributes:
         originals: Held-out images.
-        restored: What is left of them.
-        made: Of all classes in turn; None for a system that makes none.
+        reconstructions: Their reconstructions.
+        samples: Samples of all classes in turn; None if the system generates no images.
     """
 
     originals: np.ndarray
-    restored: np.ndarray
-    made: np.ndarray | None
+    reconstructions: np.ndarray
+    samples: np.ndarray | None
 
 
-def result_file(plan: Plan, system: System) -> Path:
-    """Returns where the result of a system is kept; its pictures lie beside it."""
-    return plan.measured / "systems" / f"{system.name}.json"
+def _result_file(schedule: Schedule, system: System) -> Path:
+    return schedule.evaluations / "systems" / f"{system.name}.json"
 
 
-def read_result(plan: Plan, system: System) -> tuple[Result, Pictures] | None:
-    """Returns what was found of a system; None if it was not evaluated, or trained since then."""
-    path = result_file(plan, system)
+def read_result(schedule: Schedule, system: System) -> tuple[Result, Examples] | None:
+    """Returns the stored evaluation of a system; None if there is none of the current runs."""
+    path = _result_file(schedule, system)
     if not path.exists():
         return None
-    said = json.loads(path.read_text())
-    if set(said) != set(Result._fields):  # another version wrote it
+    values = json.loads(path.read_text())
+    if set(values) != set(Result._fields):  # written by another version
         return None
-    found = Result(**said)
-    if any(not plan.finished(name) for name in system.trainings):
+    if any(not schedule.is_finished(name) for name in system.trainings):
         return None
-    if found.runs != {name: plan.identity(name) for name in system.trainings}:
+    if values["runs"] != {name: schedule.identity(name) for name in system.trainings}:
         return None
     with np.load(path.with_suffix(".npz")) as arrays:
-        pictures = Pictures(**{name: arrays.get(name) for name in Pictures._fields})
-    return found, pictures
+        examples = Examples(*(arrays.get(name) for name in Examples._fields))
+    return Result(**values), examples
 
 
-def measure_system(
-    plan: Plan,
-    system: System,
-    asked: EvaluationOptions,
-    tell: Callable[[str], None],
-) -> None:
-    """Evaluates a system and writes what was found.
-
-    Args:
-        plan: Where the runs are; those of this system are trained.
-        system: What to evaluate.
-        asked: How to measure.
-        tell: Is told what goes on.
+def measure_system(schedule: Schedule, system: System, options: EvaluationOptions) -> None:
+    """Evaluates a system whose runs are finished, and stores the result.
 
     Raises:
-        InputError: A run is missing or cannot be measured.
+        InputError: A run is missing or cannot be evaluated.
     """
-    evaluations = {"first": _evaluated(plan, system.first, asked, {}, tell)}
-    first = load_run(plan.run(system.first), asked.mesh)
-    maker, tried, own = first, {}, {}
+    first = load(schedule.run(system.first_stage), mesh=options.mesh)
+    evaluations = [_evaluate(schedule, system.first_stage, first, options)]
+    model, settings, distances, tokens = first, {}, {}, 0
     if system.prior:
-        maker = load_run(plan.run(system.prior), asked.mesh)
-        _check_same_tokenizer(plan, system, first, maker)
-        with maker.config.unlocked():
-            maker.config.data.source = plan.chosen.data
-        if maker.config.stage == "maskgit":
-            own = {"guidance": plan.guidance} if plan.guidance else {}
-        if system.revises:
-            own, tried = _best_revising(plan, system.prior, maker, asked, own, tell)
-        evaluations["prior"] = _evaluated(plan, system.prior, asked, own, tell)
-    real, _ = open_real_images(plan.chosen.configuration(TRAININGS[system.first]).data)
-    originals = _one_of_each(real.held_out)
-    restored = AutoencoderPipeline(first, asked.mesh).reconstruct(originals)
-    made = passes = seconds = None
+        model = load(schedule.run(system.prior), mesh=options.mesh)
+        _check_same_tokenizer(first, model)
+        with model.config.unlocked():
+            model.config.data.source = schedule.data
+        tokens = sum(height * width for height, width in token_grids(model.config))
+        if model.config.stage == "maskgit" and schedule.guidance:
+            settings = {"guidance": schedule.guidance}
+        if system.remasking:
+            settings, distances = _remasking_settings(schedule, system, model, options, settings)
+        evaluations.append(_evaluate(schedule, system.prior, model, options, settings))
+    images, _ = open_real_images(schedule.configuration(TRAININGS[system.first_stage]).data)
+    assert images.held_out is not None
+    originals = select_of_each_class(images.held_out)
+    samples = nfe = seconds = None
     decoder = ""
-    if generator_of(maker.stage.exports) is not None:
-        generator = GeneratorPipeline(maker, asked.mesh)
-        settings = generator.settings(**own)
-        passes, decoder = _passes(maker, settings), _said(settings)
-        made, seconds = _made(generator, settings)
-    figures, left_out = {}, {}
-    for evaluation in evaluations.values():
-        figures |= {each.name: _values(each) for each in evaluation.metrics}
-        left_out |= evaluation.skipped
+    if generator_of(model.run.stage.exports) is not None:
+        chosen = model.generator.settings(**settings)
+        samples, seconds = _sample(model.generator, chosen)
+        nfe = tokens + 1
+        if isinstance(chosen, DecodeSettings):
+            nfe, decoder = num_network_evaluations(chosen) + 1, _describe(chosen)
+    metrics, skipped = {}, {}
+    for evaluation in evaluations:
+        metrics |= {metric.name: _values(metric) for metric in evaluation.metrics}
+        skipped |= evaluation.skipped
     result = Result(
-        system.name,
-        figures,
-        _parameters(first, "discriminator") + (_parameters(maker) if system.prior else 0),
-        sum(height * width for height, width in token_grids(maker.config)) if system.prior else 0,
-        passes,
-        seconds,
-        {name: training_minutes(plan.run(name)) for name in system.trainings},
-        {name: plan.identity(name) for name in system.trainings},
-        evaluations["prior" if system.prior else "first"].settings.get("num", 0),
-        machine(),
-        decoder,
-        tried,
-        left_out,
+        name=system.name,
+        metrics=metrics,
+        parameters=_num_parameters(first) + (_num_parameters(model) if system.prior else 0),
+        tokens=tokens,
+        nfe=nfe,
+        seconds=seconds,
+        minutes={name: training_minutes(schedule.run(name)) for name in system.trainings},
+        runs={name: schedule.identity(name) for name in system.trainings},
+        num=evaluations[-1].settings.get("num", 0),
+        machine=_machine(),
+        decoder=decoder,
+        decoder_distances=distances,
+        skipped=skipped,
     )
-    path = result_file(plan, system)
-    pictures = Pictures(originals, restored, made)._asdict()
-    shown = {name: value for name, value in pictures.items() if value is not None}
-    write_arrays(path.with_suffix(".npz"), shown)
+    path = _result_file(schedule, system)
+    examples = Examples(originals, first.reconstruct(originals), samples)._asdict()
+    stored = {name: images for name, images in examples.items() if images is not None}
+    write_arrays(path.with_suffix(".npz"), stored)
     write_text(path, json.dumps(result._asdict(), indent=2) + "\n")
 
 
-def _evaluated(
-    plan: Plan,
+def _evaluate(
+    schedule: Schedule,
     name: str,
-    asked: EvaluationOptions,
-    decoding: Mapping[str, Any],
-    tell: Callable[[str], None],
+    model: Model,
+    options: EvaluationOptions,
+    settings: Mapping[str, Any] | None = None,
 ) -> report.Evaluation:
-    """Returns the evaluation of a run; what was evaluated before is read."""
-    ways = [f"{key}-{value}" for key, value in sorted(decoding.items())]
-    folder = plan.measured / "evaluations" / "-".join([name, plan.identity(name), *ways])
+    """Returns the evaluation of a training with these sampling settings, stored if there is one."""
+    words = [f"{key}-{value}" for key, value in sorted((settings or {}).items())]
+    folder = schedule.evaluations / "runs" / "-".join([name, schedule.identity(name), *words])
     if (folder / "evaluation.json").exists():
-        return report.read(str(folder))[-1]
-    tell(f"evaluating {name} {' '.join(ways)}")
+        return report.read(folder)[-1]
+    print(f"  evaluating {' '.join([name, *words])}", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
-    found = evaluate_run(
-        plan.run(name), asked, data=plan.chosen.data, num=plan.num, settings=decoding
+    evaluation = evaluate_loaded(
+        model.run, model.workdir, options, data=schedule.data, num=schedule.num, settings=settings
     )
-    report.write(folder, found)
-    return found
+    report.write(folder, evaluation)
+    return evaluation
 
 
-def _check_same_tokenizer(plan: Plan, system: System, first: Run, prior: Run) -> None:
-    own = jax.tree.leaves(first.variables.params)
-    frozen = jax.tree.leaves(prior.variables.frozen["tokenizer"].params)
+def _check_same_tokenizer(first: Model, prior: Model) -> None:
+    tokenizer = jax.tree.leaves(first.run.variables.params)
+    frozen = jax.tree.leaves(prior.run.variables.frozen["tokenizer"].params)
     require(
-        len(own) == len(frozen)
+        len(tokenizer) == len(frozen)
         and all(
-            a.shape == b.shape and bool((a == b).all()) for a, b in zip(own, frozen, strict=True)
+            a.shape == b.shape and bool((a == b).all())
+            for a, b in zip(tokenizer, frozen, strict=True)
         ),
-        f"{plan.run(system.prior)} was trained on another tokenizer than {plan.run(system.first)} "
-        "is now; train it again, or reuse the two that belong together",
+        f"{prior.workdir} was trained on another tokenizer than {first.workdir} is now; train it "
+        "again, or reuse the two runs that belong together",
     )
 
 
-def _values(figure: report.Metric) -> tuple[float, float | None]:
-    """Returns the value and that of real images; of what is counted, the shares."""
-    if figure.name not in ("novelty_train_copies", "sample_duplicates"):
-        return figure.value, figure.real_value
-    real = None if figure.real_value is None else figure.real_value / max(1, figure.real_count)
-    return figure.value / max(1, figure.count), real
+def _values(metric: report.Metric) -> tuple[float, float | None]:
+    """Returns a metric's value and that of real images; shares instead of counts."""
+    if metric.name not in ("novelty_train_copies", "sample_duplicates"):
+        return metric.value, metric.real_value
+    real = None if metric.real_value is None else metric.real_value / max(1, metric.real_count)
+    return metric.value / max(1, metric.count), real
 
 
-def machine() -> str:
-    """Returns where and when figures are made."""
+def _machine() -> str:
     devices, today = jax.devices(), datetime.date.today().isoformat()
     return (
         f"{today}, {len(devices)} x {devices[0].device_kind}, {os.cpu_count()} CPUs, "
@@ -233,82 +223,79 @@ def machine() -> str:
     )
 
 
-def _best_revising(
-    plan: Plan,
-    name: str,
-    run: Run,
-    asked: EvaluationOptions,
-    decoding: Mapping[str, Any],
-    tell: Callable[[str], None],
+def _remasking_settings(
+    schedule: Schedule,
+    system: System,
+    model: Model,
+    options: EvaluationOptions,
+    settings: Mapping[str, Any],
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """Returns the settings of the decoder that is best on other samples, and all distances.
+    """Returns the settings of the remasking decoder that is best on other samples.
 
-    All take as many network passes as the published decoder does. Without classes nothing is
-    tried: remasking is taken as the run has it.
+    All decoders take as many network evaluations as the run's own. Without classes none are
+    compared: the settings are those of `remask` with the schedule of the run.
+
+    Returns:
+        The settings, and decoder -> Frechet distance.
     """
-    generator = GeneratorPipeline(run, asked.mesh)
-    own = generator.settings(**decoding)
-    passes = num_network_evaluations(dataclasses.replace(own, guidance=0.0))
-    if generator.num_classes < 2:
-        chosen = settings_with_nfe("remask", passes, own.guidance, own)
-        return {**decoding, "decoder": "remask", "steps": chosen.steps}, {}
-    bench = DecoderComparison(run, asked, min(plan.num or _MOST_FOR_CHOICE, _MOST_FOR_CHOICE))
-    path = plan.measured / "evaluations" / f"decoders-{plan.identity(name)}.json"
-    tried = json.loads(path.read_text()) if path.exists() else {}
-    found = {way: settings_with_nfe(way, passes, own.guidance, own) for way in REVISING}
-    for way, settings in found.items():
-        if way not in tried:
-            tell(f"trying decoder {way}")
-            images, _ = bench.sample(settings, seed=_CHOICE_SEED)
-            tried[way] = bench.evaluate(way, images, bench.labels).frechet_distance
-            write_text(path, json.dumps(tried) + "\n")
-    best = found[min(tried, key=tried.__getitem__)]
-    changed = {"decoder": best.decoder, "steps": best.steps}
+    own = model.generator.settings(**settings)
+    nfe = num_network_evaluations(dataclasses.replace(own, guidance=0.0))
+    if model.generator.num_classes < 2:
+        chosen = settings_with_nfe("remask", nfe, own.guidance, own)
+        return {**settings, "decoder": "remask", "steps": chosen.steps}, {}
+    num = min(schedule.num or _SELECTION_NUM, _SELECTION_NUM)
+    comparison = DecoderComparison(model.run, options, num)
+    path = schedule.evaluations / "runs" / f"decoders-{schedule.identity(system.prior)}.json"
+    distances = json.loads(path.read_text()) if path.exists() else {}
+    candidates = {
+        name: settings_with_nfe(name, nfe, own.guidance, own) for name in REMASKING_DECODERS
+    }
+    for name, candidate in candidates.items():
+        if name not in distances:
+            print(f"  sampling with decoder {name}", flush=True)
+            images, _ = comparison.sample(candidate, seed=_SELECTION_SEED)
+            metrics = comparison.evaluate(name, images, comparison.labels)
+            distances[name] = metrics.frechet_distance
+            write_text(path, json.dumps(distances) + "\n")
+    best = candidates[min(distances, key=distances.__getitem__)]
+    changes = {"decoder": best.decoder, "steps": best.steps}
     if best.decoder == "remask":
-        changed["remask"] = best.remask
-    return {**decoding, **changed}, tried
+        changes["remask_schedule"] = best.remask_schedule
+    return {**settings, **changes}, distances
 
 
-def _one_of_each(source: Any) -> np.ndarray:
-    """Returns images of as many classes as there are, the first ones of each, in their order."""
-    seen: dict[tuple[int, int], np.ndarray] = {}
+def select_of_each_class(source: Source) -> np.ndarray:
+    """Returns the first images of each label in turn, uint8 [N, H, W, C], N at most 10."""
+    found: dict[tuple[int, int], np.ndarray] = {}
     counts: dict[int, int] = {}
-    some = random_subset(source, _LOOKED_THROUGH)
-    for index in range(len(some)):
-        record = some[index]
+    subset = random_subset(source, _NUM_SEARCHED)
+    for index in range(len(subset)):
+        record = subset[index]
         label = record["label"]
         counts[label] = counts.get(label, 0) + 1
-        seen[counts[label], label] = record["image"]
-    return np.stack([seen[key] for key in sorted(seen)[:SHOWN_RESTORED]])
+        found[counts[label], label] = record["image"]
+    return np.stack([found[key] for key in sorted(found)[:NUM_RECONSTRUCTIONS]])
 
 
-def _passes(run: Run, settings: Any) -> int:
-    if isinstance(settings, DecodeSettings):
-        return num_network_evaluations(settings) + 1
-    if "grid" in run.config.model or "grids" in run.config.model:
-        return sum(height * width for height, width in token_grids(run.config)) + 1
-    return 1
-
-
-def _said(settings: Any) -> str:
-    if not isinstance(settings, DecodeSettings):
-        return ""
-    kind = f":{settings.remask_schedule}" if settings.decoder == "remask" else ""
+def _describe(settings: DecodeSettings) -> str:
+    schedule = f":{settings.remask_schedule}" if settings.decoder == "remask" else ""
     guidance = f", guidance {settings.guidance:g}" if settings.guidance else ""
-    return f"{settings.decoder}{kind}, {settings.steps} steps{guidance}"
+    return f"{settings.decoder}{schedule}, {settings.steps} steps{guidance}"
 
 
-def _made(generator: GeneratorPipeline, settings: Any) -> tuple[np.ndarray, float]:
-    """Returns images of all classes in turn, and the seconds for one."""
+def _sample(generator: GeneratorPipeline, settings: Any) -> tuple[np.ndarray, float]:
+    """Returns samples of all classes in turn, and the seconds per image after the first batch."""
     labels = np.arange(2 * _TIMED_BATCH) % max(1, generator.num_classes)
-    images, begun = [], 0.0
-    for batch in generator(list(labels), 0, settings, _TIMED_BATCH):
+    images, start = [], 0.0
+    for batch in generator(labels.tolist(), 0, settings, _TIMED_BATCH):
         images.append(batch)
-        begun = begun or time.monotonic()  # the first one is compiled
-    seconds = (time.monotonic() - begun) / sum(map(len, images[1:]))
-    return np.concatenate(images)[:SHOWN_MADE], seconds
+        start = start or time.monotonic()
+    seconds = (time.monotonic() - start) / sum(map(len, images[1:]))
+    return np.concatenate(images)[:NUM_SAMPLES], seconds
 
 
-def _parameters(run: Run, without: str = "") -> int:
-    players = {name: tree for name, tree in run.variables.params.items() if name != without}
-    return sum(leaf.size for leaf in jax.tree.leaves(players))
+def _num_parameters(model: Model) -> int:
+    """Returns the number of parameters that sampling and reconstruction need."""
+    networks = dict(model.run.variables.params)
+    networks.pop("discriminator", None)
+    return sum(leaf.size for leaf in jax.tree.leaves(networks))

@@ -1,74 +1,133 @@
-"""For how many steps each part is trained: as many as fit into its share of the budget here."""
+"""What is trained, where, and for how many steps: as many as fit the budget on this machine."""
 
+import ast
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from maskgit_jax.configuration import InputError, apply_changes, require, validate
+from ml_collections import ConfigDict
+
+from maskgit_jax.configuration import InputError, apply_changes, load_config, require
 from maskgit_jax.data.tokens import is_complete, read_description
+from maskgit_jax.evaluation.options import EvaluationOptions
 from maskgit_jax.files import write_text
-from maskgit_jax.lineage.systems import TRAININGS, Chosen, Training
+from maskgit_jax.lineage.systems import TRAININGS, Training
 from maskgit_jax.performance.step_record import TimingOptions
 from maskgit_jax.performance.step_speed import measure_train
-from maskgit_jax.runs.directory import read_config
-from maskgit_jax.stage import Stage
-from maskgit_jax.stages import stage_module
 from maskgit_jax.training.variables import saved_steps
 
-_MEASURING_SECONDS = 6.0
-_SEEN = ("image_size", "channels", "input")  # keys of config.data in which all must agree
+_TIMING_SECONDS = 6.0
+# Priors learn the tokens of center crops, and metrics compare with these: all stages train on them.
+_TRAINING_IMAGES = {"data.crop": "center", "data.augmentations": ""}
+_PRESETS = {"digits": "digits", "idx": "fashion_mnist", "folder": "folder"}
 
 
-class Plan(NamedTuple):
-    """Where everything is, and how long it is trained.
+@dataclass(frozen=True)
+class Schedule:
+    """The options of a lineage, its folders, and the length of its trainings.
 
     Attributes:
-        workdir: Of the whole lineage.
-        chosen: Data and configurations.
-        minutes: Budget of each system.
-        num_steps: Of each training instead, 0 to follow the budget.
-        reused: Training -> run directory that was made elsewhere.
-        num: Images that each system makes, None for as many as there are training images.
-        guidance: Of MaskGIT.
-        judged_by: What else the figures depend on.
+        workdir: Folder of the lineage.
+        data: Images, as in `config.data.source`.
+        preset: Preset of all configurations.
+        minutes: Budget: minutes of training for each system.
+        num_steps: Steps of each training instead of the budget; 0 to follow the budget.
+        changes: Stage -> keys of its configuration that differ from the preset.
+        reused: Training -> run directory of a finished run that replaces it.
+        configs: Folder of the configurations.
+        num: Number of samples of each system; None for that of the training images.
+        guidance: Guidance scale of MaskGIT.
+        features: Name of the feature network.
+        lpips: Weights of LPIPS, see `evaluation_options`.
+        num_novelty: Maximum number of images whose nearest training image is searched.
     """
 
     workdir: Path
-    chosen: Chosen
+    data: str
+    preset: str
     minutes: float
-    num_steps: int
-    reused: Mapping[str, str]
+    num_steps: int = 0
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    reused: Mapping[str, str] = field(default_factory=dict)
+    configs: str = "configs"
     num: int | None = None
     guidance: float = 0.0
-    judged_by: str = ""
+    features: Sequence[str] = ("classifier",)
+    lpips: str = ""
+    num_novelty: int = EvaluationOptions.num_novelty
 
     @property
-    def measured(self) -> Path:
-        """The folder of what was measured; figures of other settings lie in others."""
-        said = json.dumps([self.num, self.guidance, self.judged_by])
-        return self.workdir / f"measured-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
+    def evaluations(self) -> Path:
+        """The folder of the evaluations; those with other options are in other folders."""
+        options = [self.num, self.guidance, list(self.features), self.lpips, self.num_novelty]
+        digest = hashlib.sha256(json.dumps(options).encode()).hexdigest()
+        return self.workdir / f"evaluations-{digest[:8]}"
 
     def run(self, name: str) -> Path:
         """Returns the run directory of a training."""
         return Path(self.reused.get(name, self.workdir / name))
 
-    def tokens(self, name: str) -> Path:
-        """Returns the folder of the tokens of a training's tokenizer."""
-        return self.workdir / "tokens" / name
+    def tokens(self, tokenizer: str) -> Path:
+        """Returns the folder of the tokens of a tokenizer."""
+        return self.workdir / "tokens" / tokenizer
+
+    def preset_name(self, training: Training) -> str:
+        """Returns the name of a training's preset, FILE:PRESET."""
+        return f"{self.configs}/{training.stage}.py:{self.preset}"
+
+    def configuration(self, training: Training) -> ConfigDict:
+        """Returns the configuration of a training, with the length of its preset.
+
+        Raises:
+            InputError: The preset or a changed key does not exist.
+        """
+        try:
+            return load_config(self.preset_name(training), **self._changed_keys(training))
+        except InputError as error:
+            raise InputError(
+                f"'{training.name}' cannot be trained: {error}; or choose others with --systems"
+            ) from error
+
+    def _changed_keys(self, training: Training) -> dict[str, Any]:
+        changes = self.changes.get(training.stage, {})
+        return {"data.source": self.data, **_TRAINING_IMAGES, **training.changes, **changes}
+
+    def scaled_changes(self, training: Training, num_steps: int) -> dict[str, Any]:
+        """Returns the changed keys of a training of `num_steps` steps, scaled from its preset."""
+        config = self.configuration(training)
+        changes: dict[str, Any] = {
+            "training.num_steps": num_steps,
+            "training.eval_every": num_steps,
+            "training.keep_best": False,
+        }
+        for name, optimizer in config.optimizers.items():
+            start = round(optimizer.start_step * num_steps / config.training.num_steps)
+            changes[f"optimizers.{name}.start_step"] = start
+            changes[f"optimizers.{name}.warmup_steps"] = min(
+                optimizer.warmup_steps, num_steps // 10
+            )
+        if training.tokenizer:
+            changes["tokenizer"] = str(self.run(training.tokenizer))
+            changes["data.source"] = f"tokens:{self.tokens(training.tokenizer)}"
+        return {**self._changed_keys(training), **changes}
+
+    def training_configuration(self, training: Training, num_steps: int = 0) -> ConfigDict:
+        """Returns the configuration of a training of its scheduled length, or of `num_steps`."""
+        changes = self.scaled_changes(training, num_steps or self.length(training.name))
+        return apply_changes(self.configuration(training).unlock(), changes)
 
     @property
     def _steps_file(self) -> Path:
         return self.workdir / "steps.json"
 
     def steps(self) -> dict[str, dict[str, float]]:
-        """Returns, of what was decided: training -> `num_steps` and `seconds` of one."""
-        if not self._steps_file.exists():
-            return {}
-        return json.loads(self._steps_file.read_text())
+        """Returns training -> `num_steps` and `seconds` per step, of the measured trainings."""
+        return json.loads(self._steps_file.read_text()) if self._steps_file.exists() else {}
 
-    def decided(self, name: str) -> bool:
+    def has_length(self, name: str) -> bool:
         """Returns whether the length of a training is known."""
         return bool(self.num_steps) or name in self.reused or name in self.steps()
 
@@ -76,186 +135,131 @@ class Plan(NamedTuple):
         """Returns the number of steps of a training whose length is known."""
         return self.num_steps or int(self.steps()[name]["num_steps"])
 
-    def finished(self, name: str) -> bool:
-        """Returns whether a training has reached its end."""
+    def set_length(self, name: str, seconds: float) -> int:
+        """Stores and returns how many steps of `seconds` seconds fit a training's budget."""
+        num_steps = max(2, round(60.0 * self.minutes * TRAININGS[name].share / seconds))
+        steps = self.steps() | {name: {"num_steps": num_steps, "seconds": seconds}}
+        write_text(self._steps_file, json.dumps(steps, indent=2) + "\n")
+        return num_steps
+
+    def is_finished(self, name: str) -> bool:
+        """Returns whether a training has reached its last step."""
         if name in self.reused:
             return bool(saved_steps(self.run(name)))
-        return self.decided(name) and self.length(name) in saved_steps(self.run(name))
+        return self.has_length(name) and self.length(name) in saved_steps(self.run(name))
 
     def identity(self, name: str) -> str:
-        """Returns eight hex digits of a finished training, others when it is trained again."""
+        """Returns eight hex digits of a finished training; they differ if it is trained again."""
         run = self.run(name)
-        said = [str(saved_steps(run)[-1])]
-        said += [(run / file).read_text() for file in ("config.json", "metrics.jsonl")]
-        return hashlib.sha256("".join(said).encode()).hexdigest()[:8]
+        files = [(run / file).read_text() for file in ("config.json", "metrics.jsonl")]
+        text = "".join([str(saved_steps(run)[-1]), *files])
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
 
-    def encoded(self, name: str) -> bool:
-        """Returns whether the tokens of a tokenizer are there.
+    def is_encoded(self, tokenizer: str) -> bool:
+        """Returns whether the tokens of a tokenizer are written.
 
         Raises:
-            InputError: They are those of another state of it.
+            InputError: They are those of another checkpoint.
         """
-        folder = self.tokens(name)
+        folder = self.tokens(tokenizer)
         if not is_complete(folder):
             return False
-        step, newest = read_description(str(folder))["step"], saved_steps(self.run(name))[-1]
+        step, newest = read_description(str(folder))["step"], saved_steps(self.run(tokenizer))[-1]
         require(
             step == newest,
-            f"{folder} was written by {self.run(name)} at step {step}, which is at {newest} now; "
-            "delete these tokens and the trainings on them, or take another --workdir",
+            f"{folder} was written by {self.run(tokenizer)} at step {step}, which is at {newest} "
+            "now; delete these tokens and the trainings on them, or choose another --workdir",
         )
         return True
 
-    def decide(self, name: str, seconds: float) -> int:
-        """Writes down and returns how many steps of so many seconds fit the budget."""
-        share = TRAININGS[name].share
-        num_steps = max(2, round(60.0 * self.minutes * share / seconds))
-        found = self.steps() | {name: {"num_steps": num_steps, "seconds": seconds}}
-        write_text(self._steps_file, json.dumps(found, indent=2) + "\n")
-        return num_steps
 
-
-def open_plan(plan: Plan) -> None:
-    """Makes the folder, or compares with what was planned in it.
+def default_preset(data: str) -> str:
+    """Returns the preset for a kind of data.
 
     Raises:
-        InputError: The folder holds something else, or a run to be reused is of other images.
+        InputError: There is none.
     """
-    said = {
-        "data": plan.chosen.data,
-        "preset": plan.chosen.preset,
-        "changes": plan.chosen.changes,
-        "minutes": plan.minutes,
-        "num_steps": plan.num_steps,
-        "reused": dict(plan.reused),
-    }
-    said = json.loads(json.dumps(said))
-    path = plan.workdir / "plan.json"
-    if path.exists():
-        before = json.loads(path.read_text())
-        for key, value in said.items():
-            require(
-                before.get(key) == value,
-                f"{plan.workdir} holds a lineage with {key} {before.get(key)}, not {value}; change "
-                "it back or choose another --workdir",
-            )
-    for name, place in plan.reused.items():
-        _check_reused(plan, TRAININGS[name], place)
-    plan.workdir.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(said, indent=2) + "\n")
-
-
-def _check_reused(plan: Plan, training: Training, place: str) -> None:
-    found, wanted = read_config(place), plan.chosen.configuration(training)
+    kind = data.partition(":")[0]
     require(
-        found.stage == training.stage,
-        f"--reuse_run={training.name}={place}: it holds stage '{found.stage}', not '{training.stage}'",
+        kind in _PRESETS,
+        f"--data={data} has no default preset; give digits, idx:DIR or folder:DIR, or a --preset",
     )
-    for key in _SEEN:
+    return _PRESETS[kind]
+
+
+def parse_changes(words: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Returns stage -> key -> value of words such as `vqgan.model.filters=32`.
+
+    Raises:
+        InputError: A word has another form, or its stage is not part of the lineage.
+    """
+    stages = {training.stage for training in TRAININGS.values()}
+    changes: dict[str, dict[str, Any]] = {}
+    for word in words:
+        key, _, text = word.partition("=")
+        stage, _, key = key.partition(".")
         require(
-            found.data[key] == wanted.data[key],
-            f"--reuse_run={training.name}={place}: it was trained with data.{key} {found.data[key]}, "
-            f"not {wanted.data[key]}",
+            "=" in word and bool(key) and stage in stages,
+            f"--set={word} is not of the form STAGE.KEY=VALUE, such as vqgan.model.filters=32, "
+            f"with a stage of: {', '.join(sorted(stages))}",
         )
-    require(
-        not training.tokenizer or training.tokenizer in plan.reused,
-        f"--reuse_run={training.name}={place}: name the tokenizer that it was trained on, too: "
-        f"--reuse_run={training.tokenizer}=RUN",
-    )
-    require(
-        bool(saved_steps(place)), f"--reuse_run={training.name}={place}: it has no checkpoint yet"
-    )
-    training_minutes(Path(place))
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        changes.setdefault(stage, {})[key] = value
+    return changes
 
 
-def check_trainings(plan: Plan, trainings: Iterable[Training]) -> None:
-    """Refuses, before anything runs, trainings that would not fit together.
+def parse_reused_runs(words: Iterable[str]) -> dict[str, str]:
+    """Returns training -> run directory of words such as `vqgan=runs/mine`.
 
     Raises:
-        InputError: A value cannot work, or a prior is not made for its tokenizer.
+        InputError: A word has another form, or there is no such training or run.
     """
-    stages: dict[str, Stage] = {}
-    first = None
-    for training in trainings:
-        reused = plan.reused.get(training.name)
-        config = read_config(reused) if reused else plan.chosen.configuration(training)
-        config = config.copy_and_resolve_references()
-        with config.unlocked():
-            config.data.num_classes = config.data.num_classes or 1  # whichever there are
-            if training.tokenizer:
-                config.tokenizer = str(plan.run(training.tokenizer))
-        first = first or config.data
-        for key in _SEEN:
-            require(
-                config.data[key] == first[key],
-                f"{training.name} would have data.{key} {config.data[key]}, others {first[key]}; "
-                f"figures of both cannot stand side by side: --set all stages alike",
-            )
-        validate(config)
-        module = stage_module(training.stage)
-        module.validate(config)
+    reused = {}
+    for word in words:
+        name, _, path = word.partition("=")
         require(
-            training.stage != "maskgit"
-            or not plan.guidance
-            or config.losses.label_dropout_rate > 0,
-            "--guidance needs a MaskGIT that knows no class: "
-            "--set=maskgit.losses.label_dropout_rate=0.1",
+            name in TRAININGS and bool(path),
+            f"--reuse_run={word} is not of the form TRAINING=RUN, with a training of: "
+            f"{', '.join(TRAININGS)}",
         )
-        inner = {"tokenizer": stages[training.tokenizer]} if training.tokenizer else {}
-        stages[training.name] = module.build(config, inner)
+        require((Path(path) / "config.json").exists(), f"--reuse_run={word}: {path} holds no run")
+        reused[name] = path
+    return reused
 
 
-def schedule(plan: Plan, training: Training, num_steps: int) -> dict[str, Any]:
-    """Returns the changes that make a preset's plan one of so many steps, in its proportions."""
-    config = plan.chosen.configuration(training)
-    changes: dict[str, Any] = {
-        "training.num_steps": num_steps,
-        "training.eval_every": num_steps,
-        "training.keep_best": False,
-    }
-    for name, player in config.optimizers.items():
-        start = round(player.start_step * num_steps / config.training.num_steps)
-        changes[f"optimizers.{name}.start_step"] = start
-        changes[f"optimizers.{name}.warmup_steps"] = min(player.warmup_steps, num_steps // 10)
-    if training.tokenizer:
-        changes["tokenizer"] = str(plan.run(training.tokenizer))
-        changes["data.source"] = f"tokens:{plan.tokens(training.tokenizer)}"
-    return {**plan.chosen.changed(training), **changes}
-
-
-def measure_speeds(plan: Plan, names: list[str], tell: Callable[[str], None]) -> None:
-    """Decides how long trainings take, one after another, by trying each for a few seconds.
+def measure_length(schedule: Schedule, training: Training) -> None:
+    """Times a few seconds of a training, and stores how many steps fit its budget.
 
     Raises:
-        InputError: A configuration cannot work.
+        InputError: The configuration cannot be trained.
     """
-    for name in names:
-        training = TRAININGS[name]
-        config = plan.chosen.configuration(training)
-        changes = schedule(plan, training, config.training.num_steps)
-        config = apply_changes(config.unlock(), changes)
-        effort = TimingOptions(3, _MEASURING_SECONDS, lambda text: None)
-        found = measure_train(config, plan.chosen.configs, effort, synthetic=False)
-        seconds = found["step_seconds"]["total"]
-        num_steps = plan.decide(name, seconds)
-        minutes = num_steps * seconds / 60
-        tell(f"{name}: {seconds:.3f} s a step, so {num_steps} steps in {minutes:.1f} minutes")
+    num_steps = schedule.configuration(training).training.num_steps
+    config = schedule.training_configuration(training, num_steps)
+    options = TimingOptions(3, _TIMING_SECONDS, lambda text: None)
+    speed = measure_train(config, schedule.configs, options, synthetic=False)
+    seconds = speed["step_seconds"]["total"]
+    num_steps = schedule.set_length(training.name, seconds)
+    length = f"{num_steps} steps in {num_steps * seconds / 60:.1f} minutes"
+    print(f"  {training.name}: {seconds:.3f} s per step, {length}", flush=True)
 
 
 def training_minutes(run: Path) -> float:
-    """Returns the wall time that a run's training took, as its metrics tell.
+    """Returns the minutes that the training of a run took, from its metrics.
 
     Raises:
-        InputError: The run has told nothing.
+        InputError: They are missing or damaged.
     """
     path, seconds, last = run / "metrics.jsonl", 0.0, 0
-    require(path.exists(), f"{path} is missing: nobody knows how long {run} was trained")
+    require(path.exists(), f"{path} is missing, so the training time of {run} is unknown")
     for line in path.read_text().splitlines():
         try:
-            said = json.loads(line)
+            values = json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(f"{path} is damaged: {error}") from error
-        if said["split"] == "train":
-            seconds += (said["step"] - last) / said["steps_per_second"]
-            last = said["step"]
+        if values["split"] == "train":
+            seconds += (values["step"] - last) / values["steps_per_second"]
+            last = values["step"]
     return seconds / 60
