@@ -70,7 +70,25 @@ def read_image(path: str | Path, channels: int) -> np.ndarray:
         with Image.open(path) as image:
             return as_array(to_channels(image, channels))
     except UNREADABLE as error:
-        raise InputError(f"{path} cannot be read as an image ({error})") from error
+        raise _unreadable(path, error) from error
+
+
+def count_channels(path: Path) -> int:
+    """Returns 1 for a grey image file and 3 for others, from its header.
+
+    Raises:
+        InputError: The file is not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            grey = image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
+            return 1 if grey else 3
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str | Path, error: Exception) -> InputError:
+    return InputError(f"{path} cannot be read as an image ({error}); repair or replace it")
 
 
 def fill_masked_with_nearest(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

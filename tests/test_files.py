@@ -40,8 +40,8 @@ def test_image_files_are_listed_in_order(tmp_path):
     for name in ("b/2.JPG", "a.png", "b/1.webp", "b/notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found = [path.relative_to(tmp_path).as_posix() for path in list_image_files(tmp_path)]
-    assert found == ["a.png", "b/1.webp", "b/2.JPG"]
+    names = [path.relative_to(tmp_path).as_posix() for path in list_image_files(tmp_path)]
+    assert names == ["a.png", "b/1.webp", "b/2.JPG"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty contains no image files; supported suffixes: .bmp"):
         list_image_files(tmp_path / "empty")

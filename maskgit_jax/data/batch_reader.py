@@ -62,13 +62,13 @@ class BatchReader:
         return batch
 
     def _empty_batch(self, count: int) -> dict[str, np.ndarray]:
-        square = (count, self.data.image_size, self.data.image_size)
+        shape = (count, self.data.image_size, self.data.image_size)
         batch = {
-            "image": np.empty((*square, self.data.channels), np.uint8),
+            "image": np.empty((*shape, self.data.channels), np.uint8),
             "label": np.empty(count, np.int32),
         }
         if self.data.condition:
-            batch["condition"] = np.empty((*square, condition_channels(self.data)), np.uint8)
+            batch["condition"] = np.empty((*shape, condition_channels(self.data)), np.uint8)
         return batch
 
     def _read_record(self, index: int, position: int) -> dict[str, Any]:

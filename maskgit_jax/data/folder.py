@@ -28,25 +28,18 @@ class LabelledPath(NamedTuple):
     label: int
 
 
-class FolderSplits(NamedTuple):
-    """The files of a directory, by split."""
-
-    train: list[LabelledPath]
-    evaluation: list[LabelledPath]
-    class_names: tuple[str, ...]
+Splits = tuple[list[LabelledPath], list[LabelledPath], tuple[str, ...]]
+"""Training files, held-out files, names of the classes."""
 
 
 def open_folder(place: str, data: ConfigDict) -> Sources:
     """Opens a directory of images, see `list_splits`."""
-    splits = list_splits(place, data.eval_fraction)
-    train, evaluation = (
-        FolderSource(files, data.image_size, data.channels)
-        for files in (splits.train, splits.evaluation)
-    )
-    return Sources(train, evaluation, splits.class_names)
+    *splits, class_names = list_splits(place, data.eval_fraction)
+    sources = [FolderSource(files, data.image_size, data.channels) for files in splits]
+    return Sources(sources[0], sources[1], class_names)
 
 
-def list_splits(place: str, eval_fraction: float) -> FolderSplits:
+def list_splits(place: str, eval_fraction: float) -> Splits:
     """Lists the images in a directory.
 
     Subdirectories `train` and one of `val`, `valid`, `validation`, `eval`, `test` are the splits.
@@ -63,19 +56,20 @@ def list_splits(place: str, eval_fraction: float) -> FolderSplits:
     held_out = next((splits[name] for name in HELD_OUT_NAMES if name in splits), None)
     if train and held_out:
         names = _class_names(train)
-        return FolderSplits(_list_labelled(train, names), _list_labelled(held_out, names), names)
+        return _list_labelled(train, names), _list_labelled(held_out, names), names
     class_names = _class_names(root)
     files = _list_labelled(root, class_names)
     require(
         len(files) > 1, f"folder:{place} has one image; add another one, which will be held out"
     )
-    by_hash = sorted(files, key=lambda file: _hash(file.path.relative_to(root)))
-    held_out_files = set(by_hash[: max(1, round(len(files) * eval_fraction))])
-    return FolderSplits(
-        [file for file in files if file not in held_out_files],
-        [file for file in files if file in held_out_files],
-        class_names,
-    )
+
+    def name_hash(file: LabelledPath) -> bytes:
+        return hashlib.sha256(file.path.relative_to(root).as_posix().encode()).digest()
+
+    num_held_out = max(1, round(len(files) * eval_fraction))
+    chosen = set(sorted(files, key=name_hash)[:num_held_out])
+    kept = [file for file in files if file not in chosen]
+    return kept, [file for file in files if file in chosen], class_names
 
 
 def _class_names(root: Path) -> tuple[str, ...]:
@@ -94,10 +88,6 @@ def _list_labelled(root: Path, class_names: tuple[str, ...]) -> list[LabelledPat
             f"{', '.join(class_names)}",
         )
     return [LabelledPath(path, labels[path.relative_to(root).parts[0]]) for path in paths]
-
-
-def _hash(path: Path) -> bytes:
-    return hashlib.sha256(path.as_posix().encode()).digest()
 
 
 class _UnreadableError(Exception):

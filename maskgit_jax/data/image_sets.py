@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.conditions import select_input
 from maskgit_jax.data.cropping import choose_center
 from maskgit_jax.data.protocol import Source
 from maskgit_jax.files import atomic_path, list_image_files
-from maskgit_jax.images import UNREADABLE, as_array, to_channels
+from maskgit_jax.images import count_channels, read_image
 
 IMAGE_KEYS, LABEL_KEYS = ("images", "arr_0"), ("labels", "arr_1")
 STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
@@ -241,45 +240,23 @@ class _ImageFiles:
     """Images from files, all of which must be readable and of the first one's size."""
 
     def __init__(self, paths: list[Path]):
-        self.paths = paths
-        with _open_image(paths[0]) as first:
-            grey = first.mode in ("1", "L", "I", "F") or first.mode.startswith("I;16")
-        self.channels = 1 if grey else 3
-        height, width, _ = self._read(paths[0]).shape
-        self.shape = height, width, self.channels
-        for path in paths:  # Refuses files that are not images before anything is computed.
-            _open_image(path).close()
+        # Refuses files that are not images before anything is computed.
+        self.paths, channels = paths, [count_channels(path) for path in paths]
+        height, width, _ = read_image(paths[0], channels[0]).shape
+        self.shape = height, width, channels[0]
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def _read(self, path: Path) -> np.ndarray:
-        with _open_image(path) as image:
-            try:
-                return as_array(to_channels(image, self.channels))
-            except UNREADABLE as error:
-                raise _unreadable(path, error) from error
-
     def __getitem__(self, index: int) -> np.ndarray:
-        path, (height, width, _) = self.paths[index], self.shape
-        image = self._read(path)
+        path, (height, width, channels) = self.paths[index], self.shape
+        image = read_image(path, channels)
         require(
             image.shape == self.shape,
             f"{path} is {image.shape[1]}x{image.shape[0]} pixels, but {self.paths[0]} is "
             f"{width}x{height}; evaluated images must have one size",
         )
         return image
-
-
-def _open_image(path: Path) -> Image.Image:
-    try:
-        return Image.open(path)
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path} cannot be read ({error}); repair or remove it")
 
 
 def _open_directory(root: Path) -> ImageSet:

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from maskgit_jax.configuration import condition_channels, require
 from maskgit_jax.data.cropping import ChooseCrop
-from maskgit_jax.data.folder import FolderSource, FolderSplits, LabelledPath, list_splits
+from maskgit_jax.data.folder import FolderSource, LabelledPath, Splits, list_splits
 from maskgit_jax.data.protocol import Sources
 from maskgit_jax.files import list_image_files
 from maskgit_jax.images import NEAREST, as_array, to_pil
@@ -15,17 +15,14 @@ from maskgit_jax.images import NEAREST, as_array, to_pil
 
 def open_pairs(place: str, data: ConfigDict) -> Sources:
     """Opens `place`/image and `place`/condition, see `list_pairs`."""
-    splits, conditions = list_pairs(place, data.eval_fraction)
+    (*splits, class_names), conditions = list_pairs(place, data.eval_fraction)
     # A tokenizer of conditions has the channels of images.
     channels = data.channels, condition_channels(data) or data.channels
-    train, evaluation = (
-        PairSource(files, conditions, data.image_size, *channels)
-        for files in (splits.train, splits.evaluation)
-    )
-    return Sources(train, evaluation, splits.class_names)
+    sources = [PairSource(files, conditions, data.image_size, *channels) for files in splits]
+    return Sources(sources[0], sources[1], class_names)
 
 
-def list_pairs(place: str, eval_fraction: float) -> tuple[FolderSplits, dict[Path, Path]]:
+def list_pairs(place: str, eval_fraction: float) -> tuple[Splits, dict[Path, Path]]:
     """Lists the images in `place`/image, by split, and the condition of each.
 
     The condition has the same path in `place`/condition, except for the suffix. Splits and
@@ -49,7 +46,7 @@ def list_pairs(place: str, eval_fraction: float) -> tuple[FolderSplits, dict[Pat
             other is path,
             f"pairs:{place}: {other} and {path} are conditions of one image; remove one",
         )
-    paths = sorted(file.path for file in (*splits.train, *splits.evaluation))
+    paths = sorted(file.path for file in (*splits[0], *splits[1]))
     names = {path: path.relative_to(roots["image"]).with_suffix("") for path in paths}
     missing = [path for path in paths if names[path] not in by_name]
     require(

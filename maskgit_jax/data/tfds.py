@@ -69,10 +69,9 @@ def open_tfds(name: str, data: ConfigDict) -> Sources:
         train, held_out = f"train[:{percent}%]", f"train[{percent}%:]"
     try:
         sources = [
-            TFDSSource(_encoded_records(builder, split), f"tfds:{name}, split {split}",
-                       data.channels)
+            TFDSSource(_open_split(builder, split), f"tfds:{name}, split {split}", data.channels)
             for split in (train, held_out)
-        ]  # fmt: skip
+        ]
     except Exception as error:
         raise InputError(
             f"tfds:{name} is prepared in a format without random access ({_first_line(error)}); "
@@ -83,7 +82,7 @@ def open_tfds(name: str, data: ConfigDict) -> Sources:
     return Sources(sources[0], sources[1], class_names)
 
 
-def _encoded_records(builder: Any, split: str) -> Sequence[Any]:
+def _open_split(builder: Any, split: str) -> Sequence[Any]:
     """Returns the records of a split, images as the bytes of their files."""
     import tensorflow_datasets as tfds
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -34,25 +34,6 @@ class TokenSource(Source):
         return {"tokens": self.tokens[indices].astype(np.int32), "label": self.labels[indices]}
 
 
-class TokenDataset(NamedTuple):
-    """A token dataset on disk.
-
-    Attributes:
-        train: Training tokens.
-        evaluation: Held-out tokens.
-        class_names: One name for each label.
-        codebook_size: Tokens are 0 .. codebook_size - 1.
-        grids: Rows and columns of each level's token map, coarsest first; a row of tokens is
-            the concatenation of its maps.
-    """
-
-    train: TokenSource
-    evaluation: TokenSource
-    class_names: tuple[str, ...]
-    codebook_size: int
-    grids: tuple[tuple[int, int], ...]
-
-
 def write_split(
     place: Path,
     split: str,
@@ -81,7 +62,11 @@ def write_split(
 
 
 def write_description(place: Path, description: dict[str, Any]) -> None:
-    """Writes `tokens.json` after everything else: a dataset is complete if it exists."""
+    """Writes `tokens.json`, after everything else: a dataset is complete if it exists.
+
+    It has codebook_size, class_names, data, input and grids: rows and columns of each level's token
+    map, coarsest first. A row of tokens is the concatenation of its maps.
+    """
     write_text(place / "tokens.json", json.dumps(description, indent=2) + "\n")
 
 
@@ -111,35 +96,23 @@ def read_description(place: str) -> dict[str, Any]:
     return description
 
 
-def open_token_dataset(place: str) -> TokenDataset:
+def open_tokens(place: str, data: ConfigDict) -> Sources:
     """Opens a token dataset.
 
     Raises:
         InputError: It is missing or damaged.
     """
-    description = read_description(place)
+    del data
+    class_names = tuple(read_description(place)["class_names"])
     sources = []
     for split in SPLITS:
         try:
-            rows = np.load(Path(place) / f"{split}_tokens.npy", mmap_mode="r")
+            tokens = np.load(Path(place) / f"{split}_tokens.npy", mmap_mode="r")
             labels = np.load(Path(place) / f"{split}_labels.npy")
         except (OSError, ValueError) as error:
             raise InputError(
                 f"tokens:{place}: split {split} is missing or damaged ({error}); write the "
                 "dataset again with python -m maskgit_jax.encode"
             ) from error
-        sources.append(TokenSource(rows, labels))
-    return TokenDataset(
-        sources[0],
-        sources[1],
-        tuple(description["class_names"]),
-        description["codebook_size"],
-        tuple((height, width) for height, width in description["grids"]),
-    )
-
-
-def open_tokens(place: str, data: ConfigDict) -> Sources:
-    """Opens a token dataset as a data source."""
-    del data
-    dataset = open_token_dataset(place)
-    return Sources(dataset.train, dataset.evaluation, dataset.class_names)
+        sources.append(TokenSource(tokens, labels))
+    return Sources(sources[0], sources[1], class_names)

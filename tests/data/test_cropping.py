@@ -86,12 +86,14 @@ def test_the_crop_of_a_file_is_that_of_the_whole_image(tmp_path, name, channels)
     np.testing.assert_array_equal(prepared[0]["image"], source[0]["image"])
     for choose in (choose_random, choose_center):
         expected = crop_record(source[0], choose, 16)
-        found = source.read_cropped(0, choose, 16)
-        assert found.keys() == expected.keys() and found["label"] == expected["label"] == 5
-        assert found["image"].shape == (16, 16, channels)
-        difference = np.abs(found["image"].astype(int) - expected["image"].astype(int))
+        cropped = source.read_cropped(0, choose, 16)
+        assert cropped.keys() == expected.keys() and cropped["label"] == expected["label"] == 5
+        assert cropped["image"].shape == (16, 16, channels)
+        difference = np.abs(cropped["image"].astype(int) - expected["image"].astype(int))
         assert difference.max() <= (5 if name.endswith("jpg") else 0)
-        np.testing.assert_array_equal(prepared.read_cropped(0, choose, 16)["image"], found["image"])
+        np.testing.assert_array_equal(
+            prepared.read_cropped(0, choose, 16)["image"], cropped["image"]
+        )
 
 
 def test_jpeg_is_decoded_at_a_fraction_that_leaves_enough_pixels(tmp_path, monkeypatch):

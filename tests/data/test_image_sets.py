@@ -36,9 +36,9 @@ def test_a_directory_is_read_with_its_classes(tmp_path, images):
         place = tmp_path / "ab"[index % 2]
         place.mkdir(exist_ok=True)
         Image.fromarray(image).save(place / f"{index}.png")
-    found = open_images(tmp_path)
-    assert found.class_names == ("a", "b") and found.labels.tolist() == [0] * 4 + [1] * 3
-    np.testing.assert_array_equal(found[4]["image"], images[1])
+    opened = open_images(tmp_path)
+    assert opened.class_names == ("a", "b") and opened.labels.tolist() == [0] * 4 + [1] * 3
+    np.testing.assert_array_equal(opened[4]["image"], images[1])
 
 
 @pytest.mark.parametrize(
@@ -68,15 +68,15 @@ def test_missing_damaged_and_uneven_images_are_refused(tmp_path, images):
     Image.fromarray(images[0]).save(folder / "0.png")
     (folder / "1.png").write_bytes(b"broken")
     Image.fromarray(images[0, :4]).save(folder / "2.png")
-    with pytest.raises(InputError, match="1.png cannot be read .*repair or remove it"):
+    with pytest.raises(InputError, match="1.png cannot be read .*repair or replace it"):
         open_images(folder)
     whole = (folder / "0.png").read_bytes()
     (folder / "1.png").write_bytes(whole[: len(whole) // 2])
-    found = open_images(folder)
-    with pytest.raises(InputError, match="1.png cannot be read .*repair or remove it"):
-        found[1]
+    opened = open_images(folder)
+    with pytest.raises(InputError, match="1.png cannot be read .*repair or replace it"):
+        opened[1]
     with pytest.raises(InputError, match="2.png is 5x4 pixels, but .*0.png is 5x6"):
-        found[2]
+        opened[2]
 
 
 def test_batches_come_in_order_and_the_last_one_is_filled_up(tmp_path, images):

@@ -191,13 +191,13 @@ def test_token_files_are_read_as_written(tmp_path):
         token_files.write_split(tmp_path, split, batches, 10, codebook_size=300)
     described = {"input": "image", "codebook_size": 300, "grids": [[2, 2]], "class_names": ["x"]}
     token_files.write_description(tmp_path, described)
-    written = token_files.open_token_dataset(str(tmp_path))
-    assert (written.codebook_size, written.grids) == (300, ((2, 2),))
-    np.testing.assert_array_equal(written.train[7]["tokens"], rows[7])
-    assert written.train[7]["label"] == 7
+    assert token_files.read_description(str(tmp_path)) == described
+    train, _, class_names = open_sources(data(f"tokens:{tmp_path}"))
+    np.testing.assert_array_equal(train[7]["tokens"], rows[7])
+    assert train[7]["label"] == 7 and class_names == ("x",)
     (tmp_path / "train_tokens.npy").write_bytes(b"cut")
     with pytest.raises(InputError, match="split train is missing or damaged"):
-        token_files.open_token_dataset(str(tmp_path))
+        open_sources(data(f"tokens:{tmp_path}"))
 
 
 def test_tokens_of_an_earlier_version_are_refused(tmp_path):

@@ -1,49 +1,36 @@
-"""What is trained, and for how long."""
+"""Systems, their trainings, and the length of these."""
 
+import dataclasses
 import json
 
 import pytest
 
 from maskgit_jax.configuration import InputError
+from maskgit_jax.lineage.checks import check_trainings, open_workdir
+from maskgit_jax.lineage.commands import train_command, training_commands
 from maskgit_jax.lineage.schedule import (
-    Plan,
-    check_trainings,
-    open_plan,
-    schedule,
+    Schedule,
+    default_preset,
+    parse_changes,
+    parse_reused_runs,
     training_minutes,
 )
-from maskgit_jax.lineage.systems import (
-    SYSTEMS,
-    TRAININGS,
-    Chosen,
-    chosen_systems,
-    needed_trainings,
-    preset_of,
-    read_changes,
-    read_reused,
-)
-
-CHOSEN = Chosen("digits", "digits", {}, "configs")
+from maskgit_jax.lineage.systems import SYSTEMS, TRAININGS, needed_trainings, select_systems
 
 
-def plan_in(folder, **changes) -> Plan:
-    return Plan(folder / "lineage", CHOSEN, 2.0, 0, {})._replace(**changes)
+def schedule_in(folder, **changes) -> Schedule:
+    return dataclasses.replace(Schedule(folder / "lineage", "digits", "digits", 2.0), **changes)
 
 
-def test_every_system_is_compared_with_an_earlier_one():
+def test_every_system_has_an_earlier_predecessor_and_the_whole_budget():
     names = list(SYSTEMS)
-    assert SYSTEMS[names[0]].before == ""
-    for place, system in enumerate(SYSTEMS.values()):
-        assert all(name in TRAININGS for name in system.trainings)
-        assert place == 0 or system.before in names[:place]
-
-
-def test_every_system_has_the_same_budget():
-    for system in SYSTEMS.values():
+    assert SYSTEMS[names[0]].predecessor == ""
+    for index, system in enumerate(SYSTEMS.values()):
+        assert index == 0 or system.predecessor in names[:index]
         assert sum(TRAININGS[name].share for name in system.trainings) == 1.0
 
 
-def test_tokenizers_are_trained_before_those_that_learn_their_tokens():
+def test_tokenizers_are_trained_before_their_priors():
     order = [training.name for training in needed_trainings(SYSTEMS.values())]
     assert len(order) == len(set(order)) == len(TRAININGS)
     for training in TRAININGS.values():
@@ -51,41 +38,50 @@ def test_tokenizers_are_trained_before_those_that_learn_their_tokens():
             assert order.index(training.tokenizer) < order.index(training.name)
 
 
-def test_only_what_is_asked_for_is_trained_once():
-    systems = chosen_systems(["vqgan_maskgit", "vqgan_gpt"])
+def test_shared_trainings_are_needed_once():
+    systems = select_systems(["vqgan_maskgit", "vqgan_gpt"])
     assert [system.name for system in systems] == ["vqgan_gpt", "vqgan_maskgit"]
     assert [each.name for each in needed_trainings(systems)] == ["vqgan", "gpt", "maskgit"]
 
 
-def test_a_plan_keeps_the_proportions_of_the_preset(tmp_path):
-    config = CHOSEN.configuration(TRAININGS["vqgan"])
-    changes = schedule(plan_in(tmp_path), TRAININGS["vqgan"], 2 * config.training.num_steps)
+def test_changes_keep_the_proportions_of_the_preset(tmp_path):
+    schedule, training = schedule_in(tmp_path), TRAININGS["vqgan"]
+    num_steps = 2 * schedule.configuration(training).training.num_steps
+    changes = schedule.scaled_changes(training, num_steps)
     assert changes["optimizers.discriminator.start_step"] == 2 * 200
     assert changes["training.num_steps"] == changes["training.eval_every"] == 800
-    short = schedule(plan_in(tmp_path), TRAININGS["vqgan"], 10)
-    assert short["optimizers.autoencoder.warmup_steps"] == 1
-    assert short["optimizers.discriminator.start_step"] == 5
+    short = schedule.training_configuration(training, 10).optimizers
+    assert short.autoencoder.warmup_steps == 1 and short.discriminator.start_step == 5
 
 
 def test_priors_learn_the_tokens_of_their_tokenizer(tmp_path):
-    plan = plan_in(tmp_path, reused={"vqgan": "elsewhere"})
-    changes = schedule(plan, TRAININGS["maskgit"], 10)
-    assert changes["tokenizer"] == "elsewhere"
-    assert changes["data.source"] == f"tokens:{plan.workdir}/tokens/vqgan"
+    schedule = schedule_in(tmp_path, reused={"vqgan": "elsewhere"}, num_steps=10)
+    config = schedule.training_configuration(TRAININGS["maskgit"])
+    assert config.tokenizer == "elsewhere" and config.training.num_steps == 10
+    assert config.data.source == f"tokens:{schedule.workdir}/tokens/vqgan"
 
 
-def test_steps_fill_a_trainings_share_of_the_budget(tmp_path):
-    plan = plan_in(tmp_path)
-    plan.workdir.mkdir()
-    assert not plan.decided("vqgan")
-    assert plan.decide("vqgan", seconds=0.1) == 600  # half of 2 minutes
-    assert plan.decide("vae", seconds=0.1) == 1200
-    assert plan.length("vqgan") == 600
-    assert plan.decided("vqgan") and not plan.finished("vqgan")
-    assert plan.decide("gpt", seconds=1e9) == 2
+def test_commands_list_all_changed_keys(tmp_path):
+    schedule = schedule_in(tmp_path, num_steps=3)
+    command = train_command(schedule, TRAININGS["autoencoder"])
+    assert command.startswith("python -m maskgit_jax.train --config=configs/vae.py:digits ")
+    assert "--config.model.posterior=none" in command
+    assert f"--workdir={schedule.workdir}/autoencoder" in command
+    modules = [line.split()[2] for line in training_commands(schedule, SYSTEMS.values())]
+    assert modules.count("maskgit_jax.train") == 9 and modules.count("maskgit_jax.encode") == 3
 
 
-def test_minutes_are_those_that_the_steps_took(tmp_path):
+def test_trainings_fill_their_share_of_the_budget(tmp_path):
+    schedule = schedule_in(tmp_path)
+    assert not schedule.has_length("vqgan")
+    assert schedule.set_length("vqgan", seconds=0.1) == 600  # half of 2 minutes
+    assert schedule.set_length("vae", seconds=0.1) == 1200
+    assert schedule.length("vqgan") == 600
+    assert schedule.has_length("vqgan") and not schedule.is_finished("vqgan")
+    assert schedule.set_length("gpt", seconds=1e9) == 2
+
+
+def test_training_minutes_are_the_time_of_all_steps(tmp_path):
     lines = [
         {"step": 60, "split": "train", "steps_per_second": 1.0},
         {"step": 60, "split": "eval"},
@@ -93,17 +89,18 @@ def test_minutes_are_those_that_the_steps_took(tmp_path):
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert training_minutes(tmp_path) == pytest.approx(2.0)
-    with pytest.raises(InputError, match="nobody knows how long"):
+    with pytest.raises(InputError, match="is unknown"):
         training_minutes(tmp_path / "other")
 
 
-def test_a_folder_keeps_to_its_plan(tmp_path):
-    plan = plan_in(tmp_path)
-    open_plan(plan)
-    open_plan(plan._replace(num=100))  # figures of other counts lie beside each other
-    assert plan.measured != plan._replace(num=100).measured
+def test_a_workdir_holds_one_schedule(tmp_path):
+    schedule = schedule_in(tmp_path)
+    open_workdir(schedule)
+    more = dataclasses.replace(schedule, num=100)
+    open_workdir(more)  # evaluations with other options have folders of their own
+    assert schedule.evaluations != more.evaluations
     with pytest.raises(InputError, match=r"with minutes 2\.0, not 3\.0; change it back"):
-        open_plan(plan._replace(minutes=3.0))
+        open_workdir(dataclasses.replace(schedule, minutes=3.0))
 
 
 def write_run(folder, step: int) -> None:
@@ -113,81 +110,71 @@ def write_run(folder, step: int) -> None:
     (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
 
 
-def test_what_was_trained_again_is_known_and_its_tokens_are_refused(tmp_path):
-    plan = plan_in(tmp_path, reused={"vqgan": str(tmp_path / "mine")})
+def test_tokens_of_an_earlier_checkpoint_are_refused(tmp_path):
+    schedule = schedule_in(tmp_path, reused={"vqgan": str(tmp_path / "mine")})
     write_run(tmp_path / "mine", 10)
-    assert not plan.encoded("vqgan")
-    plan.tokens("vqgan").mkdir(parents=True)
-    description = {"step": 10, "grids": [[4, 4]]}
-    (plan.tokens("vqgan") / "tokens.json").write_text(json.dumps(description))
-    before = plan.identity("vqgan")
-    assert plan.encoded("vqgan")
+    assert not schedule.is_encoded("vqgan")
+    schedule.tokens("vqgan").mkdir(parents=True)
+    description = {"step": 10, "grids": [[4, 4]], "input": "image"}
+    (schedule.tokens("vqgan") / "tokens.json").write_text(json.dumps(description))
+    before = schedule.identity("vqgan")
+    assert schedule.is_encoded("vqgan")
     write_run(tmp_path / "mine", 20)
-    assert plan.identity("vqgan") != before
+    assert schedule.identity("vqgan") != before
     with pytest.raises(InputError, match="at step 10, which is at 20 now; delete these tokens"):
-        plan.encoded("vqgan")
+        schedule.is_encoded("vqgan")
 
 
-def test_changes_are_read_as_python_writes_them():
+def test_changes_are_python_literals():
     words = [
         "vqgan.model.filters=8",
         "vae.losses.beta=2.0",
         "vqgan.model.channel_multipliers=(1, 2)",
     ]
-    assert read_changes(words) == {
+    assert parse_changes(words) == {
         "vqgan": {"model.filters": 8, "model.channel_multipliers": (1, 2)},
         "vae": {"losses.beta": 2.0},
     }
 
 
 @pytest.mark.parametrize(
-    "word, said",
+    "word, message",
     [
         ("vqgan.model.filters", "STAGE.KEY=VALUE"),
         ("critic.model.width=3", "with a stage of: gpt"),
         ("vqgan=3", "STAGE.KEY=VALUE"),
     ],
 )
-def test_unreadable_changes_are_refused(word, said):
-    with pytest.raises(InputError, match=said):
-        read_changes([word])
-
-
-def test_changes_of_unknown_keys_are_refused():
-    chosen = CHOSEN._replace(changes={"vqgan": {"model.filter": 3}})
-    with pytest.raises(InputError, match=r"vqgan\.model\.filter=.*no such key"):
-        chosen.configuration(TRAININGS["vqgan"])
-
-
-def check(tmp_path, *words: str, **changes) -> None:
-    chosen = CHOSEN._replace(changes=read_changes(words))
-    names = ["vqgan_maskgit"]
-    plan = plan_in(tmp_path, chosen=chosen, **changes)
-    check_trainings(plan, needed_trainings(chosen_systems(names)))
+def test_malformed_changes_are_refused(word, message):
+    with pytest.raises(InputError, match=message):
+        parse_changes([word])
 
 
 @pytest.mark.parametrize(
-    "word, guidance, said",
+    "word, guidance, message",
     [
+        ("vqgan.model.filter=3", 0.0, r"'vqgan' cannot be trained: .* no key 'model.filter'"),
         ("vqgan.model.codebook_size=64", 0.0, r"lineage/vqgan has 64 codes, but .* is 128"),
-        ("maskgit.model.grid=(8, 8)", 0.0, r"makes a grid of \(4, 4\) tokens"),
+        ("maskgit.model.grid=(8, 8)", 0.0, r"\(4, 4\)"),
         ("maskgit.losses.label_dropout_rate=0.0", 1.0, "--guidance needs a MaskGIT that"),
         ("vqgan.training.batch_size=0", 0.0, "must be at least 1"),
         ("vqgan.data.image_size=32", 0.0, "maskgit would have data.image_size 16, others 32"),
     ],
 )
-def test_trainings_that_do_not_fit_are_refused_before_the_first(tmp_path, word, guidance, said):
-    check(tmp_path, guidance=1.0)
-    with pytest.raises(InputError, match=said):
-        check(tmp_path, word, guidance=guidance)
+def test_trainings_that_do_not_fit_are_refused_before_the_first(tmp_path, word, guidance, message):
+    trainings = needed_trainings(select_systems(["vqgan_maskgit"]))
+    check_trainings(schedule_in(tmp_path, guidance=1.0), trainings)
+    changes = parse_changes([word])
+    with pytest.raises(InputError, match=message):
+        check_trainings(schedule_in(tmp_path, changes=changes, guidance=guidance), trainings)
 
 
-def test_what_does_not_exist_is_refused():
-    with pytest.raises(InputError, match="there are: autoencoder, vae"):
-        chosen_systems(["vqgan"])
-    with pytest.raises(InputError, match="NAME=RUN"):
-        read_reused(["vqgan"])
+def test_unknown_names_are_refused():
+    with pytest.raises(InputError, match="choose from autoencoder, vae"):
+        select_systems(["vqgan"])
+    with pytest.raises(InputError, match="TRAINING=RUN"):
+        parse_reused_runs(["vqgan"])
     with pytest.raises(InputError, match="holds no run"):
-        read_reused(["vqgan=/nowhere"])
-    with pytest.raises(InputError, match="for others name a --preset"):
-        preset_of("tfds:cifar10")
+        parse_reused_runs(["vqgan=/nowhere"])
+    with pytest.raises(InputError, match="or a --preset"):
+        default_preset("tfds:cifar10")

@@ -7,15 +7,15 @@ import pytest
 
 from maskgit_jax.arrays import normalize
 from maskgit_jax.configuration import InputError
-from maskgit_jax.data.tokens import open_token_dataset, write_description, write_split
+from maskgit_jax.data.tokens import open_tokens, read_description, write_description, write_split
 from maskgit_jax.stage import join_levels, split_levels
 from maskgit_jax.stages import STAGES, maskgit
 from maskgit_jax.stages.tokenizers import summarize
 from maskgit_jax.stages.vqvae2 import drop_levels, level_grids
 from maskgit_jax.training.step import make_train_step
+from tests.commands import refused
 from tests.example import digits_batch, preset, tiny_config, tiny_stage, tiny_tokenizer
 from tests.stages.test_all_stages import new_state
-from tests.test_commands import refused
 
 
 def level_parts(name, tree, state):
@@ -31,7 +31,10 @@ def level_parts(name, tree, state):
 def test_codebooks_of_running_means_are_set_in_parameters_and_average(name):
     changes = dict(model__codebook_update="ema", optimizers__autoencoder__optimizer="adamw")
     stage, config, frozen = tiny_stage(
-        name, **changes, optimizers__autoencoder__weight_decay=0.5, model__restart_dead_codes_after=3
+        name,
+        **changes,
+        optimizers__autoencoder__weight_decay=0.5,
+        model__restart_dead_codes_after=3,
     )
     state = new_state(stage, config, frozen, digits_batch())
     before = level_parts(name, state.params, state.state)
@@ -51,7 +54,9 @@ def test_codebooks_of_running_means_are_set_in_parameters_and_average(name):
 @pytest.mark.parametrize("name", ["vqvae", "vqvae2"])
 def test_an_unused_codebook_of_running_means_never_moves(name):
     """Far from all latents nothing is chosen but one code, and neither Adam nor decay acts."""
-    stage, config, frozen = tiny_stage(name, model__codebook_update="ema", model__restart_dead_codes_after=0)
+    stage, config, frozen = tiny_stage(
+        name, model__codebook_update="ema", model__restart_dead_codes_after=0
+    )
     variables = jax.jit(stage.init)(jax.random.key(0), digits_batch(), frozen)
     state = new_state(stage, config, frozen, digits_batch())
     chosen = [  # codes that some batch uses
@@ -174,10 +179,10 @@ def test_token_datasets_keep_their_grids_and_maskgit_refuses_two(tmp_path, grids
     for split in ("train", "evaluation"):
         write_split(tmp_path, split, [(rows[:4], np.zeros(4)), (rows[4:], np.ones(2))], 6, 16)
     description = {"codebook_size": 16, "grids": [list(g) for g in grids], "class_names": ["a"]}
-    write_description(tmp_path, description)
-    written = open_token_dataset(str(tmp_path))
-    assert written.grids == grids
-    np.testing.assert_array_equal(written.train[5]["tokens"], rows[5])
+    write_description(tmp_path, {**description, "input": "image"})
+    assert read_description(str(tmp_path))["grids"] == [list(grid) for grid in grids]
+    train = open_tokens(str(tmp_path), preset("maskgit").data).train
+    np.testing.assert_array_equal(train[5]["tokens"], rows[5])
     if len(grids) == 2:
         message = refused(
             "train",
