@@ -40,7 +40,7 @@ if __name__ == "__main__":
     image = torch.from_numpy(recipes.images("inception", (2, 40, 33, 3))).permute(0, 3, 1, 2)
     pool, logits = model(image)
     large = torch.from_numpy(recipes.images("large", (1, 350, 310, 3))).permute(0, 3, 1, 2)
-    resize_images = interpolate_bilinear_2d_like_tensorflow1x(
+    resized = interpolate_bilinear_2d_like_tensorflow1x(
         large.float(), size=(299, 299), align_corners=False
     )
     np.savez_compressed(
@@ -49,6 +49,6 @@ if __name__ == "__main__":
         pool=pool,
         logits=logits,
         spatial=spatial[0][:, :7].permute(0, 2, 3, 1).reshape(2, -1),
-        resize_images=resize_images.permute(0, 2, 3, 1)[0, ::23, ::29],
+        resized=resized.permute(0, 2, 3, 1)[0, ::23, ::29],
     )
     print(pool.std(), logits.std(), spatial[0].std(), spatial[0].max(), pool.max())

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 MEAN = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64).reshape(1, 3, 1, 1)
-DEVIATION = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64).reshape(1, 3, 1, 1)
+STD = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64).reshape(1, 3, 1, 1)
 
 
 class Block(nn.Module):
@@ -56,11 +56,11 @@ class ResNet50(nn.Module):
         return x, pool, self.fc(pool)
 
 
-def prepared(image: torch.Tensor, imagenet_colours: bool = True) -> torch.Tensor:
-    """[B, H, W, 3] in [-1, 1] as the network reads it."""
+def preprocess(image: torch.Tensor) -> torch.Tensor:
+    """Returns the input of the network for images [B, H, W, 3] in [-1, 1]."""
     x = (image.permute(0, 3, 1, 2) + 1) / 2
     x = functional.interpolate(x, (224, 224), mode="bilinear", antialias=True)
-    return (x - MEAN) / DEVIATION if imagenet_colours else x
+    return (x - MEAN) / STD
 
 
 def images(name: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -78,7 +78,7 @@ if __name__ == "__main__":
 
     image = images("resnet", (2, 40, 33, 3)).requires_grad_()
     other = images("other", (2, 40, 33, 3))
-    ours, theirs = model(prepared(image)), model(prepared(other))
+    ours, theirs = model(preprocess(image)), model(preprocess(other))
     stored = {
         "features": ours[0].permute(0, 2, 3, 1)[..., ::16],
         "pool": ours[1],
@@ -89,8 +89,7 @@ if __name__ == "__main__":
         stored[f"{layer}_distance"] = distance
         (slope,) = torch.autograd.grad(distance.sum(), image, retain_graph=True)
         stored[f"{layer}_slope"] = slope
-    stored["large"] = model(prepared(images("large", (1, 350, 310, 3))))[2]
-    stored["plain"] = model(prepared(image, imagenet_colours=False))[2]
+    stored["large"] = model(preprocess(images("large", (1, 350, 310, 3))))[2]
     stored = {name: value.detach().float().numpy() for name, value in stored.items()}
     np.savez_compressed(Path(__file__).with_name("resnet.npz"), shapes=json.dumps(layout), **stored)
     for name, value in stored.items():

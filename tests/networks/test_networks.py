@@ -33,22 +33,24 @@ def test_upsampling_repeats_before_it_convolves():
 
 
 @pytest.mark.parametrize("source", ["input", "output"])
-def test_a_cut_residual_path_is_cut(key, source):
+def test_the_shortcut_of_the_output_cuts_the_residual_path(key, source):
     # With all convolutions zero the official shortcut of the output gives zero, whatever x.
     x = jax.random.normal(key, (1, 4, 4, 8))
     block = ResidualBlock(16, bias=False, shortcut_from=source)
-    params = block.init(key, x)["params"]
+    params = jax.jit(block.init)(key, x)["params"]
     params = {**params, **{n: jax.tree.map(jnp.zeros_like, params[n]) for n in ("conv1", "conv2")}}
-    y = block.apply({"params": params}, x)
+    y = jax.jit(block.apply)({"params": params}, x)
     assert bool((y == 0).all()) == (source == "output")
 
 
-def test_patch_discriminator_of_taming():
-    judge = PatchDiscriminator(norm="batch")
+def test_patch_discriminator_has_the_published_size():
+    discriminator = PatchDiscriminator(norm="batch")
     image = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
-    shapes = jax.eval_shape(lambda k, x: judge.init(k, x, train=True), jax.random.key(0), image)
+    shapes = jax.eval_shape(
+        lambda k, x: discriminator.init(k, x, train=True), jax.random.key(0), image
+    )
     assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == 2_765_633
-    logits = jax.eval_shape(lambda v, x: judge.apply(v, x, train=False), shapes, image)
+    logits = jax.eval_shape(lambda v, x: discriminator.apply(v, x, train=False), shapes, image)
     assert logits.shape == (1, 30, 30, 1)
 
 
@@ -62,8 +64,8 @@ def test_attention_against_numpy(key):
     )
     scores = np.einsum("bqnd,bknd->bnqk", q, k) / 2.0
     weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
-    mixed = np.einsum("bnqk,bknd->bqnd", weights, v).reshape(2, 5, 8)
-    expected = mixed @ np.asarray(params["out"]["kernel"])
+    attended = np.einsum("bnqk,bknd->bqnd", weights, v).reshape(2, 5, 8)
+    expected = attended @ np.asarray(params["out"]["kernel"])
     np.testing.assert_allclose(
         module.apply({"params": params}, x, train=False)[0], expected, atol=1e-5
     )
@@ -84,7 +86,7 @@ def test_stacked_layers_without_positions_are_permutation_equivariant(key, norm)
 
 
 @pytest.mark.slow
-def test_rematerialised_layers_have_the_same_gradient(key):
+def test_rematerialization_changes_no_gradient(key):
     x = jax.random.normal(key, (1, 6, 8))
 
     @partial(jax.jit, static_argnums=0)
