@@ -52,8 +52,8 @@ def mask_ratio(ratio: Array, num_tokens: Array | int, schedule: str) -> Array:
     """
     check_schedule(schedule)
     exponent = _exponent(schedule)
-    ratio, num_tokens = jnp.float32(ratio), jnp.float32(num_tokens)
-    gamma = 1.0 - ratio**exponent if exponent else SCHEDULES[schedule](ratio, num_tokens)
+    ratio, count = jnp.float32(ratio), jnp.float32(num_tokens)
+    gamma = 1.0 - ratio**exponent if exponent else SCHEDULES[schedule](ratio, count)
     return jnp.clip(gamma, 1e-6, 1.0)
 
 

@@ -48,9 +48,7 @@ class DecodeSettings:
         "Scale of the Gumbel noise on the log confidences at the first step; falls linearly to 0.",
         minimum=0,
     )
-    temperature: float = setting(
-        1.0, "Divides the logits before sampling (at the first step).", above=0
-    )
+    temperature: float = setting(1.0, "Divides the logits before sampling.", above=0)
     guidance: float = setting(
         0.0,
         "Scale s of classifier-free guidance, l + s (l - l_null). "
@@ -66,7 +64,7 @@ class DecodeSettings:
         "confidence", "Rule that chooses the tokens to mask again.", choices=DECODERS
     )
     last_temperature: float = setting(
-        0.0, "Temperature at the last step, linear between; 0: as the first.", minimum=0
+        0.0, "Temperature at the last step, linear from temperature; 0: constant.", minimum=0
     )
     guidance_schedule: str = setting(
         "constant", "Guidance scale over the steps.", choices=GUIDANCE_SCHEDULES

@@ -1,8 +1,9 @@
-"""The bidirectional transformer of MaskGIT: masked visual tokens to logits of all of them."""
+"""The bidirectional transformer of MaskGIT: partly masked tokens -> logits of all tokens."""
 
 import chex
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.spmd import with_logical_constraint
 
 from maskgit_jax.arrays import Array
 from maskgit_jax.networks.transformer import (
@@ -17,40 +18,38 @@ EMBEDDING_SCALE = 0.1
 
 
 class MaskGIT(nn.Module):
-    """A BERT over [class token, L image tokens, Lc condition tokens]; logits of image codes only.
+    """A BERT over [class token, L image tokens, Lc condition tokens], with logits of image codes.
 
-    Rows of the embedding table: 0 .. K-1 codes, then the classes, then the mask, then, if
-    trained for guidance, the null class, then the condition's codes; padded to a multiple of
-    `row_multiple`, because odd tables cannot be sharded. 1024 codes and 1000 classes give the
-    official 2025 rows.
+    Rows of the embedding table: the K codes, the classes, the mask token, the null class (if
+    trained for guidance), the condition's codes; padded to a multiple of `row_multiple`, because
+    odd tables cannot be sharded. 1024 codes and 1000 classes give the official 2025 rows.
 
     Attributes:
         codebook_size: K.
         num_classes: Labels are 0 .. num_classes - 1.
-        null_class: Whether label `num_classes` exists and means "no class".
+        null_class: Whether there is a label `num_classes`, "no class".
         num_tokens: L.
-        condition_codebook_size: Codes of the condition image's tokens; 0 without one.
+        condition_codebook_size: Codebook size of the condition tokens; 0 without a condition.
         num_condition_tokens: Lc.
         width: D.
         num_layers: Transformer layers.
         num_heads: Attention heads.
-        mlp_width: Hidden width of each layer's network.
+        mlp_width: Hidden width of the MLPs.
         norm: "post" (official) or "pre", see `TransformerLayer`.
-        head: "tied" (official: a layer, GELU, LayerNorm, then products with the embedding of each
-            code) or "linear" (one layer).
-        initialization: "official" (all of deviation 0.02), or "scaled": kernels of the layers by
-            the width, 0.02 at 1024, and embeddings of deviation 0.1.
-        dropout_rate: Everywhere.
+        head: "tied" (official: dense, GELU, LayerNorm, product with the code embeddings) or
+            "linear".
+        initialization: "official" (standard deviation 0.02 everywhere), or "scaled": kernels of the
+            layers by width, 0.02 at 1024, and embeddings of deviation 0.1.
+        dropout_rate: Of embeddings, attention weights and outputs of the layers.
         attention: "xla" or "cudnn", see `SelfAttention.implementation`.
-        remat: Recompute layers in the backward pass.
-        row_multiple: Of what the embedding table's rows are a multiple.
+        remat: Whether layers are recomputed in the backward pass.
+        row_multiple: The number of rows of the embedding table is a multiple of it.
         dtype: Type of the activations; logits are float32.
 
-    Source: google-research/maskgit nets/maskgit_transformer.py. Differs: only the K code
-    logits are computed (there all 2025 are, and sampling cuts them off); a mask is a flag
-    beside the tokens instead of the token -1. The linear head and the scaled initialization are
-    not official: narrow networks learn to use context in half the steps with them
-    (docs/results.md).
+    Source: google-research/maskgit nets/maskgit_transformer.py. Differs: only the K logits of codes
+    are computed (there all 2025 are, and sampling cuts them off); the mask is an argument instead
+    of token -1. The linear head and the scaled initialization are not official: with them narrow
+    networks learn to use context in half the steps (docs/results/lineage.md).
     """
 
     codebook_size: int
@@ -74,7 +73,7 @@ class MaskGIT(nn.Module):
 
     @property
     def num_rows(self) -> int:
-        """Embedding rows in use, without padding."""
+        """Rows of the embedding table in use, without padding."""
         return self._first_condition_row + self.condition_codebook_size
 
     @property
@@ -98,10 +97,10 @@ class MaskGIT(nn.Module):
 
         Args:
             tokens: int32 [B, L], 0 .. K-1; ignored where masked.
-            mask: bool [B, L], True where the token is to be predicted.
+            mask: bool [B, L].
             label: int32 [B], 0 .. num_classes - 1, or num_classes for "no class".
             train: Whether dropout acts.
-            condition: int32 [B, Lc], where there is one.
+            condition: Condition tokens, int32 [B, Lc], if the network has any.
         """
         x, table = self._features(tokens, mask, label, train, condition)
         return self._head(x, table)
@@ -109,19 +108,20 @@ class MaskGIT(nn.Module):
     def _features(
         self, tokens: Array, mask: Array, label: Array, train: bool, condition: Array | None
     ) -> tuple[Array, Array]:
-        """Returns what the layers make of each image token, [B, L, D], and the embedding table."""
+        """Returns the features of the image tokens, [B, L, D], and the embedding table."""
         chex.assert_shape(tokens, (len(label), self.num_tokens))
         rows = -(-self.num_rows // self.row_multiple) * self.row_multiple
         scaled = self.initialization == "scaled"
-        start = nn.initializers.normal(EMBEDDING_SCALE) if scaled else initialize
-        table = self.param("word_embedding", start, (rows, self.width))
-        read = self._rows(tokens, mask, label)
+        embedding_init = nn.initializers.normal(EMBEDDING_SCALE) if scaled else initialize
+        table = self.param("word_embedding", embedding_init, (rows, self.width))
+        indices = self._rows(tokens, mask, label)
         if self.num_condition_tokens:
+            assert condition is not None, "condition tokens are missing"
             chex.assert_shape(condition, (len(label), self.num_condition_tokens))
-            read = jnp.concatenate([read, self._first_condition_row + condition], axis=1)
-        x = jnp.take(table, read, axis=0)  # [B, 1 + L + Lc, D]
-        positions = self.param("position_embedding", start, x.shape[1:])
-        x = nn.with_logical_constraint(x + positions[None], ("batch", "length", "embed"))
+            indices = jnp.concatenate([indices, self._first_condition_row + condition], axis=1)
+        x = jnp.take(table, indices, axis=0)  # [B, 1 + L + Lc, D]
+        positions = self.param("position_embedding", embedding_init, x.shape[1:])
+        x = with_logical_constraint(x + positions[None], ("batch", "length", "embed"))
         if self.norm == "post":
             x = layer_norm(self._epsilon, self.dtype, "embedding_norm")(x)
         x = Dropout(self.dropout_rate)(x.astype(self.dtype), deterministic=not train)
@@ -142,16 +142,19 @@ class MaskGIT(nn.Module):
         return x[:, 1 : 1 + self.num_tokens], table
 
     def _rows(self, tokens: Array, mask: Array, label: Array) -> Array:
+        """Returns the rows of the embedding table of class and image tokens, int32 [B, 1 + L]."""
         mask_row = self.codebook_size + self.num_classes
         class_row = self.codebook_size + label
         class_row = jnp.where(label == self.num_classes, mask_row + 1, class_row)
         image_rows = jnp.where(mask, mask_row, tokens)
-        return jnp.concatenate([class_row[:, None], image_rows], axis=1)  # [B, L+1]
+        return jnp.concatenate([class_row[:, None], image_rows], axis=1)
 
     def _head(self, x: Array, table: Array) -> Array:
         if self.head == "linear":
-            dense = dict(kernel_init=initialize, dtype=self.dtype, name="head_codes")
-            return nn.Dense(self.codebook_size, **dense)(x).astype(jnp.float32)
+            dense = nn.Dense(
+                self.codebook_size, kernel_init=initialize, dtype=self.dtype, name="head_codes"
+            )
+            return dense(x).astype(jnp.float32)
         x = nn.Dense(self.width, kernel_init=initialize, dtype=self.dtype, name="head_dense")(x)
         x = layer_norm(self._epsilon, self.dtype, "head_norm")(nn.gelu(x))
         bias = self.param("head_bias", nn.initializers.zeros, (len(table),))

@@ -1,4 +1,4 @@
-"""Token-Critic: which tokens of a map are real, and which a generator made."""
+"""Token-Critic: tokens -> log odds that each is real and not generated."""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -9,10 +9,9 @@ from maskgit_jax.priors.maskgit import MaskGIT
 
 
 class TokenCritic(MaskGIT):
-    """MaskGIT's transformer over tokens of which none is masked, with one log odds for each.
+    """MaskGIT's transformer over unmasked tokens, with one log odds for each token.
 
-    Its parameters are named as the generator's but for the head, so that it can begin with what
-    that has learnt.
+    Its parameters have the generator's names except the head's, so that it can start from them.
 
     Source: Lezama et al. 2022, Improved Masked Image Generation with Token-Critic.
     """

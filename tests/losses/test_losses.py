@@ -42,13 +42,13 @@ def test_adversarial_losses_against_numpy(kind):
     rng = np.random.default_rng(0)
     real, fake = rng.normal(size=(2, 4, 3, 3, 1)).astype(np.float32)
     if kind == "hinge":
-        judge = 0.5 * (np.maximum(0, 1 - real).mean() + np.maximum(0, 1 + fake).mean())
-        fool = -fake.mean()
+        discriminator = 0.5 * (np.maximum(0, 1 - real).mean() + np.maximum(0, 1 + fake).mean())
+        generator = -fake.mean()
     else:
-        judge = np.log1p(np.exp(-real)).mean() + np.log1p(np.exp(fake)).mean()
-        fool = np.log1p(np.exp(-fake)).mean()
-    np.testing.assert_allclose(discriminator_loss(real, fake, kind), judge, rtol=1e-5)
-    np.testing.assert_allclose(generator_loss(fake, kind), fool, rtol=1e-5)
+        discriminator = np.log1p(np.exp(-real)).mean() + np.log1p(np.exp(fake)).mean()
+        generator = np.log1p(np.exp(-fake)).mean()
+    np.testing.assert_allclose(discriminator_loss(real, fake, kind), discriminator, rtol=1e-5)
+    np.testing.assert_allclose(generator_loss(fake, kind), generator, rtol=1e-5)
 
 
 def test_an_unknown_adversarial_loss_is_refused():
@@ -57,7 +57,7 @@ def test_an_unknown_adversarial_loss_is_refused():
 
 
 def test_adaptive_weight_is_the_ratio_of_gradient_norms():
-    # image = kernel * 3; d faithful / d kernel = 3 * 2 k * 3, d adversarial / d kernel = 5 * 3.
+    # image = 3 k; d reconstruction / d k = 3 * 2 k * 3, d adversarial / d k = 5 * 3.
     kernel = jnp.asarray([2.0])
     weight = adaptive_weight(
         lambda image: (image**2).sum(), lambda image: 5 * image.sum(), lambda k: 3 * k, kernel
@@ -86,28 +86,30 @@ def test_cross_entropy_with_smoothing_against_numpy():
     np.testing.assert_allclose(token_cross_entropy(logits, tokens, 0.1), expected, rtol=1e-5)
 
 
-def test_uniform_logits_cost_log_k_whatever_the_smoothing():
+def test_uniform_logits_have_cross_entropy_log_k_with_any_smoothing():
     loss = token_cross_entropy(jnp.zeros((1, 2, 7)), jnp.zeros((1, 2), jnp.int32), 0.3)
     np.testing.assert_allclose(loss, np.log(7), rtol=1e-6)
 
 
-def test_mean_over_selected_counts_examples_equally_and_survives_an_empty_mask():
+def test_masked_mean_is_per_example_and_0_for_an_empty_mask():
     values = jnp.asarray([[1.0, 3.0], [5.0, 7.0], [9.0, 9.0]])
     selected = jnp.asarray([[True, True], [False, True], [False, False]])
     np.testing.assert_allclose(masked_mean(values, selected), [2.0, 7.0, 0.0])
 
 
-def test_the_mean_is_of_examples_or_of_tokens():
+def test_reduction_over_examples_or_tokens():
     values = jnp.asarray([[1.0, 3.0, 8.0], [5.0, 7.0, 9.0]])
     selected = jnp.asarray([[True, True, False], [False, True, False]])
     assert reduce_masked(values, selected, "examples") == (2.0 + 7.0) / 2
     np.testing.assert_allclose(reduce_masked(values, selected, "tokens"), 11.0 / 3, rtol=1e-6)
 
 
-def test_any_order_bits_are_the_likelihood_of_an_independent_model():
-    # Where tokens are independent, every order costs the same: the bound is the entropy.
-    chances = np.asarray([[0.5, 0.25, 0.125]])
+def test_any_order_bits_are_exact_for_independent_tokens():
+    # For independent tokens every order gives the same likelihood.
+    probabilities = np.asarray([[0.5, 0.25, 0.125]])
     mask = np.asarray([[[1, 1, 1]], [[1, 0, 0]], [[0, 1, 0]], [[0, 0, 1]]], bool)
-    bits = [float(any_order_nll_bits(jnp.log(1 / jnp.asarray(chances)), row)[0]) for row in mask]
+    bits = [
+        float(any_order_nll_bits(jnp.log(1 / jnp.asarray(probabilities)), row)[0]) for row in mask
+    ]
     np.testing.assert_allclose(bits[0], 2.0, rtol=1e-6)
     np.testing.assert_allclose(bits[1:], [1.0, 2.0, 3.0], rtol=1e-6)

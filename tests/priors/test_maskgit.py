@@ -21,7 +21,7 @@ def logits(module, params, tokens, mask, label):
 
 def test_the_paper_model_has_172457193_parameters():
     config = preset("maskgit", "imagenet256")
-    module = maskgit.prior(config)
+    module = maskgit.build_network(config)
     shape = (1, module.num_tokens)
     params = jax.eval_shape(
         lambda key: module.init(
@@ -39,22 +39,22 @@ def test_the_paper_model_has_172457193_parameters():
 @pytest.mark.parametrize(
     "changes", [{"norm": "post"}, {"norm": "pre", "head": "linear", "initialization": "scaled"}]
 )
-def test_hidden_tokens_cannot_be_seen_and_known_ones_are(key, changes):
+def test_logits_depend_on_unmasked_tokens_only(key, changes):
     module = small(**changes)
     mask = [[True, True, False, False]]
     params = module.init(
         key, jnp.zeros((1, 4), int), jnp.asarray(mask), jnp.zeros(1, int), train=False
     )
-    one, other, third = (
+    first, other_masked, other_known = (
         logits(module, params, [tokens], mask, [0])
         for tokens in ([0, 1, 2, 3], [5, 5, 2, 3], [0, 1, 2, 4])
     )
-    np.testing.assert_array_equal(one, other)
-    assert one.shape == (1, 4, 6)
-    assert abs(one - third).max() > 1e-6
+    np.testing.assert_array_equal(first, other_masked)
+    assert first.shape == (1, 4, 6)
+    assert abs(first - other_known).max() > 1e-6
 
 
-def test_the_scaled_start_is_that_of_width_1024(key):
+def test_the_scaled_initialization_is_that_of_width_1024(key):
     module = small(width=64, num_tokens=16, initialization="scaled", head="linear")
     tokens = jnp.zeros((1, 16), int)
     params = module.init(key, tokens, tokens > 0, jnp.zeros(1, int), train=False)["params"]
@@ -66,7 +66,7 @@ def test_the_scaled_start_is_that_of_width_1024(key):
         np.testing.assert_allclose(params[name].std(), 0.1, rtol=0.1)
 
 
-def test_each_label_and_the_null_class_have_their_own_row():
+def test_each_label_and_the_null_class_have_an_embedding():
     rows = small()._rows(
         jnp.asarray([[5, 0, 1, 2]]), jnp.asarray([[False, True, False, True]]), jnp.asarray([2])
     )
@@ -76,18 +76,18 @@ def test_each_label_and_the_null_class_have_their_own_row():
     assert small().num_rows == 11
 
 
-def test_a_condition_has_rows_of_its_own_and_is_read(key):
+def test_condition_tokens_have_embeddings_and_change_the_logits(key):
     module = small(condition_codebook_size=4, num_condition_tokens=2)
     assert module.num_rows == 15
     tokens, label = jnp.zeros((1, 4), int), jnp.zeros(1, int)
     mask = jnp.ones((1, 4), bool)
     params = module.init(key, tokens, mask, label, False, jnp.zeros((1, 2), int))
 
-    def given(condition):
+    def logits_given(condition):
         return module.apply(params, tokens, mask, label, False, jnp.asarray([condition]))
 
-    assert given([0, 0]).shape == (1, 4, 6)
-    assert abs(given([0, 3]) - given([0, 0])).max() > 1e-6
+    assert logits_given([0, 0]).shape == (1, 4, 6)
+    assert abs(logits_given([0, 3]) - logits_given([0, 0])).max() > 1e-6
     rows = jax.grad(
         lambda p: module.apply(p, tokens, mask, label, False, jnp.asarray([[0, 3]])).sum()
     )(params)["params"]["word_embedding"]
