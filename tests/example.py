@@ -11,7 +11,7 @@ from maskgit_jax.configuration import apply_changes, load_config
 from maskgit_jax.data.loader import eval_batches, train_batches
 from maskgit_jax.data.sources import open_sources
 from maskgit_jax.stage import Stage, Variables
-from maskgit_jax.stages import STAGES
+from maskgit_jax.stages import stage_module
 from maskgit_jax.training.loop import Trainer, TrainingData
 from maskgit_jax.training.sharding import make_mesh
 
@@ -131,21 +131,25 @@ def digits_batch(size: int = 16, start: int = 0) -> dict[str, np.ndarray]:
 
 
 def tiny_tokenizer(name: str = "vqgan", **changes) -> tuple[Stage, Variables]:
-    stage = STAGES[name].build(tiny_config(name, **changes), {})
+    stage = stage_module(name).build(tiny_config(name, **changes), {})
     return stage, jax.jit(stage.init)(jax.random.key(7), digits_batch(), {})
 
 
 def tiny_stage(name: str, **changes) -> tuple[Stage, ConfigDict, dict[str, Variables]]:
     config = tiny_config(name, **changes)
     if name in FIRST_STAGE_NAMES:
-        return STAGES[name].build(config, {}), config, {}
+        return stage_module(name).build(config, {}), config, {}
     if name == "token_critic":
         generator, _, inner = tiny_stage("maskgit", losses__label_dropout_rate=0.1)
         made = jax.jit(generator.init)(jax.random.key(8), digits_batch(), inner)
         stages = {"generator": generator, "tokenizer": tiny_tokenizer()[0]}
-        return STAGES[name].build(config, stages), config, {"generator": made, **inner}
+        return stage_module(name).build(config, stages), config, {"generator": made, **inner}
     tokenizer, variables = tiny_tokenizer(tokenizer_stage(config))
-    return STAGES[name].build(config, {"tokenizer": tokenizer}), config, {"tokenizer": variables}
+    return (
+        stage_module(name).build(config, {"tokenizer": tokenizer}),
+        config,
+        {"tokenizer": variables},
+    )
 
 
 def tokenizer_stage(config: ConfigDict) -> str:

@@ -1,4 +1,4 @@
-"""Several processes as one program: the commands as a user starts them on two hosts."""
+"""Several processes as one program: the commands as users start them on two hosts."""
 
 import json
 import os
@@ -12,10 +12,10 @@ import time
 import numpy as np
 import pytest
 
-from maskgit_jax.distributed import _FILTER, _PEER_LINE, PEER_DIED
-from maskgit_jax.training.checkpoint import checkpoint_folder, saved_steps
+from maskgit_jax.distributed import PEER_DIED
+from maskgit_jax.training.variables import checkpoint_folder, saved_steps
+from tests.commands import refused
 from tests.example import ROOT, TINY
-from tests.test_commands import refused
 
 SHORT = {"training.batch_size": 16, "training.log_every": 2, "training.eval_every": 4,
          "training.preview_every": 4, "training.checkpoint_every": 4}  # fmt: skip
@@ -46,54 +46,48 @@ def pair(module: str, *arguments: str) -> list[subprocess.Popen]:
     ]
 
 
-def finish(*processes: subprocess.Popen, code: int = 0) -> list[str]:
-    """Waits for all, and returns what they wrote; none is left behind."""
+def finish(*processes: subprocess.Popen) -> list[str]:
+    """Waits until all processes succeed and returns their output."""
     try:
-        written = ["\n".join(process.communicate(timeout=120)) for process in processes]
+        output = ["\n".join(process.communicate(timeout=120)) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [code] * len(processes), written
-    return written
+    assert [process.returncode for process in processes] == [0] * len(processes), output
+    return output
 
 
 def losses(workdir) -> dict[int, dict[str, float]]:
-    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    found: dict[int, dict[str, float]] = {}
-    for line in lines:
-        found.setdefault(line["step"], {}).update(
-            {
-                key: value
-                for key, value in line.items()
-                if isinstance(value, float) and "per_second" not in key
-            }
+    steps: dict[int, dict[str, float]] = {}
+    for line in map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines()):
+        steps.setdefault(line["step"], {}).update(
+            (key, value)
+            for key, value in line.items()
+            if isinstance(value, float) and "per_second" not in key
         )
-    return found
-
-
-def samples(workdir, out, *flags: str) -> list[str]:
-    return ["--num=24", "--labels=0,3,7", f"--workdir={workdir}", f"--out={out}", *flags]
+    return steps
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Tokenizer and MaskGIT, trained by one process of 8 devices, and in parts by two of 4."""
+    """A tokenizer and a MaskGIT, trained by one process of 8 devices and by two of 4."""
     root = tmp_path_factory.mktemp("processes")
     one, two = root / "one", root / "two"
     frozen = f"--config.tokenizer={one}/vqgan"
     finish(command("train", *training("vqgan", one / "vqgan", 8), devices=8))
     finish(*pair("train", *training("vqgan", two / "vqgan", 4)))
-    finish(command("train", *training("vqgan", two / "vqgan", 8), devices=8))  # by two, then one
+    finish(command("train", *training("vqgan", two / "vqgan", 8), devices=8))  # two, then one
     mesh = "--config.mesh.fsdp=4"
     finish(command("train", *training("maskgit", one / "maskgit", 8, frozen), devices=8))
     shutil.copytree(one / "maskgit", two / "maskgit")
     shutil.rmtree(checkpoint_folder(two / "maskgit") / "8")
-    finish(*pair("train", *training("maskgit", two / "maskgit", 8, frozen, mesh)))  # and reverse
+    finish(*pair("train", *training("maskgit", two / "maskgit", 8, frozen, mesh)))  # one, then two
     return one, two
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["vqgan", "maskgit"])
-def test_two_processes_learn_what_one_learns(runs, stage):
+def test_two_processes_train_like_one(runs, stage):
     one, two = (losses(root / stage) for root in runs)
     assert list(one) == list(two) == [2, 4, 6, 8]
     for step, expected in one.items():
@@ -102,11 +96,12 @@ def test_two_processes_learn_what_one_learns(runs, stage):
     assert len(list((runs[1] / stage / "previews").iterdir())) >= 1
 
 
-def test_two_processes_draw_what_one_draws(runs, tmp_path):
-    workdir = runs[1] / "maskgit"
-    finish(command("sample", *samples(workdir, tmp_path / "one.npz"), devices=8))
-    written = finish(*pair("sample", *samples(workdir, tmp_path / "two.npz")))
-    assert [text.count("wrote 24 images") for text in written] == [1, 0]
+@pytest.mark.slow
+def test_two_processes_sample_like_one(runs, tmp_path):
+    flags = ["--num=24", "--labels=0,3,7", f"--workdir={runs[1] / 'maskgit'}"]
+    finish(command("sample", *flags, f"--out={tmp_path / 'one.npz'}", devices=8))
+    output = finish(*pair("sample", *flags, f"--out={tmp_path / 'two.npz'}"))
+    assert [text.count("wrote 24 images") for text in output] == [1, 0]
     one, two = (np.load(tmp_path / f"{name}.npz") for name in ("one", "two"))
     np.testing.assert_array_equal(one["images"], two["images"])
 
@@ -119,58 +114,32 @@ def until_step(processes, workdir, step: int) -> None:
         time.sleep(0.1)
 
 
-def test_sigterm_to_one_saves_one_step_on_both_and_one_process_goes_on(tmp_path):
+@pytest.mark.slow
+def test_sigterm_to_one_process_stops_both_at_one_step(tmp_path):
     processes = pair("train", *training("vae", tmp_path, 100_000))
     until_step(processes, tmp_path, 6)
     processes[1].send_signal(signal.SIGTERM)
-    written = finish(*processes)
+    output = finish(*processes)
     (stopped,) = saved_steps(tmp_path)[-1:]
-    assert f"stopped at step {stopped} of 100000; saved" in written[0]
+    assert f"stopped at step {stopped} of 100000; saved" in output[0]
     process = command("train", *training("vae", tmp_path, stopped + 2), devices=8)
     assert f"at step {stopped}" in finish(process)[0]
     assert saved_steps(tmp_path)[-1] == stopped + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
-def test_when_one_dies_the_other_ends_with_one_line(tmp_path, victim):
+def test_when_one_process_dies_the_other_ends(tmp_path, victim):
     processes = pair("train", *training("vae", tmp_path, 100_000))
     until_step(processes, tmp_path, 4)
     processes[victim].kill()
-    begin = time.monotonic()
     other = processes[1 - victim]
     _, errors = other.communicate(timeout=60)
     processes[victim].communicate()
-    assert time.monotonic() - begin < 60
-    # By itself, or aborted by JAX, if that found out first: in the middle of whatever it did.
-    assert other.returncode == PEER_DIED or other.returncode < 0
-    lines = [line for line in errors.splitlines() if "Gloo]" not in line]
-    assert len(lines) == 1, lines
-    (line,) = lines
-    assert line.startswith("error: another process of this run ended")
-
-
-def test_a_process_that_falls_silent_is_told_in_one_line_too():
-    """What process 0 of JAX 0.10.2 wrote 30 s after the other was stopped, between lines of ours.
-
-    The record of the silence has three lines, of which only the first says whose it is.
-    """
-    place = "E1126 19:41:53.903673    2559 coordination_service"
-    written = [
-        "warning: ours",
-        f"{place}.cc:1549] [1019344725602722269] Use error polling to propagate the "
-        "following error to all tasks: UNAVAILABLE: The following tasks are unhealthy (stopped "
-        "sending heartbeats):",
-        "1",
-        "The tasks have crashed. Check the task logs for an earlier error, or scheduler events "
-        "(e.g. preemption, eviction) to debug further. "
-        "[type.googleapis.com/tensorflow.CoordinationServiceError='']",
-        f"{place}_agent.cc:289] Polled an error from coordination service (this can be an error "
-        "from this or another task).",
-        "*** Check failure stack trace: ***",
-    ]
-    command = [sys.executable, "-S", "-c", _FILTER, _PEER_LINE]
-    shown = subprocess.run(command, input="\n".join(written), text=True, capture_output=True)
-    assert shown.stderr.splitlines() == ["warning: ours", _PEER_LINE]
+    # Ended by itself with one line of ours, or aborted by JAX if JAX noticed it first.
+    assert other.returncode == PEER_DIED or other.returncode < 0, errors
+    if other.returncode == PEER_DIED:
+        assert "error: another process of this run died" in errors
 
 
 @pytest.mark.parametrize(
@@ -181,5 +150,5 @@ def test_a_process_that_falls_silent_is_told_in_one_line_too():
         (["--coordinator=here:1", "--num_processes=2", "--process_id=2"], "at most 1"),
     ],
 )
-def test_processes_that_cannot_meet_are_refused(flags, message):
+def test_invalid_process_flags_are_refused(flags, message):
     assert message in refused("train", *flags)

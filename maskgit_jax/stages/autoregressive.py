@@ -331,9 +331,7 @@ def build(
     Raises:
         InputError: The tokenizer does not fit.
     """
-    tokenizer = frozen["tokenizer"].exports
-    assert isinstance(tokenizer, Tokenizer)
-    check_tokenizer(config, tokenizer)
+    tokenizer = check_tokenizer(config, frozen["tokenizer"].exports)
     stage = AutoregressiveStage(config, tokenizer, levels, settings, condition_tokenizer)
     exports = Generator(
         stage.sample,

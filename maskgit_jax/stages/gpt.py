@@ -11,8 +11,11 @@ from maskgit_jax.stages import autoregressive
 from maskgit_jax.stages.token_priors import (
     check_attention,
     condition_tokenizer,
+    tokenizer_runs,
     validate_condition,
 )
+
+needs = tokenizer_runs
 
 
 def validate(config: ConfigDict) -> None:

@@ -31,8 +31,11 @@ from maskgit_jax.stages.token_priors import (
     encode_condition,
     encode_tokens,
     show_conditions,
+    tokenizer_runs,
     validate_condition,
 )
+
+needs = tokenizer_runs
 
 
 def validate(config: ConfigDict) -> None:

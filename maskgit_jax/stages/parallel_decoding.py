@@ -108,10 +108,16 @@ class ParallelDecodingStage:
         self, variables: Variables, inputs: Batch, key: Key, settings: DecodeSettings
     ) -> Array:
         """Returns images in [-1, 1], [B, H, W, C]; known pixels are preserved exactly."""
-        tokens, mask = known_tokens(self.tokenizer, variables, inputs, self.tokenizer.grids)
-        tokens, _ = self.fill(variables, inputs, tokens, mask, key, settings)
+        tokens = self.sample_tokens(variables, inputs, key, settings)
         image = self.tokenizer.decode(variables.frozen["tokenizer"], tokens)
         return paste_known_pixels(image, inputs)
+
+    def sample_tokens(
+        self, variables: Variables, inputs: Batch, key: Key, settings: DecodeSettings
+    ) -> Array:
+        """Returns the tokens of the images that `sample` returns, int32 [B, L]."""
+        tokens, mask = known_tokens(self.tokenizer, variables, inputs, self.tokenizer.grids)
+        return self.fill(variables, inputs, tokens, mask, key, settings)[0]
 
     def sample_classes(self, variables: Variables, batch: Batch, key: Key) -> Array:
         """Returns as many images as the batch has, of the classes in turn."""
@@ -142,4 +148,5 @@ class ParallelDecodingStage:
             accepts=("image", "mask"),
             fill=self.fill,
             null_label=self.null_label,
+            sample_tokens=self.sample_tokens,
         )

@@ -9,6 +9,9 @@ from maskgit_jax.decoding.settings import AutoregressiveSettings
 from maskgit_jax.priors.pixelcnn import PixelCNN
 from maskgit_jax.stage import Stage
 from maskgit_jax.stages import autoregressive
+from maskgit_jax.stages.token_priors import tokenizer_runs
+
+needs = tokenizer_runs
 
 
 def validate(config: ConfigDict) -> None:

@@ -10,10 +10,13 @@ from maskgit_jax.decoding.settings import AutoregressiveSettings
 from maskgit_jax.priors.pixelsnail import PixelSNAIL
 from maskgit_jax.stage import Stage
 from maskgit_jax.stages import autoregressive
-from maskgit_jax.stages.token_priors import token_grids
+from maskgit_jax.stages.token_priors import token_grids, tokenizer_runs
 
 LEVELS = {1: ("top",), **LEVEL_NAMES}
 """Number of token maps -> names of the networks, coarsest first."""
+
+
+needs = tokenizer_runs
 
 
 def validate(config: ConfigDict) -> None:

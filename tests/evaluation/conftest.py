@@ -33,9 +33,9 @@ def mesh():
     return make_mesh(base_config().mesh)
 
 
-@pytest.fixture
-def options(mesh, tmp_path):
-    return EvaluationOptions(mesh, tmp_path / "cache", batch_size=80)
+@pytest.fixture(scope="session")
+def options(mesh, tmp_path_factory):
+    return EvaluationOptions(mesh, tmp_path_factory.mktemp("cache"), batch_size=80)
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,7 @@ def measure(real, extractor, options, tmp_path):
     return evaluate
 
 
+@pytest.mark.slow
 def test_real_images_pass(measure, generated):
     metrics = measure(generated)
     assert metrics["sample_duplicates"] == metrics["novelty_train_copies"] == 0
@@ -44,6 +45,7 @@ def test_real_images_pass(measure, generated):
     assert 0.8 < metrics["density"] < 1.2
 
 
+@pytest.mark.slow
 def test_one_repeated_image_has_duplicates_and_low_recall_and_coverage(measure, generated):
     metrics = measure(np.repeat(generated[:1], COUNT, axis=0))
     assert metrics["sample_duplicates"] == COUNT - 1
@@ -51,6 +53,7 @@ def test_one_repeated_image_has_duplicates_and_low_recall_and_coverage(measure, 
     assert metrics["inception_score"] == pytest.approx(1.0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_training_images_have_copies_and_no_novelty(measure, real):
     metrics = measure(real.training.images[:COUNT])
     assert metrics["precision"] > 0.95, "metrics of fidelity do not notice"
@@ -59,6 +62,7 @@ def test_training_images_have_copies_and_no_novelty(measure, real):
     assert metrics["novelty_closer_than_heldout_pixels"] > 0.99
 
 
+@pytest.mark.slow
 def test_noise_and_a_single_class_are_caught(measure, digits, generated):
     good = measure(generated)
     noise = measure(np.random.default_rng(0).integers(0, 256, (COUNT, 16, 16, 1), np.uint8))
@@ -86,6 +90,7 @@ def test_labels_add_classifier_accuracy_and_accuracy_score(
     assert score.real_value == accuracy.real_value and not results.skipped
 
 
+@pytest.mark.slow
 def test_classifier_without_labels_learns_rotations(real, mesh, monkeypatch):
     monkeypatch.setattr(classifier, "STEPS", 5)
     trained = classifier.fit_classifier(real.training, 0, mesh)
@@ -105,6 +110,7 @@ def test_duplicates_are_counted_across_batches():
     assert count_duplicates(image_set(images), 7) == expected > 0
 
 
+@pytest.mark.slow
 def test_search_of_training_images_resumes_bit_for_bit(real, extractor, tmp_path):
     digests = hash_images(real.held_out.images)
     pixels = downsample_pixels(real.held_out.images)

@@ -1,4 +1,4 @@
-"""What the page says of figures."""
+"""The table, the sentences and the page of a lineage."""
 
 import base64
 import io
@@ -8,29 +8,29 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskgit_jax.lineage.comparison import number, sentences, table
-from maskgit_jax.lineage.measure import Pictures, Result
-from maskgit_jax.lineage.report import Page, markdown_table, write_page
+from maskgit_jax.lineage.comparison import describe, format_number, table
+from maskgit_jax.lineage.measure import Examples, Result
+from maskgit_jax.lineage.report import Report, markdown_table, write_report
 from maskgit_jax.lineage.systems import SYSTEMS
 
 
-def result(name: str, tokens: int = 0, passes: int | None = 1, **figures) -> Result:
-    seconds = None if passes is None else 0.002 * passes
-    own = {key: (value, 0.5 if key == "recall" else None) for key, value in figures.items()}
+def result(name: str, tokens: int = 0, nfe: int | None = 1, **metrics) -> Result:
+    seconds = None if nfe is None else 0.002 * nfe
+    pairs = {key: (value, 0.5 if key == "recall" else None) for key, value in metrics.items()}
     return Result(
-        name, own, 1000, tokens, passes, seconds, {name: 2.0}, {}, 100, "here", "", {}, {}
+        name, pairs, 1000, tokens, nfe, seconds, {name: 2.0}, {}, 100, "machine", "", {}, {}
     )
 
 
 RESULTS = {
-    "autoencoder": result("autoencoder", passes=None, reconstruction_mse=0.01),
+    "autoencoder": result("autoencoder", nfe=None, reconstruction_mse=0.01),
     "vae": result(
         "vae",
         reconstruction_mse=0.02,
         bits_per_dimension=7.0,
         frechet_distance=40.0,
         recall=0.6,
-        copies=0,
+        novelty_train_copies=0,
     ),
     "vqgan_gpt": result(
         "vqgan_gpt",
@@ -41,7 +41,7 @@ RESULTS = {
         bits_per_token=4.0,
         frechet_distance=10.0,
         recall=0.604,
-        copies=0,
+        novelty_train_copies=0,
     ),
     "vqgan_maskgit": result(
         "vqgan_maskgit",
@@ -51,46 +51,58 @@ RESULTS = {
         bits_per_token_bound=5.0,
         frechet_distance=12.0,
         recall=0.7,
-        copies=0,
+        novelty_train_copies=0,
     ),
 }
 CELLS = {title: cells for _, title, cells in table(RESULTS)}
 
 
-def test_a_step_is_told_with_what_it_gained_and_what_it_lost():
-    told = sentences(SYSTEMS["vqgan_gpt"], RESULTS)  # the two systems between are not here
-    better, worse = told.split("Better than VAE: ")[1].split("Not better: ")
-    assert "square error, pixels in [0, 1] 0.005 instead of 0.02" in better
+def test_a_system_is_compared_with_the_nearest_evaluated_predecessor():
+    text = describe(SYSTEMS["vqgan_gpt"], RESULTS)  # the two systems in between have no result
+    better, worse = text.split("Better than VAE: ")[1].split("Worse: ")
+    assert "squared error, pixels in [0, 1] 0.005 instead of 0.02" in better
     assert "Frechet distance 10 instead of 40" in better
-    assert "network passes an image 50 instead of 1" in worse
-    assert "Equal, or nearly: recall." in worse  # within a fiftieth
-    assert "copies" not in told  # neither copies anything
+    assert "network evaluations (NFE) per image 50 instead of 1" in worse
+    assert "About equal: recall." in worse  # within 2%
+    assert "copies" not in text  # neither system copies anything
 
 
-def test_a_shared_tokenizer_is_not_told_twice():
-    told = sentences(SYSTEMS["vqgan_maskgit"], RESULTS)
-    assert "Better than VQGAN + GPT: recall" in told and "square error" not in told
-    assert "Frechet distance 12 instead of 10" in told.split("Not better")[1]
+def test_a_shared_tokenizer_is_not_compared():
+    text = describe(SYSTEMS["vqgan_maskgit"], RESULTS)
+    assert "Better than VQGAN + GPT: recall" in text and "squared error" not in text
+    assert "Frechet distance 12 instead of 10" in text.split("Worse")[1]
 
 
-def test_what_only_the_later_one_has_is_new():
-    told = sentences(SYSTEMS["vae"], RESULTS)
-    assert "New: bits per pixel value, at most 7; Frechet distance 40" in told
-    assert "Not better: mean square error, pixels in [0, 1] 0.02 instead of 0.01" in told
-    assert "Better" not in sentences(SYSTEMS["autoencoder"], RESULTS)
+def test_metrics_that_the_predecessor_lacks_are_new():
+    text = describe(SYSTEMS["vae"], RESULTS)
+    assert "New: bits per dimension (upper bound) 7; Frechet distance 40" in text
+    assert "Worse: mean squared error, pixels in [0, 1] 0.02 instead of 0.01" in text
+    assert "Better" not in describe(SYSTEMS["autoencoder"], RESULTS)
 
 
-def test_the_best_of_each_row_is_bold_and_what_is_missing_a_dash():
+def test_the_best_remasking_decoder_is_named():
+    name = "vqgan_maskgit_remasking"
+    distances = {"self_critic": 3.0, "remask:cap": 2.0}
+    remasking = RESULTS["vqgan_maskgit"]._replace(
+        name=name, decoder="remask:cap, 8 steps", decoder_distances=distances
+    )
+    text = describe(SYSTEMS[name], {name: remasking})
+    assert "Decoder: remask:cap, 8 steps, the best remasking decoder by" in text
+    assert "(remask:cap 2, self_critic 3)" in text
+
+
+def test_the_best_value_of_each_row_is_bold():
     assert CELLS["Frechet distance"] == ["–", "–", "40", "**10**", "12"]
     assert CELLS["recall"] == ["0.5", "–", "0.6", "0.604", "**0.7**"]
-    assert "LPIPS" not in CELLS  # nobody has it
-    assert CELLS["parameters"] == ["–", "1,000", "1,000", "1,000", "1,000"]  # no better, no worse
+    assert "LPIPS" not in CELLS  # no system has it
+    assert CELLS["parameters"] == ["–", "1,000", "1,000", "1,000", "1,000"]  # neither is better
+    assert CELLS["milliseconds per image"] == ["–", "–", "**2**", "100", "18"]
 
 
-def test_likelihoods_of_tokens_are_none_of_pixels():
-    assert CELLS["bits per pixel value, at most"] == ["–", "–", "7", "–", "–"]
-    assert CELLS["bits per token (MaskGIT: at most)"] == ["–", "–", "–", "4", "5"]
-    assert CELLS["bits of an image's tokens"] == ["–", "–", "–", "196", "245"]
+def test_likelihoods_of_tokens_and_pixels_have_rows_of_their_own():
+    assert CELLS["bits per dimension (upper bound)"] == ["–", "–", "7", "–", "–"]
+    assert CELLS["bits per token (MaskGIT: upper bound)"] == ["–", "–", "–", "4", "5"]
+    assert CELLS["bits per image (tokens)"] == ["–", "–", "–", "196", "245"]
 
 
 @pytest.mark.parametrize(
@@ -99,39 +111,29 @@ def test_likelihoods_of_tokens_are_none_of_pixels():
      (1389553, "1,389,553"), (0.9999, "1")],
 )  # fmt: skip
 def test_numbers_are_short(value, text):
-    assert number(value) == text
+    assert format_number(value) == text
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (20, 8, 8, 3), np.uint8)
-    pictures = {
-        name: Pictures(images[:10], images[10:], None if name == "autoencoder" else images)
+def test_the_page_contains_its_images(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)
+    examples = {
+        name: Examples(images[:10], images[10:], None if name == "autoencoder" else images)
         for name in RESULTS
     }
-    folder = tmp_path_factory.mktemp("page")
-    write_page(folder, Page("A & B", ["On <this> day."], RESULTS, pictures, ["GPT"], ["python"]))
-    return folder
+    write_report(tmp_path, Report("A & B", ["In <this> note."], RESULTS, examples, ["python"]))
 
-
-def test_the_page_needs_no_other_file(page):
-    text = (page / "lineage.html").read_text()
-    pictures = re.findall(r'src="([^"]*)"', text)
-    assert len(pictures) == 4 + 3  # restored by all, made by all but the autoencoder
-    for picture in pictures:
-        kind, data = picture.split(",")
+    text = (tmp_path / "lineage.html").read_text()
+    sources = re.findall(r'src="([^"]*)"', text)
+    assert len(sources) == 4 + 3  # reconstructions of all, samples of all but the autoencoder
+    for source in sources:
+        kind, data = source.split(",")
         assert kind == "data:image/png;base64"
-        shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
-        assert shown.shape[2] == 3 and shown.shape[1] > 10 * 48 - 1
-    assert "A &amp; B" in text and "On &lt;this&gt; day." in text
-    assert "Not evaluated yet: GPT." in text
+        grid = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+        assert grid.shape[2] == 3 and grid.shape[1] >= 10 * 48
+    assert "A &amp; B" in text and "In &lt;this&gt; note." in text
     assert "<td><b>10</b></td>" in text
 
-
-def test_markdown_holds_the_same_table_and_picture(page):
-    text = (page / "lineage.md").read_text()
-    assert markdown_table(RESULTS) in text
-    assert "(lineage.png)" in text
-    with Image.open(page / "lineage.png") as picture:
-        assert picture.width > 1000
+    text = (tmp_path / "lineage.md").read_text()
+    assert markdown_table(RESULTS) in text and "(lineage.png)" in text
+    with Image.open(tmp_path / "lineage.png") as figure:
+        assert figure.width > 1000

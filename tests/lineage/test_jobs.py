@@ -1,90 +1,80 @@
-"""The commands behind the page, and how they are stopped."""
+"""The jobs of a lineage: order, progress, interruption."""
 
-import os
-import signal
-import threading
-
+import jax
 import pytest
 
 from maskgit_jax.configuration import InputError
-from maskgit_jax.lineage.jobs import Stopped, Task, run_all, tasks
-from maskgit_jax.lineage.systems import SYSTEMS, chosen_systems
-from tests.lineage.test_schedule import plan_in
+from maskgit_jax.evaluation.options import EvaluationOptions
+from maskgit_jax.lineage.jobs import Job, list_jobs, run_jobs
+from maskgit_jax.lineage.systems import select_systems
+from maskgit_jax.training.sharding import all_devices
+from tests.lineage.test_schedule import schedule_in
 
 
-def task(*command: str, done: bool = False) -> Task:
-    return Task("something", lambda: list(command), lambda: None, lambda: done)
+class Recorder:
+    """Jobs that note their titles; a job is done after it ran, if it finishes."""
+
+    def __init__(self):
+        self.ran = []
+
+    def job(self, title: str, finishes: bool = True, error: type | None = None) -> Job:
+        def run() -> None:
+            self.ran.append(title)
+            if error is not None:
+                raise error("message")
+
+        return Job(title, run, lambda: finishes and title in self.ran, lambda: 2.0)
 
 
-def titles(plan, *names: str) -> list[str]:
-    return [each.title for each in tasks(plan, chosen_systems(names), ["--flag"])]
+def titles(schedule, *names: str) -> list[str]:
+    options = EvaluationOptions(all_devices(), schedule.workdir / "cache")
+    return [job.title for job in list_jobs(schedule, select_systems(names), options, "command")]
 
 
-def test_all_is_done_in_an_order_that_works(tmp_path):
-    assert titles(plan_in(tmp_path), "vae", "vqgan_gpt") == [
-        "measuring how fast vae, vqgan train here",
+def test_jobs_are_in_an_order_that_works(tmp_path):
+    assert titles(schedule_in(tmp_path), "vae", "vqgan_gpt") == [
+        "measuring the training speed of vae, vqgan",
         "training vae",
         "training vqgan",
-        "encoding the images by vqgan",
-        "measuring how fast gpt train here",
+        "encoding the images with vqgan",
+        "measuring the training speed of gpt",
         "training gpt",
-        "evaluating all systems and writing the page",
+        "evaluating VAE",
+        "evaluating VQGAN + GPT",
     ]
 
 
-def test_nothing_is_measured_that_needs_not_be(tmp_path):
-    steps = plan_in(tmp_path, num_steps=3, reused={"vqgan": "elsewhere"})
-    assert titles(steps, "vqgan_maskgit") == [
-        "encoding the images by vqgan",
+def test_given_lengths_and_reused_runs_need_no_jobs(tmp_path):
+    schedule = schedule_in(tmp_path, num_steps=3, reused={"vqgan": "elsewhere"})
+    assert titles(schedule, "vqgan_maskgit") == [
+        "encoding the images with vqgan",
         "training maskgit",
-        "evaluating all systems and writing the page",
+        "evaluating VQGAN + MaskGIT",
     ]
 
 
-def test_commands_say_all_that_differs_from_a_preset(tmp_path):
-    plan = plan_in(tmp_path, num_steps=3)
-    todo = {each.title: each for each in tasks(plan, list(SYSTEMS.values()), ["--flag"])}
-    command = todo["training autoencoder"].command()
-    assert command[:2] == ["maskgit_jax.train", "--config=configs/vae.py:digits"]
-    assert "--config.model.posterior=none" in command
-    assert f"--workdir={plan.workdir}/autoencoder" in command
-    last = todo["evaluating all systems and writing the page"].command()
-    assert last == ["maskgit_jax.lineage", "--flag", "--task=evaluate"]
+def test_finished_jobs_are_skipped_and_compiled_programs_released(capsys, monkeypatch):
+    cleared = []
+    monkeypatch.setattr(jax, "clear_caches", lambda: cleared.append(True))
+    recorder = Recorder()
+    jobs = [recorder.job("first"), recorder.job("second"), recorder.job("third")]
+    recorder.ran.append("first")
+    assert run_jobs(jobs)
+    assert recorder.ran == ["first", "second", "third"] and len(cleared) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "[1 of 3] first: done"
+    assert lines[1].startswith("[2 of 3] second, about 2.0 minutes; training left: 4.0 minutes")
 
 
-def test_what_is_done_is_not_done_again(capsys):
-    run_all([task("no_such_module", done=True)])
-    assert "[1 of 1] something: done" in capsys.readouterr().out
+@pytest.mark.parametrize("stopped", [{"finishes": False}, {"error": KeyboardInterrupt}])
+def test_jobs_after_a_stopped_one_do_not_run(stopped):
+    recorder = Recorder()
+    assert not run_jobs([recorder.job("stopped", **stopped), recorder.job("next")])
+    assert recorder.ran == ["stopped"]
 
 
-def test_a_command_that_fails_is_named():
-    with pytest.raises(InputError, match=r"failed \(exit code 1\): python -m no_such_module -x"):
-        run_all([task("no_such_module", "-x")])
-
-
-def test_a_training_that_was_stopped_by_others_is_not_taken_for_finished():
-    with pytest.raises(InputError, match="something ended before its end; start this command"):
-        run_all([task("site")])
-    run_all([task("site")._replace(keeps_going=True)])
-
-
-def test_a_wish_to_stop_reaches_the_command(tmp_path, monkeypatch):
-    # The command says that it runs, and ends well when it is asked to.
-    (tmp_path / "waits.py").write_text(
-        "import pathlib, signal, sys, time\n"
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n"
-        f"pathlib.Path({str(tmp_path)!r}, 'runs').touch()\n"
-        "time.sleep(60)\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-
-    def ask() -> None:
-        while not (tmp_path / "runs").exists():
-            stopped.wait(0.05)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    stopped = threading.Event()
-    threading.Thread(target=ask, daemon=True).start()
-    with pytest.raises(Stopped):
-        run_all([task("waits"), task("no_such_module")])
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+def test_errors_of_a_job_end_the_lineage():
+    recorder = Recorder()
+    with pytest.raises(InputError, match="message"):
+        run_jobs([recorder.job("failing", error=InputError), recorder.job("next")])
+    assert recorder.ran == ["failing"]

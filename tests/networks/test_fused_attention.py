@@ -9,7 +9,7 @@ import pytest
 
 from maskgit_jax.configuration import InputError
 from maskgit_jax.networks.transformer import SelfAttention, fused_attention
-from maskgit_jax.stages import STAGES
+from maskgit_jax.stages import stage_module
 from tests.example import tiny_config
 
 PLAIN = jax.nn.dot_product_attention
@@ -74,4 +74,4 @@ def test_odd_lengths_are_padded_for_the_kernel(kernel_calls):
 def test_fused_attention_is_refused_without_a_kernel(name):
     config = tiny_config(name, model__attention="cudnn")
     with pytest.raises(InputError, match="attention=cudnn is for bfloat16 on NVIDIA GPUs"):
-        STAGES[name].validate(config)
+        stage_module(name).validate(config)

@@ -32,7 +32,7 @@ def test_share_out_of_range_is_refused(keep):
 
 def test_probabilities_of_a_classifier_from_a_file(tmp_path):
     network, shape = ImageClassifier(10), (16, 16, 1)
-    params = network.init(jax.random.key(0), jnp.zeros((1, *shape)))["params"]
+    params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, *shape)))["params"]
     leaves = jax.tree.leaves(params)
     path = tmp_path / "classifier.npz"
     write_arrays(path, {f"{number:03d}": leaf for number, leaf in enumerate(leaves)})
@@ -42,7 +42,7 @@ def test_probabilities_of_a_classifier_from_a_file(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (11, *shape), np.uint8)
     labels = np.arange(11) % 10
     found = class_probabilities(classifier, images, labels, mesh, 8)
-    _, logits = network.apply({"params": params}, images / 127.5 - 1)
+    _, logits = jax.jit(network.apply)({"params": params}, images / np.float32(127.5) - 1)
     expected = jax.nn.softmax(logits)[np.arange(11), labels]
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     data.num_classes = 7

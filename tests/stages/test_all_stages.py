@@ -9,7 +9,7 @@ import pytest
 
 from maskgit_jax.arrays import to_uint8
 from maskgit_jax.stage import Variables
-from maskgit_jax.stages import STAGES
+from maskgit_jax.stages import stage_module
 from maskgit_jax.training.sharding import PARAMETER_AXES, make_mesh, path_name, tree_shardings
 from maskgit_jax.training.step import make_create_state, make_train_step, network_gradients
 from tests.example import (
@@ -163,13 +163,13 @@ def test_every_parameter_matches_one_row_of_the_sharding_table(stage_name, prese
     stages = {}
     if stage_name in PRIOR_NAMES:
         name = "vqgan" if stage_name == "token_critic" else tokenizer_stage(config)
-        stages["tokenizer"] = STAGES[name].build(preset(name, preset_name), {})
+        stages["tokenizer"] = stage_module(name).build(preset(name, preset_name), {})
     if stage_name == "token_critic":
         inner = preset("maskgit", preset_name).unlock()
         inner.data.num_classes = config.data.num_classes
-        stages["generator"] = STAGES["maskgit"].build(inner, stages)
-    STAGES[stage_name].validate(config)
-    stage = STAGES[stage_name].build(config, stages)
+        stages["generator"] = stage_module("maskgit").build(inner, stages)
+    stage_module(stage_name).validate(config)
+    stage = stage_module(stage_name).build(config, stages)
     abstract = jax.eval_shape(make_create_state(stage, config), jax.random.key(0), batch, {})
     mesh = make_mesh(type(config)(dict(layout="data", data=2, fsdp=2, tensor=2)))
     shardings = tree_shardings(abstract, mesh)  # raises for a name without a row

@@ -9,7 +9,7 @@ import pytest
 
 from maskgit_jax.configuration import InputError
 from maskgit_jax.stage import Variables
-from maskgit_jax.stages import STAGES
+from maskgit_jax.stages import stage_module
 from maskgit_jax.stages.token_critic import critic_errors
 from tests.example import digits_batch, tiny_config, tiny_stage, tiny_tokenizer
 
@@ -31,7 +31,7 @@ def image_conditional_stage():
     tokenizer, variables = tiny_tokenizer()
     condition, condition_variables = tiny_tokenizer("vqvae", data__input="edges")
     stages = {"tokenizer": tokenizer, "condition_tokenizer": condition}
-    stage = STAGES["maskgit"].build(config, stages)
+    stage = stage_module("maskgit").build(config, stages)
     frozen = {"tokenizer": variables, "condition_tokenizer": condition_variables}
     return stage, jax.jit(stage.init)(jax.random.key(0), batch_with_edges(), frozen)
 
@@ -116,7 +116,7 @@ def test_a_critic_needs_a_class_conditional_maskgit():
     gpt, _, _ = tiny_stage("gpt")
     for generator in (tokenizer, gpt):
         with pytest.raises(InputError, match="is no run of a class-conditional MaskGIT"):
-            STAGES["token_critic"].build(
+            stage_module("token_critic").build(
                 tiny_config("token_critic"), {"generator": generator, "tokenizer": tokenizer}
             )
 
@@ -137,4 +137,4 @@ def test_a_critic_needs_a_class_conditional_maskgit():
 )
 def test_invalid_configurations_are_refused(stage, changes, message):
     with pytest.raises(InputError, match=message):
-        STAGES[stage].validate(tiny_config(stage, **changes))
+        stage_module(stage).validate(tiny_config(stage, **changes))

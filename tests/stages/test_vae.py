@@ -10,18 +10,18 @@ from scipy.stats import multivariate_normal
 
 from maskgit_jax.arrays import normalize
 from maskgit_jax.configuration import InputError
+from maskgit_jax.decoding.settings import PriorSettings
 from maskgit_jax.losses.elbo import importance_weighted_bound
 from maskgit_jax.metrics.posterior import maximum_likelihood_sigma2, probabilistic_pca
 from maskgit_jax.stage import generator_of
-from maskgit_jax.stages import STAGES
+from maskgit_jax.stages import stage_module
 from maskgit_jax.stages.likelihoods import pixel_likelihood
-from maskgit_jax.stages.vae import PriorSettings
 from maskgit_jax.training.sharding import path_name
 from maskgit_jax.training.step import network_gradients
 from tests.example import ROOT, digits_batch, tiny_config, tiny_stage
 
 AUTOENCODER = {"model__posterior": "none", "training__best_metric": "reconstruction_mse"}
-FIXED = {"model__sigma_is": "fixed", "model__sigma": 0.5}
+FIXED = {"model__sigma_mode": "fixed", "model__sigma": 0.5}
 
 
 def started(**changes):
@@ -40,7 +40,7 @@ def loss_of(stage, variables, step=0, seed=1):
     "changes",
     [
         {"model__network": "linear"},
-        {"model__sigma_is": "learned"},
+        {"model__sigma_mode": "learned"},
         {"model__likelihood": "logistic_mixture", "model__num_mixtures": 2},
         {"model__likelihood": "bernoulli"},
         AUTOENCODER,
@@ -202,7 +202,7 @@ def test_an_autoencoder_has_no_prior():
         ({"model__network": "deep"}, "network is 'deep'; allowed: convolutional, linear"),
         ({"model__posterior": "laplace"}, "posterior is 'laplace'"),
         ({"model__likelihood": "student"}, "allowed: gaussian, bernoulli, logistic_mixture"),
-        ({"model__sigma_is": "large"}, "sigma_mode is 'large'; allowed: fixed, learned, optimal"),
+        ({"model__sigma_mode": "large"}, "sigma_mode is 'large'; allowed: fixed, learned, optimal"),
         ({"model__sigma": 0.0}, "sigma is 0.0"),
         ({"model__binarization": "none"}, "binarization is 'none'"),
         ({"model__num_mixtures": 0}, "num_mixtures is 0"),
@@ -221,7 +221,7 @@ def test_an_autoencoder_has_no_prior():
 )
 def test_what_cannot_work_is_refused(changes, message):
     with pytest.raises(InputError, match=message):
-        STAGES["vae"].validate(tiny_config("vae", **changes))
+        stage_module("vae").validate(tiny_config("vae", **changes))
 
 
 def linear_vae():
@@ -235,7 +235,7 @@ def test_a_trained_linear_vae_is_probabilistic_pca():
     oracle = linear_vae()
     images = oracle.digits()
     flat = np.asarray(normalize(images)).reshape(len(images), -1)
-    fixed = {"model__sigma_is": "fixed", "model__sigma": 0.5**0.5}
+    fixed = {"model__sigma_mode": "fixed", "model__sigma": 0.5**0.5}
     found, exact = (
         oracle.train(images, **fixed, training__num_steps=6000),
         probabilistic_pca(flat, 8, 0.5),
@@ -258,7 +258,7 @@ def test_learned_noise_of_a_linear_vae_is_the_likeliest():
 @pytest.mark.parametrize("sigma2,alive", [(1.9, 3), (1.3, 4)])
 def test_directions_die_where_the_noise_passes_their_eigenvalue(sigma2, alive):
     oracle = linear_vae()
-    fixed = {"model__sigma_is": "fixed", "model__sigma": sigma2**0.5}
+    fixed = {"model__sigma_mode": "fixed", "model__sigma": sigma2**0.5}
     found = oracle.train(oracle.digits(), **fixed, training__num_steps=4000, model__num_latents=6)
     assert found.active == alive
     assert (found.kl[alive:] < 0.01).all() and (found.kl[:alive] > 0.02).all()

@@ -7,25 +7,25 @@ from maskgit_jax.arrays import normalize
 from maskgit_jax.configuration import InputError
 from maskgit_jax.networks.lpips import lpips_distance
 from maskgit_jax.stage import Variables
-from maskgit_jax.stages import STAGES, vqgan
+from maskgit_jax.stages import vqgan
 from maskgit_jax.stages.tokenizers import summarize
 from maskgit_jax.training.sharding import path_name
-from maskgit_jax.training.step import make_train_step, network_gradients
+from maskgit_jax.training.step import make_create_state, make_train_step, network_gradients
 from tests.example import digits_batch, preset, tiny_config, tiny_stage
 from tests.networks.test_perceptual import params_of
 from tests.stages.test_all_stages import new_state
 
 ALL_LOSSES = {
     "losses__perceptual": "lpips",
-    "losses__judge_weight": 0.5,
+    "losses__perceptual_weight": 0.5,
     "losses__r1_weight": 2.0,
     "losses__lecam_weight": 3.0,
     "losses__lecam_decay": 0.75,
 }
 
 
-def test_the_adaptive_game_with_batch_statistics():
-    """taming's recipe: adaptive weight, batch norm, a discriminator that starts later."""
+def test_adaptive_weight_with_batch_norm():
+    """taming's recipe: adaptive weight, batch norm, a late discriminator."""
     stage, config, frozen = tiny_stage(
         "vqgan",
         losses__adaptive_weight=True,
@@ -48,32 +48,34 @@ def test_the_adaptive_game_with_batch_statistics():
 
 def test_usage_and_perplexity_over_a_split_by_hand():
     means = {"psnr": jnp.float32(20.0), "codebook_histogram": jnp.asarray([0.5, 0.5, 0.0, 0.0])}
-    figures = summarize(means)
-    assert figures["codebook_usage"] == 0.5 and figures["psnr"] == 20.0
-    np.testing.assert_allclose(figures["codebook_perplexity"], 2.0, rtol=1e-6)
+    metrics = summarize(means)
+    assert metrics["codebook_usage"] == 0.5 and metrics["psnr"] == 20.0
+    np.testing.assert_allclose(metrics["codebook_perplexity"], 2.0, rtol=1e-6)
 
 
 @pytest.fixture(scope="module")
-def judge():
-    return {"judge": Variables({"network": params_of("lpips")}, {}, {})}
+def perceptual():
+    return {"perceptual": Variables({"network": params_of("lpips")}, {}, {})}
 
 
 def losses_at(stage, variables, step):
     return jax.jit(stage.losses)(variables, digits_batch(), jax.random.key(1), jnp.int32(step))
 
 
-def test_all_judges_enter_the_losses_as_written(judge):
-    """Each term against an independent computation, with taming's discriminator of patches."""
+def test_losses_with_all_terms_by_hand(perceptual):
+    """Each term against an independent computation, with taming's patch discriminator."""
     stage, config, _ = tiny_stage("vqgan", **ALL_LOSSES)
-    variables = jax.jit(stage.init)(jax.random.key(0), digits_batch(), judge)
+    variables = jax.jit(stage.init)(jax.random.key(0), digits_batch(), perceptual)
     image = normalize(jnp.asarray(digits_batch()["image"]))
     losses, (state, metrics) = losses_at(stage, variables, 5)
     exports = stage.exports
     decoded = jax.jit(lambda v: exports.decode(v, exports.encode(v, image)))(variables)
-    distance = jax.jit(lpips_distance)(judge["judge"].params["network"], image, decoded).mean()
+    distance = jax.jit(lpips_distance)(
+        perceptual["perceptual"].params["network"], image, decoded
+    ).mean()
     np.testing.assert_allclose(metrics["perceptual_loss"], 0.5 * distance, rtol=1e-3)
 
-    discriminator = vqgan.networks(config).discriminator
+    discriminator = vqgan.build_discriminator(config)
     params = {"params": variables.params["discriminator"]}
 
     def logits_of(x):
@@ -95,14 +97,14 @@ def test_all_judges_enter_the_losses_as_written(judge):
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
-def test_with_all_judges_gradients_reach_both_players(judge, adaptive):
+def test_gradients_with_all_terms_reach_both_networks(perceptual, adaptive):
     changes = {"discriminator__kind": "stylegan", "losses__adaptive_weight": adaptive}
     stage, config, _ = tiny_stage("vqgan", **ALL_LOSSES, **changes)
-    variables = jax.jit(stage.init)(jax.random.key(0), digits_batch(), judge)
+    variables = jax.jit(stage.init)(jax.random.key(0), digits_batch(), perceptual)
     gradients, _, _, _ = jax.jit(
         lambda v: network_gradients(stage, v, digits_batch(), jax.random.key(1), jnp.int32(5))
     )(variables)
-    assert set(gradients) == {"autoencoder", "discriminator"}, "the judge is no player"
+    assert set(gradients) == {"autoencoder", "discriminator"}
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
         name = path_name(path)
         assert bool(jnp.isfinite(leaf).all()), name
@@ -110,24 +112,25 @@ def test_with_all_judges_gradients_reach_both_players(judge, adaptive):
             assert float(abs(leaf).max()) > 0, name
 
 
-def test_a_judge_is_not_part_of_what_is_saved(judge):
+def test_the_perceptual_network_is_not_saved(perceptual):
     stage, config, _ = tiny_stage("vqgan", **ALL_LOSSES)
-    state = new_state(stage, config, judge, digits_batch())
+    create_state = make_create_state(stage, config)
+    state = jax.eval_shape(create_state, jax.random.key(0), digits_batch(), perceptual)
     names = {path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)}
     assert not any("vgg16" in name for name in names)
     assert any("lecam_real" in name for name in names)
 
 
-def test_the_official_tokenizer_is_a_preset():
+def test_the_preset_of_the_official_tokenizer():
     """google-research/magvit's recipe of MaskGIT, on pixels in [-1, 1]."""
     config = preset("vqgan", "imagenet256")
-    STAGES["vqgan"].validate(config)
+    stage_module("vqgan").validate(config)
     assert (
         config.losses.perceptual == "resnet50_features" and config.losses.perceptual_weight == 0.1
     )
     assert config.losses.r1_weight == 10 * 4 and config.losses.reconstruction_weight == 1 / 4
     image = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
-    discriminator = vqgan.networks(config).discriminator
+    discriminator = vqgan.build_discriminator(config)
     shapes = jax.eval_shape(
         lambda key, x: discriminator.init(key, x, train=True), jax.random.key(0), image
     )
@@ -137,10 +140,10 @@ def test_the_official_tokenizer_is_a_preset():
 @pytest.mark.parametrize(
     "changes,message",
     [
-        ({"losses__perceptual": "vgg"}, "judge is 'vgg'; allowed: , lpips"),
+        ({"losses__perceptual": "vgg"}, "perceptual is 'vgg'; allowed: , lpips"),
         ({"losses__perceptual": "lpips", "data__image_size": 8}, "images of 16 pixels or more"),
-        ({"losses__judge_weight": -1.0}, "perceptual_weight is -1.0"),
-        ({"losses__judge_file": "vgg.pth"}, "name the network of these weights"),
+        ({"losses__perceptual_weight": -1.0}, "perceptual_weight is -1.0"),
+        ({"losses__perceptual_weights": "vgg.pth"}, "set it to the network of these weights"),
         ({"discriminator__max_width": 0}, "max_width is 0"),
         ({"losses__lecam_decay": 1.0}, "lecam_decay is 1.0"),
         ({"discriminator__kind": "transformer"}, "kind is 'transformer'; allowed: patch"),
@@ -149,6 +152,6 @@ def test_the_official_tokenizer_is_a_preset():
         ({"discriminator__num_layers": 5}, "too many for images of 16"),
     ],
 )
-def test_judges_that_cannot_work_are_refused(changes, message):
+def test_invalid_configurations_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
-        STAGES["vqgan"].validate(tiny_config("vqgan", **changes))
+        stage_module("vqgan").validate(tiny_config("vqgan", **changes))
