@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the launchers share; it is sourced, never run.
+# Functions of all launchers; sourced, never run.
 set -euo pipefail
 
 if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
@@ -8,15 +8,15 @@ if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
 fi
 
 dry_run=
-exec 3>&1 # where a dry run prints, also from inside of $(...)
+exec 3>&1 # a dry run prints here, also from inside $(...)
 
-# Wrong use: one line, exit code 2.
+# Invalid arguments: one line, exit code 2.
 fail() {
     printf 'error: %s\n' "$*" >&2
     exit 2
 }
 
-# The world refused: one line, exit code 1.
+# Any other failure: one line, exit code 1.
 die() {
     printf 'error: %s\n' "$*" >&2
     exit 1
@@ -26,13 +26,13 @@ note() {
     [[ -n $dry_run ]] || printf '%s: %s\n' "${0##*/}" "$*" >&2
 }
 
-# Prints the comment at the top of the script, which is its manual.
+# Prints the comment at the top of the script, its help text.
 usage() {
     sed -n -e '1d' -e '/^#SBATCH/d' -e '/^#/!q' -e 's/^# \{0,1\}//p' "$0"
     exit 0
 }
 
-# Prints the arguments as one line that a shell reads back as they are.
+# Prints the arguments as one line that a shell parses back into the same arguments.
 quoted() {
     local word line=
     for word in "$@"; do
@@ -44,13 +44,13 @@ quoted() {
     printf '%s\n' "$line"
 }
 
-# Runs a command, or in a dry run prints it. No command may read what is typed at the launcher.
+# Runs a command, or prints it in a dry run. No command may read the stdin of the launcher.
 run() {
     if [[ -n $dry_run ]]; then quoted "$@" >&3; else "$@" </dev/null; fi
 }
 
-# Like run, for a command whose answer decides what comes next: ask ASSUMED COMMAND..., where
-# ASSUMED is what a dry run takes for the answer.
+# Like run, for a command whose output decides the next step: ask ASSUMED COMMAND..., where ASSUMED
+# is the output that a dry run assumes.
 ask() {
     local assumed=$1
     shift
@@ -58,16 +58,16 @@ ask() {
     [[ -z $dry_run || -z $assumed ]] || printf '%s\n' "$assumed"
 }
 
-# The words of a training command: everything from -m on.
+# Checks the arguments of a training command: everything from -m on.
 require_command() {
     local word
-    (($# >= 2)) || fail "no command: end with what python shall run, such as" \
+    (($# >= 2)) || fail "no command: end with the arguments of python, such as" \
         "-m maskgit_jax.train --config=configs/maskgit.py:imagenet256"
-    for word in "$@"; do # who asks for a dry run must not get a real one
-        [[ $word != --dry-run ]] || fail "--dry-run stands behind -m; it belongs before"
+    for word in "$@"; do # a misplaced --dry-run must not start a real run
+        [[ $word != --dry-run ]] || fail "--dry-run is after -m; put it before"
     done
 }
 
 require_number() { # OPTION VALUE
-    [[ $2 =~ ^[0-9]+$ ]] || fail "$1 is '$2'; it is a whole number"
+    [[ $2 =~ ^[0-9]+$ ]] || fail "$1 is '$2'; it must be a whole number"
 }

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# The main process of a container: python, that a cluster can tell "finished" from "interrupted".
+# The main process of a container: runs python so that a cluster can tell "finished" from
+# "interrupted".
 #
 # Usage: launch/container_main.sh -m MODULE ARGUMENTS
 #
-# When a pod is taken away the trainer is told (SIGTERM), saves and ends with 0, as if it were
-# finished. This ends with 143 then, so that the job is started again (launch/xpk.sh).
+# When a pod is evicted, the trainer gets SIGTERM, saves and ends with 0, as if it had finished.
+# This script then ends with 143, so that the job is restarted (launch/xpk.sh).
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "$0")/common.sh"
@@ -12,7 +13,7 @@ source "$(dirname "$0")/common.sh"
 require_command "$@"
 
 stopped=''
-trap 'stopped=yes; kill -TERM $! 2>/dev/null || true' TERM # of a container only this one is told
+trap 'stopped=yes; kill -TERM $! 2>/dev/null || true' TERM # only this process gets it
 "${PYTHON:-python}" "$@" &
 code=0
 wait $! || code=$?

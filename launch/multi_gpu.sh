@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs a command on all GPUs of this host, or some, in one process: JAX sees them all.
+# Runs a command in one process on all or some GPUs of this host.
 #
 # Usage: launch/multi_gpu.sh [--gpus=0,1,...] [--dry-run] -m MODULE ARGUMENTS
 #
@@ -20,7 +20,7 @@ while (($#)); do
         --dry-run) dry_run=yes ;;
         --gpus=*)
             gpus=${1#*=}
-            [[ $gpus =~ ^[0-9]+(,[0-9]+)*$ ]] || fail "--gpus is '$gpus'; it is numbers with commas"
+            [[ $gpus =~ ^[0-9]+(,[0-9]+)*$ ]] || fail "--gpus is '$gpus'; use numbers, as in 0,1"
             settings+=("CUDA_VISIBLE_DEVICES=$gpus")
             ;;
         -m) break ;;
@@ -34,5 +34,5 @@ command=(env "${settings[@]}" "${PYTHON:-python}" "$@")
 if [[ -n $dry_run ]]; then
     run "${command[@]}"
 else
-    exec "${command[@]}" # signals reach the trainer itself, which saves on SIGTERM and Ctrl-C
+    exec "${command[@]}" # so that signals reach the trainer, which saves on SIGTERM and Ctrl-C
 fi

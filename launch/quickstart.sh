@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains a tokenizer and MaskGIT on the embedded digits and writes a picture of samples.
+# Trains a tokenizer and MaskGIT on the bundled digits and writes an image of samples.
 # A few minutes on 2 CPU cores. Usage: launch/quickstart.sh [FOLDER], default runs/quickstart.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU slice, of one worker or of many, from its creation to the end of training.
+# Trains on a Cloud TPU slice with one or many workers, from its creation to the end of training.
 #
 # Usage: launch/tpu_pod.sh VERB --name=NAME --zone=ZONE --project=PROJECT [OPTIONS]
 #
-#   run ... -m MODULE ARGUMENTS   creates the slice, or takes the one of this name; installs the
+#   run ... -m MODULE ARGUMENTS   creates the slice, or reuses the one of this name; installs the
 #                                 checked-out commit on all workers; starts the same command on
-#                                 all, detached; follows worker 0's log. If the slice is taken away
-#                                 it begins again with a new one, and the trainer resumes from its
-#                                 checkpoint. Ends with the exit code of the command. Broken off
-#                                 (Ctrl-C), the training goes on; the same call follows it again.
+#                                 all, detached; follows the log of worker 0. If the slice is
+#                                 preempted, starts again with a new one, and the trainer resumes
+#                                 from its checkpoint. Ends with the exit code of the command. After
+#                                 Ctrl-C the training continues; the same call follows it again.
 #   logs [--worker=0]             follows a worker's log
 #   status                        shows the request, the slice and the command on every worker
 #   stop                          asks the trainer to save and end
@@ -16,17 +16,17 @@
 #
 # Options of run:
 #   --type=v5litepod-16     slice: v2 v3 v4 v5litepod v5p v6e, a dash, and the number in its name
-#   --spot | --reserved     cheap and taken away at any time | from your reservation
+#   --spot | --reserved     cheap and preemptible | from your reservation
 #   --bucket=NAME           mounts the Cloud Storage bucket at /mnt/runs on all workers, for
 #                           --workdir=/mnt/runs/...; it should have a hierarchical namespace
-#   --no-bucket             without; then a slice of many workers needs other shared storage
-#   --max-restarts=10       how often to begin again
-#   --delete-at-end         deletes the slice when the command has ended, well or not
+#   --no-bucket             no bucket; a slice of many workers then needs other shared storage
+#   --max-restarts=10       number of restarts
+#   --delete-at-end         deletes the slice when the command has ended, successfully or not
 #   --env=NAME=VALUE        environment of the command; may be given more than once
 #   --runtime-version=V     image of the workers; default by --type
 #   --create-flag=FLAG      more for `queued-resources create`; may be given more than once
-#   --poll=30               seconds between looks at the state
-# All verbs: --dry-run prints the commands, assuming that nothing goes wrong, and runs none.
+#   --poll=30               seconds between queries of the state
+# All verbs: --dry-run prints the commands, assuming that none fails, and runs none.
 #
 #   launch/tpu_pod.sh run --name=maskgit --zone=us-central2-b --project=mine --type=v4-32 --spot \
 #       --bucket=my-runs -m maskgit_jax.train --config=configs/maskgit.py:imagenet256 \
@@ -80,7 +80,7 @@ parse() {
 
 check() {
     [[ $name =~ ^[a-z]([a-z0-9-]*[a-z0-9])?$ ]] ||
-        fail "--name is '$name'; it is small letters, digits and dashes"
+        fail "--name is '$name'; use lowercase letters, digits and dashes"
     [[ -n $zone ]] || fail "--zone is missing, such as --zone=us-central2-b"
     [[ -n $project ]] || fail "--project is missing; gcloud projects list shows yours"
     require_number --worker "$worker"
@@ -89,10 +89,10 @@ check() {
         return
     fi
     [[ $type =~ ^(v[234]|v5litepod|v5p|v6e)-[0-9]+$ ]] ||
-        fail "--type is '$type'; it is such as v4-32, v5litepod-16, v5p-64, v6e-256 (for later" \
-            "TPUs use launch/xpk.sh)"
+        fail "--type is '$type'; it must be such as v4-32, v5litepod-16, v5p-64, v6e-256 (for" \
+            "later TPUs use launch/xpk.sh)"
     require_number --max-restarts "$max_restarts"
-    [[ $poll =~ ^[0-9.]+$ ]] || fail "--poll is '$poll'; it is a number of seconds"
+    [[ $poll =~ ^[0-9.]+$ ]] || fail "--poll is '$poll'; it must be a number of seconds"
     require_command "${command[@]}"
     [[ -z $bucket || -z $no_bucket ]] || fail "--bucket and --no-bucket exclude each other"
     [[ $bucket != *[!a-z0-9._-]* ]] || fail "--bucket is '$bucket'; give its name, without gs://"
@@ -100,10 +100,10 @@ check() {
         # Slices of up to 8 cores or chips are one machine, of all types.
         ((${type##*-} <= 8)) || [[ -n $no_bucket ]] ||
             fail "the workers of $type must share run directories: give --bucket=NAME, or" \
-                "--no-bucket if they do by other means"
-        note "no bucket: what the slice's own disk holds is lost with the slice"
+                "--no-bucket if they do otherwise"
+        note "no bucket: files on the disk of the slice are lost with the slice"
     elif [[ ${command[*]} != *--workdir=/mnt/runs/* ]]; then
-        note "the command has no --workdir=/mnt/runs/...; only what is there outlives the slice"
+        note "the command has no --workdir=/mnt/runs/...; only files there outlive the slice"
     fi
     [[ -n $runtime ]] || case $type in # cloud.google.com/tpu/docs/runtimes
         v5litepod-*) runtime=v2-alpha-tpuv5-lite ;;
@@ -114,7 +114,7 @@ check() {
 }
 
 # --- Google Cloud ------------------------------------------------------------------------------
-# States are asked by `list`, which answers nothing where `describe` fails as for other reasons.
+# States are queried with `list`: for a missing slice it prints nothing, whereas `describe` fails.
 
 request_state() {
     ask "${created:+ACTIVE}" gcloud compute tpus queued-resources list --zone="$zone" \
@@ -132,12 +132,12 @@ create_slice() {
         --runtime-version="$runtime" ${tier:+"$tier"} "${create_flags[@]}"
 }
 
-delete_slice() { # --force: with the machines that the request was given
+delete_slice() { # --force: together with its machines
     run gcloud compute tpus queued-resources delete "$name" --zone="$zone" --project="$project" \
         --force --quiet
 }
 
-on_workers() { # WORKER ASSUMED COMMAND: prints what it prints; a dead connection ends in 2 minutes
+on_workers() { # WORKER ASSUMED COMMAND; a dead connection ends in 2 minutes
     ask "$2" gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --project="$project" \
         --worker="$1" --ssh-flag='-o ServerAliveInterval=30 -o ServerAliveCountMax=4' --command="$3"
 }
@@ -148,8 +148,8 @@ worker_script() { # WORKER ASSUMED ARGUMENTS...
 
 # --- the slice ---------------------------------------------------------------------------------
 
-# Prints ready, absent, "waiting ...", or one of what ends in absent: failed, taken, leaving; or
-# unknown, if gcloud fails.
+# Prints ready, absent, "waiting ...", unknown if gcloud fails, or one of the states that lead to
+# absent: failed, taken (preempted), leaving.
 slice_state() {
     local request node
     if ! request=$(request_state); then
@@ -174,12 +174,12 @@ slice_state() {
 
 count_restart() { # REASON
     ((restarts < max_restarts)) || die "$1, and --max-restarts=$max_restarts is reached; the same" \
-        "call goes on from the last checkpoint"
+        "call resumes from the last checkpoint"
     restarts=$((restarts + 1))
     note "$1: restart $restarts of at most $max_restarts"
 }
 
-# Returns when there is a slice and it is ready; `created` says whether it is new.
+# Returns when the slice is ready; sets `created` if it is new.
 obtain_slice() {
     local state before=''
     created=''
@@ -189,22 +189,22 @@ obtain_slice() {
         case $state in
             ready) return ;;
             absent)
-                [[ -z $created ]] || die "somebody has deleted the request"
+                [[ -z $created ]] || die "the request was deleted"
                 create_slice
                 created=yes
                 continue
                 ;;
-            failed | taken) # such a request stays in the list, and its name in use
+            failed | taken) # such a request keeps its name in use
                 if [[ -n $created && $state == failed ]]; then
                     gcloud compute tpus queued-resources describe "$name" --zone="$zone" \
                         --project="$project" --format='yaml(state)' >&2 || true
-                    die "the request for $type has failed, see above"
+                    die "the request for $type failed, see above"
                 fi
-                [[ -z $created ]] || count_restart "the slice was taken away before it was ready"
+                [[ -z $created ]] || count_restart "the slice was preempted before it was ready"
                 delete_slice || note "deleting failed, see above"
                 created=''
                 ;;
-            unknown) [[ -n $before ]] || die "gcloud cannot be asked, see above" ;;
+            unknown) [[ -n $before ]] || die "gcloud failed, see above" ;;
         esac
         before=$state
         sleep "$poll"
@@ -213,11 +213,11 @@ obtain_slice() {
 
 # --- the training ------------------------------------------------------------------------------
 
-# Once per call: what a restart installs must be what the training began with.
+# Once per call, so that a restart installs the same commit.
 pack() {
     archive=${XDG_CACHE_HOME:-$HOME/.cache}/maskgit_jax/$name.tar.gz
     [[ -z $(ask '' git -C "$root" status --porcelain) ]] ||
-        note "there are changes without a commit: they do not go to the workers"
+        note "uncommitted changes are not copied to the workers"
     run mkdir -p "${archive%/*}"
     run git -C "$root" archive --format=tar.gz --output="$archive" HEAD
 }
@@ -231,8 +231,8 @@ install_and_start() {
         worker_script all '' start "${settings[@]}" "${command[@]}"
 }
 
-# Prints what the command does, on all workers together: finished, running, gone (a worker has
-# been started anew), "failed CODE", or unreachable.
+# Prints the state of the command on all workers together: finished, running, gone (a worker was
+# rebooted), "failed CODE", or unreachable.
 training_state() {
     local answers code
     answers=$(worker_script all 'training: exit 0' status) || answers=''
@@ -258,7 +258,7 @@ follow() { # LINES
     local lines=$1 slice before=running
     while :; do
         if [[ $before == running || $before == unreachable ]]; then
-            worker_script 0 '' logs "$lines" || true # a broken connection is no broken training
+            worker_script 0 '' logs "$lines" || true # a broken connection does not end the training
             lines=20
         fi
         outcome=$(training_state)
@@ -274,8 +274,8 @@ follow() { # LINES
                         return
                         ;;
                 esac
-                # Processes die some seconds before the slice is known to be taken away: only what
-                # a second look confirms was something else.
+                # Processes die some seconds before the slice counts as preempted, so a second query
+                # must confirm the outcome.
                 if [[ $slice == ready && $outcome == "$before" && $outcome != unreachable ]]; then
                     return
                 fi
@@ -288,13 +288,13 @@ follow() { # LINES
 
 train() {
     local attach=''
-    trap 'note "the training goes on; the same call follows it again"; exit 130' INT
+    trap 'note "the training continues; the same call follows it again"; exit 130' INT
     pack
     obtain_slice
     [[ -n $created || $(training_state) != running ]] || attach=yes
     while :; do
         if [[ -n $attach ]]; then
-            note "a command that was started before still runs: following it"
+            note "following a command that already runs"
             attach=''
             follow 20
         elif install_and_start; then
@@ -305,7 +305,7 @@ train() {
         fi
         case $outcome in
             finished | failed*) break ;;
-            lost) count_restart "the slice was taken away" ;;
+            lost) count_restart "the slice was preempted" ;;
             gone) count_restart "the training was interrupted" ;;
             *) count_restart "the start failed" ;;
         esac
@@ -339,6 +339,6 @@ case $verb in
     run) train ;;
     logs) worker_script "$worker" '' logs +1 ;;
     status) show_status ;;
-    stop) worker_script 0 '' stop ;; # the trainer tells the other processes
+    stop) worker_script 0 '' stop ;; # the trainer stops the other processes
     delete) delete_slice ;;
 esac

@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# Runs on every worker of a TPU slice: launch/tpu_pod.sh brings it there and calls it over ssh.
+# Runs on each worker of a TPU slice: launch/tpu_pod.sh copies it there and calls it over ssh.
 #
 # Usage: launch/tpu_worker.sh VERB
 #
-#   install [BUCKET]                    Python, this package and, mounted at /mnt/runs, the bucket
-#   start [NAME=VALUE...] -m MODULE...  starts the command in the background, killing any before it
+#   install [BUCKET]                    installs Python and the package; mounts BUCKET at /mnt/runs
+#   start [NAME=VALUE...] -m MODULE...  starts the command in the background; kills a running one
 #   status                              prints "training: running", "exit CODE" or "gone"
 #   logs LINES                          follows the log to the end; LINES as for tail, +1 is all
-#   stop                                asks the command to save and end
+#   stop                                makes the command save and end
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "$0")/common.sh"
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 venv=$HOME/maskgit_jax_venv
-state=$HOME/maskgit_jax_run # log, exit code, process ids, and a lock held while a command runs
+state=$HOME/maskgit_jax_run # log, exit code, process ids, and a lock that a running command holds
 mount=/mnt/runs
 
 install_package() {
-    # Images of TPU VMs are Ubuntu 22.04 with Python 3.10; uv brings a newer one without root.
+    # TPU VM images are Ubuntu 22.04 with Python 3.10; uv installs a newer one without root.
     export PATH=$HOME/.local/bin:$PATH
     command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
     uv venv --allow-existing --python=3.12 "$venv"
@@ -34,9 +34,9 @@ mount_bucket() {
     fi
     command -v gcsfuse >/dev/null || install_gcsfuse
     sudo install --directory --owner="$(id -un)" "$mount"
-    # Orbax finishes a checkpoint by renaming its directory: one step in a bucket with hierarchical
-    # namespace; in any other gcsfuse refuses, or copies file by file up to the limit. And on TPU
-    # machines gcsfuse remembers for good what it once read, but other workers write there too.
+    # Orbax finishes a checkpoint by renaming its directory: one operation in a bucket with a
+    # hierarchical namespace; in others gcsfuse refuses, or copies file by file up to the limit. On
+    # TPU machines gcsfuse caches metadata forever, but other workers write to the bucket too.
     gcsfuse --implicit-dirs --rename-dir-limit=200000 \
         --metadata-cache-ttl-secs=0 --metadata-cache-negative-ttl-secs=0 "$1" "$mount"
 }
@@ -52,9 +52,9 @@ install_gcsfuse() {
 }
 
 start() {
-    # TPU first: without it the command shall fail, and not run on the CPU.
+    # TPU first: without a TPU the command must fail instead of running on the CPU.
     local settings=(PYTHONUNBUFFERED=1 "JAX_PLATFORMS=tpu,cpu")
-    if mountpoint --quiet "$mount"; then # the next slice need not compile again
+    if mountpoint --quiet "$mount"; then # so that the next slice need not compile
         settings+=("JAX_COMPILATION_CACHE_DIR=$mount/.compiled")
     fi
     while [[ ${1:-} == [A-Z]*=* ]]; do
@@ -66,11 +66,11 @@ start() {
     exec 9>>"$state/lock"
     if ! flock --nonblock 9; then
         kill -KILL -- "-$(<"$state/group")" || true
-        flock --timeout 60 9 || die "what ran before cannot be killed"
+        flock --timeout 60 9 || die "the running command cannot be killed"
     fi
     rm -f "$state/exit_code"
     [[ ! -e $state/log ]] || mv "$state/log" "$state/log.before"
-    # A session of its own outlives the ssh connection; it keeps the lock, 9, to its end.
+    # A new session outlives the ssh connection; it holds the lock (9) until it ends.
     setsid nohup bash "$0" supervise "${settings[@]}" "$venv/bin/python" "$@" \
         >"$state/log" 2>&1 </dev/null &
     echo $! >"$state/group"
@@ -78,8 +78,8 @@ start() {
 
 # supervise NAME=VALUE... COMMAND...: runs the command and keeps its exit code.
 supervise() {
-    # A worker that is taken back sends SIGTERM to all its processes. The trainer then saves and
-    # ends with 0, as if it were finished; that it is not, only this shell can tell.
+    # A preempted worker sends SIGTERM to all its processes. The trainer then saves and ends with 0,
+    # as if it had finished; only this shell can tell the difference.
     local code=0 stopped=''
     trap 'stopped=yes' TERM
     cd "$root"

@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# Trains on Cloud TPUs the managed way: xpk makes a GKE cluster, which queues jobs, runs them on one
-# slice or several, and starts them again when slices are taken away.
+# Trains on Cloud TPUs in a GKE cluster that xpk creates; the cluster queues jobs, runs them on one
+# or several slices, and restarts them when slices are preempted.
 #
 # Usage: launch/xpk.sh VERB --cluster=CLUSTER --zone=ZONE --project=PROJECT [OPTIONS]
 #
 #   create-cluster --type=TYPE [--num-slices=1] --spot|--on-demand|--flex|--reservation=R
-#   attach-bucket --bucket=NAME   makes the Cloud Storage bucket known to the cluster, for /mnt/runs
+#   attach-bucket --bucket=NAME   registers a Cloud Storage bucket with the cluster, for /mnt/runs
 #   run --name=JOB --type=TYPE [--num-slices=1] --bucket=NAME|--no-bucket
 #       --image=I|--base-image=I [--max-restarts=10] [--env=NAME=VALUE]... -m MODULE ARGUMENTS
 #                                 queues a job; the same command runs in every worker's container
 #   list                          shows the jobs
-#   wait --name=JOB               waits for its end; exit code 0 if it went well
+#   wait --name=JOB               waits until the job ends; exit code 0 if it succeeded
 #   logs --name=JOB               follows the log of its first worker
-#   delete --name=JOB             ends and deletes the job
+#   delete --name=JOB             stops and deletes the job
 #   delete-cluster                deletes the cluster, which is billed until then
 #
 # TYPE is such as v5litepod-16 or v6e-256. --image, of launch/Dockerfile, runs as it is;
-# --base-image has the dependencies, and the checked-out commit is laid over it.
+# --base-image has the dependencies; the checked-out commit is added to it.
 # All verbs: --dry-run prints the commands and runs none.
 #
 #   launch/xpk.sh run --cluster=pods --zone=us-east5-b --project=mine --name=maskgit \
@@ -64,9 +64,9 @@ while (($#)); do
     shift
 done
 
-require_name() { # OPTION VALUE: as xpk wants it
+require_name() { # OPTION VALUE: names that xpk accepts
     [[ $2 =~ ^[a-z]([a-z0-9-]*[a-z0-9])?$ && ${#2} -le 40 ]] ||
-        fail "$1 is '$2'; it is up to 40 small letters, digits and dashes"
+        fail "$1 is '$2'; it must be up to 40 lowercase letters, digits and dashes"
 }
 require_name --cluster "$cluster"
 [[ -n $zone ]] || fail "--zone is missing, such as --zone=us-east5-b"
@@ -75,8 +75,8 @@ require_name --cluster "$cluster"
 case $verb in run | wait | logs | delete) require_name --name "$name" ;; esac
 case $verb in
     run | create-cluster)
-        [[ $type =~ ^[a-z0-9]+-[0-9x]+$ ]] || fail "--type is '$type'; it is such as v5litepod-16"
-        [[ $num_slices =~ ^[1-9][0-9]*$ ]] || fail "--num-slices is '$num_slices'; it is a number"
+        [[ $type =~ ^[a-z0-9]+-[0-9x]+$ ]] || fail "--type is '$type'; use one such as v5litepod-16"
+        [[ $num_slices =~ ^[1-9][0-9]*$ ]] || fail "--num-slices is '$num_slices'; it must be positive"
         ;;
 esac
 
@@ -89,10 +89,10 @@ create_cluster() {
 }
 
 attach_bucket() {
-    [[ $bucket =~ ^[a-z0-9][a-z0-9.-]*$ ]] || fail "--bucket is '$bucket'; it is the name of a" \
-        "bucket, without gs://, and for Kubernetes without _"
-    # The reasons of the mount options stand in launch/tpu_worker.sh. A size is asked for and does
-    # not limit; --auto-mount=false: jobs name what they want.
+    [[ $bucket =~ ^[a-z0-9][a-z0-9.-]*$ ]] || fail "--bucket is '$bucket'; it must be the" \
+        "name of a bucket, without gs:// and, for Kubernetes, without _"
+    # launch/tpu_worker.sh explains the mount options. xpk requires a size, which limits nothing;
+    # --auto-mount=false because jobs name their storage.
     run xpk storage attach "$bucket" "${where[@]}" --type=gcsfuse --bucket="$bucket" --size=1 \
         --mount-point=/mnt/runs --readonly=false --auto-mount=false --no-prefetch-metadata \
         --mount-options="implicit-dirs,rename-dir-limit=200000,metadata-cache:ttl-secs:0,$(
@@ -102,7 +102,7 @@ attach_bucket() {
 run_job() {
     require_number --max-restarts "$max_restarts"
     require_command "$@"
-    [[ -n $bucket || -n $no_bucket ]] || fail "a container has no disk that lasts: give" \
+    [[ -n $bucket || -n $no_bucket ]] || fail "the disk of a container is not persistent: give" \
         "--bucket=NAME, or --no-bucket if the command writes elsewhere"
     [[ -z $bucket || -z $no_bucket ]] || fail "--bucket and --no-bucket exclude each other"
     [[ -n $image || -n $base_image ]] || fail "--image or --base-image is missing"
@@ -117,7 +117,7 @@ run_job() {
         run tar -xf "$copy.tar" -C "$copy"
         container=(--base-docker-image="$base_image" --script-dir="$copy")
     fi
-    # 120 seconds to save when a pod is moved; spot machines leave less.
+    # 120 seconds to save when a pod is evicted; spot machines allow less.
     run xpk workload create --workload="$name" "${where[@]}" "${what[@]}" \
         --max-restarts="$max_restarts" --termination-grace-period-seconds=120 \
         ${bucket:+--storage="$bucket"} --env=PYTHONUNBUFFERED=1 --env=JAX_PLATFORMS=tpu,cpu \

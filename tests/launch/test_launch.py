@@ -1,4 +1,4 @@
-"""The launchers, with stand-ins for the programs of the clouds and clusters they call."""
+"""The launchers, with stand-ins for the programs of clouds and clusters that they call."""
 
 import contextlib
 import os
@@ -15,8 +15,8 @@ import pytest
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
 
-# Notes its arguments and answers with the next line of its script, of which the last one stays;
-# "!7" is a failure, and "|" a line break.
+# Logs its arguments and prints the next line of its answers, of which the last one repeats;
+# "!7" is exit code 7, and "|" a line break.
 STAND_IN = r"""#!/bin/bash
 { printf '%s\x1f' "${0##*/}" "$@"; printf '\n'; } >>"$STAND_INS/log"
 key=${0##*/}
@@ -37,12 +37,12 @@ fi
 printf '%s' "${answer//|/$'\n'}"
 """
 NAMES = ["gcloud", "xpk", "kubectl", "git", "tar", "mkdir", "rm", "srun", "scontrol", "python"]
-# Reaches what the stand-in of srun waits in.
+# Signals the waiting stand-in of srun.
 SCANCEL = STAND_IN + 'kill -TERM "$(<"$STAND_INS/waiting")"\n'
 
 
 class StandIns:
-    """A PATH on which only stand-ins are found before the usual programs."""
+    """A PATH with stand-ins before the usual programs."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -64,7 +64,7 @@ class StandIns:
         path.chmod(0o755)
 
     def answer(self, **answers: Sequence[str]) -> None:
-        """Sets what programs say, call after call."""
+        """Sets the answers of programs, call after call."""
         for key, lines in answers.items():
             text = "".join(f"{line}\n" for line in lines)
             (self.folder / "answers" / key.replace("_", "-")).write_text(text)
@@ -93,7 +93,7 @@ class StandIns:
         return [line.split("\x1f")[:-1] for line in lines]
 
     def steps(self) -> list[str]:
-        """Returns the calls in short: what a cloud was asked to do, without questions of state."""
+        """Returns the verbs of the gcloud calls, without queries of the state."""
         short = []
         for call in self.log():
             if call[0] == "gcloud":
@@ -117,14 +117,14 @@ NEW = {"queued_resources_list": ["", "CREATING", "ACTIVE"], "tpu_vm_list": ["REA
 FINISHED = {"tpu_vm_ssh_status": ["training: exit 0|training: exit 0"]}
 
 
-def test_shellcheck_has_no_complaint():
+def test_shellcheck_passes():
     program = Path(sys.executable).parent / "shellcheck"
     assert program.exists(), "pip install -e '.[test]' brings it"
     done = subprocess.run([program, "-x", *SCRIPTS], cwd=LAUNCH.parent, capture_output=True)
     assert done.returncode == 0, done.stdout.decode()
 
 
-def test_all_scripts_run_as_they_are():
+def test_all_scripts_are_executable():
     assert all(os.access(path, os.X_OK) for path in SCRIPTS if path.name != "common.sh")
     assert all("set -euo pipefail" in path.read_text() for path in SCRIPTS)
 
@@ -158,7 +158,7 @@ def test_help_is_the_comment_at_the_top(script: str, stand_ins: StandIns):
         ("tpu_pod.sh", [*RUN, "--poll=soon", *COMMAND], "--poll is 'soon'"),
         ("tpu_pod.sh", [*RUN, "--env=a", *COMMAND], "--env=NAME=VALUE"),
         ("tpu_pod.sh", RUN, "no command"),
-        ("tpu_pod.sh", [*RUN, *COMMAND, "--dry-run"], "--dry-run stands behind -m"),
+        ("tpu_pod.sh", [*RUN, *COMMAND, "--dry-run"], "--dry-run is after -m"),
         ("tpu_pod.sh", ["logs", *SLICE, "--worker=all"], "--worker is 'all'"),
         ("tpu_worker.sh", ["run"], "unknown verb 'run'"),
         ("tpu_worker.sh", ["start", "A=1"], "no command"),
@@ -185,7 +185,9 @@ def test_help_is_the_comment_at_the_top(script: str, stand_ins: StandIns):
         ("container_main.sh", [], "no command"),
     ],
 )
-def test_wrong_use_is_one_line(script: str, words: list[str], reason: str, stand_ins: StandIns):
+def test_invalid_arguments_are_refused_in_one_line(
+    script: str, words: list[str], reason: str, stand_ins: StandIns
+):
     done = stand_ins.run(script, *words)
     assert done.returncode == 2 and done.stdout == "" and stand_ins.log() == []
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
@@ -215,7 +217,7 @@ def test_wrong_use_is_one_line(script: str, words: list[str], reason: str, stand
         ("slurm.sbatch", ["--srun-flag=--container-image=a b"]),
     ],
 )
-def test_dry_run_prints_what_a_run_does(script: str, words: list[str], stand_ins: StandIns):
+def test_dry_run_prints_the_commands_of_a_run(script: str, words: list[str], stand_ins: StandIns):
     command = COMMAND if script == "slurm.sbatch" or words[0] == "run" else []
     dry = stand_ins.run(script, *words, "--dry-run", *command)
     assert dry.returncode == 0 and dry.stderr == "" and stand_ins.log() == []
@@ -228,23 +230,23 @@ def test_dry_run_prints_what_a_run_does(script: str, words: list[str], stand_ins
     assert [shlex.split(line) for line in dry.stdout.splitlines()] == done
 
 
-def test_slice_is_created_and_all_workers_run_the_same(stand_ins: StandIns):
+def test_slice_is_created_and_all_workers_run_the_same_command(stand_ins: StandIns):
     stand_ins.answer(**NEW, **FINISHED)
     done = stand_ins.run("tpu_pod.sh", *RUN, "--spot", "--env=A=x y", *COMMAND)
     assert done.returncode == 0
     assert stand_ins.steps() == ["create", "scp", "install", "start", "logs"]
-    create, copy, install, start, update_ema = [
+    create, copy, install, start, logs = [
         call for call in stand_ins.log() if call[0] == "gcloud" and call[4] in "create scp ssh"
     ][:5]
     assert create[5] == "pod" and "--node-id=pod" in create and "--spot" in create
     assert "--accelerator-type=v4-32" in create
     assert "--runtime-version=tpu-ubuntu2204-base" in create
     assert all("--worker=all" in call for call in (copy, install, start))
-    assert "--worker=0" in update_ema
+    assert "--worker=0" in logs
     assert install[-1].endswith("tpu_worker.sh install runs")
     words = shlex.split(start[-1].removeprefix("--command="))
     assert words == ["bash", "maskgit_jax/launch/tpu_worker.sh", "start", "A=x y", *COMMAND]
-    assert "delete --name=pod" in done.stderr  # it says that the slice is still billed
+    assert "delete --name=pod" in done.stderr  # the slice is still billed
 
 
 @pytest.mark.parametrize(
@@ -258,21 +260,23 @@ def test_slice_is_created_and_all_workers_run_the_same(stand_ins: StandIns):
         (["--create-flag=--network=n"], "--network=n", "--spot"),
     ],
 )
-def test_request_says(words: list[str], expected: str, not_expected: str, stand_ins: StandIns):
+def test_flags_of_the_request(
+    words: list[str], expected: str, not_expected: str, stand_ins: StandIns
+):
     dry = stand_ins.run("tpu_pod.sh", *RUN, *words, "--dry-run", *COMMAND)
     (create,) = [line.split() for line in dry.stdout.splitlines() if " create " in line]
     assert expected in create and not_expected not in create
 
 
-def test_one_worker_without_bucket_is_warned_of(stand_ins: StandIns):
+def test_single_worker_without_bucket_gets_a_warning(stand_ins: StandIns):
     stand_ins.answer(**NEW, **FINISHED)
     done = stand_ins.run("tpu_pod.sh", "run", *SLICE, "--type=v6e-8", "--poll=0", *COMMAND)
     assert done.returncode == 0 and "lost with the slice" in done.stderr
 
 
-def test_changes_without_commit_are_named(stand_ins: StandIns):
+def test_uncommitted_changes_get_a_warning(stand_ins: StandIns):
     stand_ins.answer(**NEW, **FINISHED, git=[" M setup.py", ""])
-    assert "changes without a commit" in stand_ins.run("tpu_pod.sh", *RUN, *COMMAND).stderr
+    assert "uncommitted changes" in stand_ins.run("tpu_pod.sh", *RUN, *COMMAND).stderr
 
 
 STARTED = ["scp", "install", "start", "logs"]
@@ -281,14 +285,14 @@ STARTED = ["scp", "install", "start", "logs"]
 @pytest.mark.parametrize(
     "answers, expected",
     [
-        ({"queued_resources_list": ["ACTIVE"]}, STARTED),  # it idles
+        ({"queued_resources_list": ["ACTIVE"]}, STARTED),  # idle
         ({"queued_resources_list": ["WAITING_FOR_RESOURCES", "ACTIVE"]}, STARTED),
         (
             {
                 "queued_resources_list": ["ACTIVE"],
                 "tpu_vm_ssh_status": ["training: running", "training: running", "training: exit 0"],
             },
-            ["logs", "logs"],  # it trains already, and is followed
+            ["logs", "logs"],  # already training: follow
         ),
         (
             {"queued_resources_list": ["SUSPENDING", "SUSPENDED", "", "ACTIVE"]},
@@ -307,7 +311,7 @@ STARTED = ["scp", "install", "start", "logs"]
         ),
     ],
 )
-def test_slice_of_the_name_is_reused(
+def test_slice_with_the_name_is_reused(
     answers: Mapping[str, Sequence[str]], expected: list[str], stand_ins: StandIns
 ):
     stand_ins.answer(**{**NEW, **FINISHED, **answers})
@@ -318,15 +322,15 @@ def test_slice_of_the_name_is_reused(
 @pytest.mark.parametrize(
     "answers",
     [
-        {  # the machines are gone, and with them the answers
+        {  # the machines are gone
             "queued_resources_list": ["", "ACTIVE", "SUSPENDING", "SUSPENDED", "", "ACTIVE"],
             "tpu_vm_ssh_status": ["!255", "training: exit 0"],
         },
-        {  # told to stop, saved, and not finished
+        {  # stopped and saved, not finished
             "queued_resources_list": ["", "ACTIVE", "ACTIVE", "FAILED", "FAILED", "", "ACTIVE"],
             "tpu_vm_ssh_status": ["training: exit 0|training: exit 143"] * 2 + ["training: exit 0"],
         },
-        {  # processes died of it before the slice was known to be preempted
+        {  # processes died before the slice counted as preempted
             "queued_resources_list": ["", "ACTIVE", "ACTIVE", "ACTIVE", "ACTIVE", "", "ACTIVE"],
             "tpu_vm_list": ["READY", "READY", "PREEMPTED", "PREEMPTED", "READY"],
             "tpu_vm_ssh_status": ["training: exit 1|training: running"] * 2 + ["training: exit 0"],
@@ -347,14 +351,14 @@ def test_preempted_slice_is_replaced(answers: Mapping[str, Sequence[str]], stand
     assert first == second
 
 
-def test_worker_that_was_started_anew_is_set_up_again(stand_ins: StandIns):
+def test_rebooted_worker_is_set_up_again(stand_ins: StandIns):
     states = ["training: running|training: gone"] * 2 + ["training: exit 0|training: exit 0"]
     stand_ins.answer(**NEW, tpu_vm_ssh_status=states)
     assert stand_ins.run("tpu_pod.sh", *RUN, *COMMAND).returncode == 0
     assert stand_ins.steps() == ["create", *STARTED, *STARTED]
 
 
-def test_restarts_end(stand_ins: StandIns):
+def test_number_of_restarts_is_limited(stand_ins: StandIns):
     stand_ins.answer(
         queued_resources_list=["", "ACTIVE", "SUSPENDED", "SUSPENDED", "", "ACTIVE", "SUSPENDED"],
         tpu_vm_list=["READY"],
@@ -366,7 +370,7 @@ def test_restarts_end(stand_ins: StandIns):
 
 
 @pytest.mark.parametrize("at_end, steps", [([], []), (["--delete-at-end"], ["delete"])])
-def test_exit_code_of_the_command_is_passed_on(
+def test_exit_code_of_the_command_is_returned(
     at_end: list[str], steps: list[str], stand_ins: StandIns
 ):
     stand_ins.answer(**NEW, tpu_vm_ssh_status=["training: running|training: exit 3"])
@@ -375,7 +379,7 @@ def test_exit_code_of_the_command_is_passed_on(
     assert stand_ins.steps() == ["create", *STARTED, *steps]
 
 
-def test_broken_connection_is_no_broken_training(stand_ins: StandIns):
+def test_broken_connection_does_not_end_the_training(stand_ins: StandIns):
     states = ["training: running", "!255", "!1", "training: exit 0|training: running"]
     stand_ins.answer(**NEW, tpu_vm_ssh_status=[*states, "training: exit 0"], tpu_vm_ssh_logs=["!1"])
     done = stand_ins.run("tpu_pod.sh", *RUN, *COMMAND)
@@ -386,14 +390,14 @@ def test_broken_connection_is_no_broken_training(stand_ins: StandIns):
 @pytest.mark.parametrize(
     "answers, reason",
     [
-        ({"queued_resources_list": ["!1"]}, "gcloud cannot be asked"),
-        ({"queued_resources_list": ["", "ACCEPTED", "FAILED"]}, "the request for v4-32 has failed"),
-        ({"queued_resources_list": ["", "ACCEPTED", ""]}, "somebody has deleted"),
+        ({"queued_resources_list": ["!1"]}, "gcloud failed"),
+        ({"queued_resources_list": ["", "ACCEPTED", "FAILED"]}, "the request for v4-32 failed"),
+        ({"queued_resources_list": ["", "ACCEPTED", ""]}, "the request was deleted"),
         ({**NEW, "tpu_vm_ssh_install": ["!1"]}, "the start failed"),
         ({**NEW, "tpu_vm_scp": ["!1"]}, "the start failed"),
     ],
 )
-def test_failure_of_the_cloud_is_told(
+def test_cloud_failures_are_reported(
     answers: Mapping[str, Sequence[str]], reason: str, stand_ins: StandIns
 ):
     stand_ins.answer(**answers)
@@ -401,7 +405,7 @@ def test_failure_of_the_cloud_is_told(
     assert done.returncode == 1 and reason in done.stderr and "start" not in stand_ins.steps()
 
 
-def test_status_of_no_slice(stand_ins: StandIns):
+def test_status_without_a_slice(stand_ins: StandIns):
     done = stand_ins.run("tpu_pod.sh", "status", *SLICE)
     assert done.returncode == 0 and done.stdout == "request: none\nslice: none\n"
 
@@ -414,13 +418,13 @@ def eventually(condition: Callable[[], bool]) -> None:
 
 
 class Worker:
-    """A home directory as on a worker of a TPU slice, and launch/tpu_worker.sh in it."""
+    """launch/tpu_worker.sh in the home directory of a worker of a TPU slice."""
 
     def __init__(self, stand_ins: StandIns):
         self.home, self.environment = stand_ins.folder, stand_ins.environment
         (self.home / "maskgit_jax").mkdir()
         (self.home / "maskgit_jax/launch").symlink_to(LAUNCH)
-        for name in NAMES:  # real ones are needed here
+        for name in NAMES:  # the real programs are needed
             (self.home / "bin" / name).unlink()
         stand_ins.add("mountpoint", "#!/bin/sh\nexit 1\n")
         python = self.home / "maskgit_jax_venv/bin/python"
@@ -454,10 +458,10 @@ class Worker:
 
 @pytest.fixture
 def worker(stand_ins: StandIns) -> Iterator[Worker]:
-    made = Worker(stand_ins)
-    yield made
+    worker = Worker(stand_ins)
+    yield worker
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(made.group(), signal.SIGKILL)
+        os.killpg(worker.group(), signal.SIGKILL)
 
 
 def test_worker_keeps_exit_code_and_log(worker: Worker):
@@ -467,7 +471,7 @@ def test_worker_keeps_exit_code_and_log(worker: Worker):
     assert worker("status") == "training: exit 5\n"
 
 
-def test_worker_stopped_on_demand_has_finished(worker: Worker):
+def test_worker_that_was_stopped_has_finished(worker: Worker):
     worker("start", "-m", "wait")
     eventually(lambda: worker.log_has("started"))
     assert worker("status") == "training: running\n"
@@ -476,7 +480,7 @@ def test_worker_stopped_on_demand_has_finished(worker: Worker):
     assert worker("status") == "training: exit 0\n"
 
 
-def test_worker_that_is_taken_away_has_not_finished(worker: Worker):
+def test_preempted_worker_has_not_finished(worker: Worker):
     worker("start", "-m", "wait")
     eventually(lambda: worker.log_has("started"))
     os.killpg(worker.group(), signal.SIGTERM)  # as at the shutdown of a machine
@@ -484,10 +488,10 @@ def test_worker_that_is_taken_away_has_not_finished(worker: Worker):
     assert worker.log_has("saved")
 
 
-def test_worker_starts_one_command_at_a_time(worker: Worker):
+def test_worker_runs_one_command_at_a_time(worker: Worker):
     worker("start", "-m", "wait")
     first = worker.group()
-    worker("start", "-m", "wait")  # succeeds when all of the first have let go of the lock
+    worker("start", "-m", "wait")  # waits until the first has released the lock
     assert worker("status") == "training: running\n" and worker.group() != first
     os.killpg(worker.group(), signal.SIGKILL)
     eventually(lambda: worker("status") == "training: gone\n")
@@ -508,7 +512,7 @@ def test_worker_is_installed(bucket: list[str], mounted: bool, stand_ins: StandI
         assert any(word.startswith("--rename-dir-limit=") for word in fuse[0])
 
 
-def test_other_bucket_is_not_written_to(stand_ins: StandIns):
+def test_another_mounted_bucket_is_refused(stand_ins: StandIns):
     for name in ("uv", "gcsfuse", "findmnt", "mountpoint"):
         stand_ins.add(name, STAND_IN)
     stand_ins.answer(findmnt=["theirs"])
@@ -516,7 +520,7 @@ def test_other_bucket_is_not_written_to(stand_ins: StandIns):
     assert done.returncode == 1 and "another bucket than runs" in done.stderr
 
 
-def test_job_of_xpk(stand_ins: StandIns):
+def test_xpk_job(stand_ins: StandIns):
     words = [*JOB, "--num-slices=2", "--bucket=runs", "--image=i", "--env=A=x y", *COMMAND]
     assert stand_ins.run("xpk.sh", *words).returncode == 0
     (call,) = stand_ins.log()
@@ -527,29 +531,29 @@ def test_job_of_xpk(stand_ins: StandIns):
     assert words == ["bash", "launch/container_main.sh", *COMMAND]
 
 
-def test_base_image_gets_the_commit(stand_ins: StandIns):
+def test_xpk_base_image_gets_the_commit(stand_ins: StandIns):
     assert stand_ins.run("xpk.sh", *JOB, "--no-bucket", "--base-image=i", *COMMAND).returncode == 0
     calls = {call[0]: call for call in stand_ins.log()}
     assert "archive" in calls["git"] and f"--script-dir={calls['tar'][-1]}" in calls["xpk"]
 
 
-def test_failure_of_xpk_is_passed_on(stand_ins: StandIns):
+def test_exit_code_of_xpk_is_returned(stand_ins: StandIns):
     stand_ins.answer(xpk=["!125"])
     assert stand_ins.run("xpk.sh", "wait", *CLUSTER, "--name=job").returncode == 125
 
 
 @pytest.mark.parametrize("answer, code", [("", 0), ("!5", 5)])
-def test_container_ends_as_python_does(answer: str, code: int, stand_ins: StandIns):
+def test_container_returns_the_exit_code_of_python(answer: str, code: int, stand_ins: StandIns):
     stand_ins.answer(python=[answer])
     assert stand_ins.run("container_main.sh", *COMMAND).returncode == code
     assert stand_ins.log() == [["python", *COMMAND]]
 
 
-def test_container_that_is_taken_away_has_not_finished(stand_ins: StandIns):
+def test_evicted_container_has_not_finished(stand_ins: StandIns):
     stand_ins.answer(python=["wait"])
     with stand_ins.start("container_main.sh", *COMMAND) as process:
         eventually((stand_ins.folder / "waiting").exists)
-        process.terminate()  # of which python must hear, to save
+        process.terminate()  # python must get the signal, to save
         assert process.wait(8) == 143
 
 
@@ -563,14 +567,14 @@ def test_gpus_of_one_host(stand_ins: StandIns):
     assert shlex.split(dry.stdout)[-len(COMMAND) - 1 :] == ["shows", *COMMAND]
 
 
-def test_gpu_flags_are_known_and_the_users_win(stand_ins: StandIns):
+def test_gpu_flags_are_accepted_and_user_flags_win(stand_ins: StandIns):
     mine = "--xla_force_host_platform_device_count=3"
     done = stand_ins.run("gpu_flags.sh", XLA_FLAGS=mine, XLA_PYTHON_CLIENT_MEM_FRACTION="0.5")
     settings = dict(shlex.split(line)[1].split("=", 1) for line in done.stdout.splitlines())
     assert settings["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.5"
     flags = settings["XLA_FLAGS"]
     assert flags.count("--xla_gpu_") >= 5 and flags.endswith(mine)
-    # XLA ends the program over a flag that it does not know, and takes the last of two.
+    # XLA aborts on unknown flags, and takes the last of repeated flags.
     flags = mine.replace("3", "2") + " " + flags
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     code = "import jax; print(jax.device_count())"
@@ -597,25 +601,25 @@ def test_slurm_job_that_fails(stand_ins: StandIns):
 
 
 @pytest.mark.parametrize("count, code", [("0", 0), ("2", 1)])
-def test_slurm_job_whose_time_is_over(count: str, code: int, stand_ins: StandIns):
+def test_slurm_job_at_its_time_limit_is_requeued(count: str, code: int, stand_ins: StandIns):
     stand_ins.answer(srun=["wait"])
     words = ["--max-restarts=2", *COMMAND]
     environment = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": count}
     with stand_ins.start("slurm.sbatch", *words, **environment) as process:
         eventually((stand_ins.folder / "waiting").exists)
-        process.terminate()  # as --signal=B:TERM@120 does: the shell alone is told
+        process.terminate()  # as --signal=B:TERM@120 does: only the shell gets it
         assert process.wait(8) == code
     assert ["scancel", "--signal=TERM", "7"] in stand_ins.log()
     assert (["scontrol", "requeue", "7"] in stand_ins.log()) == (code == 0)
 
 
 @pytest.mark.parametrize("when, again", [("2026-11-26T10:00:00", True), ("None", False)])
-def test_slurm_job_that_was_preempted(when: str, again: bool, stand_ins: StandIns):
+def test_preempted_slurm_job_is_requeued(when: str, again: bool, stand_ins: StandIns):
     stand_ins.answer(scontrol=[f"JobId=7 PreemptEligibleTime=2026-11-26 PreemptTime={when}", ""])
     assert stand_ins.run("slurm.sbatch", *COMMAND, SLURM_JOB_ID="7").returncode == 0
     assert (["scontrol", "requeue", "7"] in stand_ins.log()) == again
 
 
-def test_slurm_job_finds_the_checkout(stand_ins: StandIns):
+def test_slurm_job_outside_the_checkout_is_refused(stand_ins: StandIns):
     done = stand_ins.run("slurm.sbatch", *COMMAND, SLURM_SUBMIT_DIR=str(stand_ins.folder))
     assert done.returncode == 2 and "submit from the root of the checkout" in done.stderr
