@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskgit_jax.configuration import InputError, apply_changes
+from maskgit_jax.configuration import InputError
 from maskgit_jax.performance import decoding_speed, step_record, step_speed
 from maskgit_jax.performance.chips import Chip
 from maskgit_jax.performance.decoding_speed import CACHED, MASKGIT, UNCACHED, Sizes
 from maskgit_jax.performance.step_record import Seconds, TimingOptions, median_seconds, record
+from maskgit_jax.runs.directory import write_config
 from maskgit_jax.training.sharding import make_mesh
 from tests.commands import refused, run
-from tests.example import preset
+from tests.example import TINY, tiny_config
 
 TINY = ["decoding", "--width=16", "--layers=1", "--heads=2", "--mlp_width=32", "--codes=16",
         "--classes=3", "--steps=3", "--repeats=1"]  # fmt: skip
@@ -123,18 +124,15 @@ def test_invalid_input_is_refused_in_one_line(arguments, message):
     assert message in refused("benchmark", *arguments)
 
 
-TINY_CHANGES = {
-    "vqgan": {"model.filters": 4, "model.codebook_dim": 4, "discriminator.filters": 4,
-              "model.codebook_size": 16, "model.channel_multipliers": (1, 2),
-              "discriminator.num_layers": 1, "training.batch_size": 8},
-    "maskgit": {"model.width": 16, "model.num_layers": 1, "model.num_heads": 2,
-                "model.mlp_width": 32, "sampling.steps": 2, "training.batch_size": 8},
-}  # fmt: skip
 SILENT = TimingOptions(1, 0.0, lambda text: None)
 
 
-def tiny(stage, **more):
-    return apply_changes(preset(stage, "digits").unlock(), {**TINY_CHANGES[stage], **more})
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    """A run directory with nothing but a configuration."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_config(folder, tiny_config("vqgan"))
+    return str(folder)
 
 
 def check_rates(values, batch):
@@ -152,15 +150,18 @@ def check_rates(values, batch):
 
 @pytest.mark.slow
 def test_train_command_prints_and_writes_one_line(tmp_path):
-    changes = [f"--config.{key}={value}" for key, value in TINY_CHANGES["vqgan"].items()]
-    code, out, err = run("benchmark", "train", "--config=configs/vqgan.py:digits", *changes,
+    changes = [
+        f"--config.{key}={value}"
+        for key, value in {**TINY["vqvae"], "training.batch_size": 8}.items()
+    ]
+    code, out, err = run("benchmark", "train", "--config=vqvae:digits", *changes,
                          "--seconds=0.1", f"--out={tmp_path}")  # fmt: skip
     assert code == 0, err[-3000:]
     values = json.loads(out.splitlines()[-1])
     assert json.loads((tmp_path / "benchmark.jsonl").read_text()) == values
     assert values["images_per_second"] == pytest.approx(8 / values["step_seconds"]["total"])
     assert (values["command"], values["dtype"]) == ("train", "float32")
-    assert (values["stage"], values["preset"]) == ("vqgan", "digits")
+    assert (values["stage"], values["preset"]) == ("vqvae", "digits")
     seconds = values["step_seconds"]
     assert seconds["device"] > 0 and seconds["host_input"] > 0 and values["compile_seconds"] > 0
     assert seconds["waiting"] == max(0, seconds["total"] - seconds["device"])
@@ -170,12 +171,14 @@ def test_train_command_prints_and_writes_one_line(tmp_path):
     assert values["jax"] == jax.__version__ and values["date"] and not values["synthetic"]
 
 
-def test_training_is_measured_without_data_and_tokenizer():
-    config = tiny("maskgit", **{"data.source": "folder:missing", "model.remat": True})
+def test_training_is_measured_without_data_and_weights(tokenizer):
+    config = tiny_config(
+        "maskgit", tokenizer=tokenizer, data__source="folder:missing", model__remat=True
+    )
     with pytest.raises(InputError, match="missing.*; or add --synthetic to measure with random"):
         step_speed.measure_train(config, "configs", SILENT, synthetic=False)
     values = step_speed.measure_train(config, "configs", SILENT, synthetic=True)
-    check_rates(values, 8)
+    check_rates(values, 16)
     assert values["step_seconds"]["total"] == values["step_seconds"]["device"]
     assert values["step_seconds"]["host_input"] is None and values["step_seconds"]["waiting"] == 0
     assert values["executed_flops_per_step"] > values["model_flops_per_step"], "rematerialized"
@@ -183,28 +186,29 @@ def test_training_is_measured_without_data_and_tokenizer():
     assert not any("not finite" in note for note in values["notes"])
 
 
-def test_sampling_is_measured():
-    values = step_speed.measure_sample(tiny("maskgit"), "configs", SILENT, 16)
-    check_rates(values, 16)
-    assert values["nfe"] == 2 and values["step_seconds"]["host_input"] is None
+def test_sampling_is_measured(tokenizer):
+    config = tiny_config("maskgit", tokenizer=tokenizer)
+    values = step_speed.measure_sample(config, "configs", SILENT, 8)
+    check_rates(values, 8)
+    assert values["nfe"] == 3 and values["step_seconds"]["host_input"] is None
     with pytest.raises(InputError, match="'vqgan' generates no images"):
-        step_speed.measure_sample(tiny("vqgan"), "configs", SILENT)
+        step_speed.measure_sample(tiny_config("vqgan"), "configs", SILENT)
 
 
 def test_reading_is_measured():
-    values = step_speed.measure_data(tiny("vqgan"), SILENT)
-    check_rates(values, 8)
-    assert values["images_per_second_read"] == pytest.approx(8 / values["read_seconds"])
+    values = step_speed.measure_data(tiny_config("vqgan"), SILENT)
+    check_rates(values, 16)
+    assert values["images_per_second_read"] == pytest.approx(16 / values["read_seconds"])
     assert values["step_seconds"]["device"] is None and values["model_flops_per_step"] is None
     with pytest.raises(InputError, match="num_classes is 7, but digits has 10 classes"):
-        step_speed.measure_data(tiny("vqgan", **{"data.num_classes": 7}), SILENT)
+        step_speed.measure_data(tiny_config("vqgan", data__num_classes=7), SILENT)
 
 
 def test_mfu_by_hand(monkeypatch):
     kind = jax.devices()[0].device_kind
     chip = Chip("invented", (kind,), {"bfloat16": 1e3}, 1, 1, 1, "")
     monkeypatch.setattr(step_record, "chip_of", {kind: chip}.get)
-    config = tiny("vqgan")
+    config = tiny_config("vqgan")
     mesh = make_mesh(config.mesh, jax.devices()[:2])
     values = record("train", config, mesh, 8, Seconds(0.5, 0.4, 0.2, 0.1), (300.0, 400.0), [])
     assert values["mfu"] == pytest.approx(300 / (2 * 1e3 * 0.5)) and values["notes"] == []

@@ -133,12 +133,13 @@ def _number(value: float) -> str:
 
 def _environment() -> dict[str, Any]:
     device = jax.devices()[0]
+    precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
     return {
         "platform": device.platform,
         "device": device.device_kind,
         "cpus": os.cpu_count(),
         "jax": jax.__version__,
-        "matmul_precision": jax.config.read("jax_default_matmul_precision") or "default",
+        "matmul_precision": precision or "default",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
