@@ -124,7 +124,7 @@ def _under_slurm() -> bool:
 
 
 def _on_tpu() -> bool:
-    platforms = jax.config.read("jax_platforms")
+    platforms = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
     devices = glob("/dev/accel*") or glob("/dev/vfio/[0-9]*")
     usable = bool(devices) and importlib.util.find_spec("libtpu") is not None
     return usable and (not platforms or "tpu" in platforms)

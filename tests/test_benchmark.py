@@ -18,7 +18,7 @@ from maskgit_jax.training.sharding import make_mesh
 from tests.commands import refused, run
 from tests.example import TINY, tiny_config
 
-TINY = ["decoding", "--width=16", "--layers=1", "--heads=2", "--mlp_width=32", "--codes=16",
+SMALL = ["decoding", "--width=16", "--layers=1", "--heads=2", "--mlp_width=32", "--codes=16",
         "--classes=3", "--steps=3", "--repeats=1"]  # fmt: skip
 METHODS = (UNCACHED, CACHED, MASKGIT)
 SIZES = Sizes(width=16, layers=3, heads=2, mlp_width=32, codes=16, classes=3, steps=3)
@@ -32,7 +32,7 @@ def samplers():
 def test_decoding_command_writes_table_json_and_plot(tmp_path):
     out = tmp_path / "new/folder"
     code, printed, err = run(
-        "benchmark", *TINY, "--grids=3,2", "--batch_sizes=2", "--seconds=0", f"--out={out}"
+        "benchmark", *SMALL, "--grids=3,2", "--batch_sizes=2", "--seconds=0", f"--out={out}"
     )
     assert code == 0, err[-3000:]
     values = json.loads((out / "decoding.json").read_text())
