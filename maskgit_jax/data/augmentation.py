@@ -89,12 +89,6 @@ class Augmenter:
         names = [name for name in ("image", "condition") if name in record]
         return {**record, **{name: self._apply(record[name], position) for name in names}}
 
-    def augment_images(self, images: np.ndarray, first: int) -> np.ndarray:
-        """Returns images uint8 [B, H, W, C] of consecutive positions from `first` on, augmented."""
-        if not self._functions:
-            return images
-        return np.stack([self._apply(image, first + row) for row, image in enumerate(images)])
-
     def _apply(self, image: np.ndarray, position: int) -> np.ndarray:
         rng = random_generator(self._seed, position, crop=False)
         for function in self._functions:

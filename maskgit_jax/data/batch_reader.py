@@ -31,7 +31,7 @@ class BatchReader:
     def __init__(self, source: Source, data: ConfigDict, augmenter: Augmenter | None = None):
         self.source, self.data = source, data.copy_and_resolve_references()
         self.augmenter = augmenter
-        self.whole_batches = _needs_no_work(source, self.data, augmenter is not None)
+        self.whole_batches = _is_ready(source, self.data, augmenter is not None)
         self._pool = None
         if not self.whole_batches and data.num_threads > 0:
             self._pool = ThreadPoolExecutor(data.num_threads, thread_name_prefix="rows")
@@ -44,10 +44,7 @@ class BatchReader:
             first: Position of the first row in the training stream; it decides the augmentation.
         """
         if self.whole_batches:
-            batch = self.source.read_batch(indices)
-            if self.augmenter and "image" in batch:
-                batch["image"] = self.augmenter.augment_images(batch["image"], first)
-            return batch
+            return self.source.read_batch(indices)
         batch = self._empty_batch(len(indices))
 
         def read(start: int) -> None:
@@ -84,14 +81,15 @@ class BatchReader:
         return prepare_record(augmenter.augment(record, position), self.data)
 
 
-def _needs_no_work(source: Source, data: ConfigDict, train: bool) -> bool:
-    """Returns whether records are read as they are, without cropping and conditions."""
+def _is_ready(source: Source, data: ConfigDict, train: bool) -> bool:
+    """Returns whether records are used as they are, uncropped, unaugmented, without conditions."""
     if source.shape is None:
         return False
     if len(source.shape) == 1:  # tokens
         return True
-    cropped = source.shape[:2] != (data.image_size,) * 2 or (train and data.crop != "center")
-    return not cropped and data.input == "image" and not data.condition
+    augmented = train and (data.crop != "center" or data.augmentations)
+    cropped = source.shape[:2] != (data.image_size, data.image_size)
+    return not (augmented or cropped or data.condition or data.input != "image")
 
 
 class ReadBatch(NamedTuple):
