@@ -1,4 +1,4 @@
-"""VAE and autoencoder: losses by hand, bounds, and the closed form of the linear one."""
+"""VAE and autoencoder: losses by hand, bounds, and the closed form of the linear VAE."""
 
 import importlib.util
 
@@ -24,7 +24,7 @@ AUTOENCODER = {"model__posterior": "none", "training__best_metric": "reconstruct
 FIXED = {"model__sigma_mode": "fixed", "model__sigma": 0.5}
 
 
-def started(**changes):
+def initialized(**changes):
     stage, config, _ = tiny_stage("vae", **changes)
     return stage, config, jax.jit(stage.init)(jax.random.key(0), digits_batch(), {})
 
@@ -48,7 +48,7 @@ def loss_of(stage, variables, step=0, seed=1):
     ids=["linear", "learned sigma", "mixture", "bernoulli", "autoencoder"],
 )
 def test_gradients_reach_every_parameter(changes):
-    stage, _, variables = started(**changes)
+    stage, _, variables = initialized(**changes)
     gradients, _, _, _ = jax.jit(
         lambda v: network_gradients(stage, v, digits_batch(), jax.random.key(1), jnp.int32(5))
     )(variables)
@@ -57,7 +57,7 @@ def test_gradients_reach_every_parameter(changes):
 
 
 def test_the_loss_of_an_autoencoder_by_hand():
-    stage, _, variables = started(**AUTOENCODER, **FIXED)
+    stage, _, variables = initialized(**AUTOENCODER, **FIXED)
     image = normalize(digits_batch()["image"])
     decoded = jax.jit(stage.exports.decode)(variables, stage.exports.encode(variables, image))
     squares = ((np.asarray(image, np.float64) - np.asarray(decoded)) ** 2).sum(axis=(1, 2, 3))
@@ -67,7 +67,7 @@ def test_the_loss_of_an_autoencoder_by_hand():
 
 def test_the_loss_is_the_negative_bound_with_its_weights():
     changes = {"losses__beta": 0.5, "losses__annealing": "linear", "losses__annealing_steps": 10}
-    stage, _, variables = started(**FIXED, **changes)
+    stage, _, variables = initialized(**FIXED, **changes)
     image = normalize(digits_batch()["image"])
     mean, log_variance = map(
         np.asarray, stage.exports.variational.posterior(variables, image, jax.random.key(0))
@@ -82,26 +82,25 @@ def test_the_loss_is_the_negative_bound_with_its_weights():
         )
 
 
-def test_free_bits_cost_every_unit_its_floor():
-    stage, _, variables = started(
-        losses__free_bits=7.0, losses__beta=1.0
-    )  # far above any unit at the start
+def test_dimensions_below_free_bits_cost_the_floor():
+    # 7 nats are far above the divergence of any dimension at the start.
+    stage, _, variables = initialized(losses__free_bits=7.0, losses__beta=1.0)
     loss, _, metrics = loss_of(stage, variables)
     np.testing.assert_allclose(loss - metrics["reconstruction_nats"], 4 * 7.0, rtol=1e-4)
 
 
-def test_the_optimal_sigma_is_followed_and_serves_the_evaluation():
-    stage, _, variables = started()
+def test_evaluation_uses_the_moving_average_of_the_optimal_sigma():
+    stage, _, variables = initialized()
     assert float(variables.state["variance"]) == 1.0
     _, state, metrics = loss_of(stage, variables)
-    expected = 0.1 * 1.0 + 0.9 * metrics["sigma"] ** 2  # the first batch counts nine tenths
+    expected = 0.1 * 1.0 + 0.9 * metrics["sigma"] ** 2  # the first batch has weight 0.9
     np.testing.assert_allclose(state["variance"], expected, rtol=1e-5)
     later = variables._replace(state=state)
     before, after = (
         jax.jit(stage.evaluate)(v, digits_batch(), jax.random.key(1))["reconstruction_nats"]
         for v in (variables, later)
     )
-    # -log p = D/2 (log 2 pi s^2 + mse / s^2): with s = 1 it tells the mse, hence the other.
+    # -log p = D/2 (log 2 pi s^2 + mse / s^2): s = 1 gives the mse, and that the other value.
     error = np.asarray(before, np.float64) / 128 - np.log(2 * np.pi)
     variance = float(state["variance"])
     np.testing.assert_allclose(
@@ -118,10 +117,10 @@ def linear_marginal(config, variables, image):
     return multivariate_normal(bias, covariance).logpdf(flat)
 
 
-def test_more_draws_bring_the_bound_of_a_linear_vae_to_its_exact_likelihood():
-    stage, config, variables = started(model__network="linear", **FIXED, data__image_size=16)
-    # An encoder at random is too far away for any number of draws. That of the exact posterior
-    # has no gap at all; one that is twice as wide has one that draws can close.
+def test_the_bound_of_a_linear_vae_converges_to_its_exact_likelihood():
+    stage, config, variables = initialized(model__network="linear", **FIXED, data__image_size=16)
+    # A random encoder is too far away for any number of samples, and that of the exact posterior
+    # has no gap at all; twice its variance gives a gap that samples can close.
     params = dict(variables.params["autoencoder"])
     weights = np.asarray(params["from_latents"]["kernel"], np.float64)
     precision = np.eye(4) + weights @ weights.T / 0.25
@@ -134,20 +133,18 @@ def test_more_draws_bring_the_bound_of_a_linear_vae_to_its_exact_likelihood():
     params["log_variance"] = jnp.asarray(np.log(2 / np.diag(precision)), jnp.float32)
     variables = variables._replace(params={"autoencoder": params})
     image = normalize(digits_batch()["image"])
-    weigh = stage.exports.variational.log_weights
-    found = np.asarray(
-        jax.jit(weigh, static_argnums=3)(variables, image, jax.random.key(3), 1000), np.float64
-    )
+    log_weights = jax.jit(stage.exports.variational.log_weights, static_argnums=3)
+    weights = np.asarray(log_weights(variables, image, jax.random.key(3), 1000), np.float64)
     marginal = linear_marginal(config, variables, image)
-    elbo, bound = found.mean(axis=0), np.asarray(importance_weighted_bound(jnp.asarray(found)))
+    elbo, bound = weights.mean(axis=0), np.asarray(importance_weighted_bound(jnp.asarray(weights)))
     assert (elbo < marginal).all() and (elbo <= bound).all()
     gap = 4 * 0.5 * (2 - 1 - np.log(2))  # KL(q || exact posterior), four directions
     assert (marginal - elbo).mean() > 0.8 * gap
     assert abs(bound - marginal).mean() < 0.1 * gap
 
 
-def test_binarised_images_are_the_same_for_posterior_and_weights():
-    stage, _, variables = started(model__likelihood="bernoulli")
+def test_posterior_and_weights_use_the_same_binary_images():
+    stage, _, variables = initialized(model__likelihood="bernoulli")
     model, image = stage.exports.variational, normalize(digits_batch()["image"])
     posterior = jax.jit(model.posterior)
     one, same, other = (posterior(variables, image, jax.random.key(n))[0] for n in (0, 0, 1))
@@ -159,41 +156,41 @@ def test_binarised_images_are_the_same_for_posterior_and_weights():
 
 
 @pytest.mark.parametrize("binarization", ["dynamic", "threshold"])
-def test_binary_pixels_have_the_brightness_of_the_image(binarization):
-
+def test_binary_pixels_have_the_mean_of_the_image(binarization):
     config = tiny_config("vae", model__likelihood="bernoulli", model__binarization=binarization)
     image = jnp.linspace(-1, 1, 5).reshape(1, 1, 5, 1)
     keys = jax.random.split(jax.random.key(0), 4000)
-    binary = jax.vmap(lambda key: pixel_likelihood(config).prepare(image, key))(keys)
+    binary = jax.vmap(lambda key: pixel_likelihood(config).binarize(image, key))(keys)
     assert set(np.unique(binary)) == {-1.0, 1.0}
     expected = image if binarization == "dynamic" else jnp.where(image > 0, 1.0, -1.0)
     np.testing.assert_allclose(binary.mean(axis=0), expected, atol=0.06)
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli", "logistic_mixture"])
-def test_images_are_drawn_from_the_prior(likelihood):
-    stage, _, variables = started(model__likelihood=likelihood)
+def test_samples_from_the_prior(likelihood):
+    stage, _, variables = initialized(model__likelihood=likelihood)
     generator = generator_of(stage.exports)
     sample = jax.jit(generator.sample, static_argnums=3)
     label = jnp.zeros(6, jnp.int32)
 
-    def drawn(**settings):
+    def images(**settings):
         key = jax.random.key(5)
         return np.asarray(sample(variables, {"label": label}, key, PriorSettings(**settings)))
 
-    assert generator.num_classes == 0 and drawn().shape == (6, 16, 16, 1)
-    assert np.ptp(drawn(), axis=0).max() > 0, "different latents, different images"
-    np.testing.assert_allclose(np.ptp(drawn(temperature=0.0), axis=0), 0, atol=1e-6)
-    noisy = drawn(temperature=0.0, pixels="draw")
-    assert np.ptp(noisy, axis=0).max() > 0.1, "pixels of one latent differ"
+    assert generator.num_classes == 0 and images().shape == (6, 16, 16, 1)
+    assert np.ptp(images(), axis=0).max() > 0, "different latents, different images"
+    np.testing.assert_allclose(np.ptp(images(temperature=0.0), axis=0), 0, atol=1e-6)
+    sampled = images(temperature=0.0, pixels="draw")
+    assert np.ptp(sampled, axis=0).max() > 0.1, "pixels of one latent differ"
     if likelihood == "bernoulli":
-        assert set(np.unique(noisy)) == {-1.0, 1.0}
+        assert set(np.unique(sampled)) == {-1.0, 1.0}
 
 
 def test_an_autoencoder_has_no_prior():
-    stage, _, variables = started(**AUTOENCODER)
+    stage, _, variables = initialized(**AUTOENCODER)
     assert stage.exports.variational is None and generator_of(stage.exports) is None
-    assert "samples" not in stage.preview(variables, digits_batch(), jax.random.key(0))
+    preview = jax.eval_shape(stage.preview, variables, digits_batch(), jax.random.key(0))
+    assert "samples" not in preview
 
 
 @pytest.mark.parametrize(
@@ -216,10 +213,10 @@ def test_an_autoencoder_has_no_prior():
         ({"losses__beta": -1.0}, "beta is -1.0"),
         ({"losses__free_bits": -1.0}, "free_bits is -1.0"),
         ({"sampling__temperature": -1.0}, "temperature is -1.0"),
-        ({"sampling__pixels": "best"}, "pixels is 'best'; allowed: mean, draw"),
+        ({"sampling__pixels": "best"}, "pixels is 'best'; it must be one of mean, draw"),
     ],
 )
-def test_what_cannot_work_is_refused(changes, message):
+def test_invalid_configurations_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
         stage_module("vae").validate(tiny_config("vae", **changes))
 
@@ -231,13 +228,14 @@ def linear_vae():
     return module
 
 
+@pytest.mark.slow
 def test_a_trained_linear_vae_is_probabilistic_pca():
-    oracle = linear_vae()
-    images = oracle.digits()
+    script = linear_vae()
+    images = script.digits()
     flat = np.asarray(normalize(images)).reshape(len(images), -1)
     fixed = {"model__sigma_mode": "fixed", "model__sigma": 0.5**0.5}
     found, exact = (
-        oracle.train(images, **fixed, training__num_steps=6000),
+        script.train(images, **fixed, training__num_steps=6000),
         probabilistic_pca(flat, 8, 0.5),
     )
     assert found.elbo == pytest.approx(exact.log_marginal, rel=0.005)
@@ -245,20 +243,22 @@ def test_a_trained_linear_vae_is_probabilistic_pca():
     assert found.active == exact.active.sum() == 8
 
 
-def test_learned_noise_of_a_linear_vae_is_the_likeliest():
-    oracle = linear_vae()
-    images = oracle.digits()
+@pytest.mark.slow
+def test_learned_sigma_of_a_linear_vae_has_maximum_likelihood():
+    script = linear_vae()
+    images = script.digits()
     flat = np.asarray(normalize(images)).reshape(len(images), -1)
-    found = oracle.train(images, training__num_steps=3000)
+    found = script.train(images, training__num_steps=3000)
     np.testing.assert_allclose(found.sigma2, maximum_likelihood_sigma2(flat, 8), rtol=0.02)
     exact = probabilistic_pca(flat, 8, found.sigma2)
     assert found.elbo == pytest.approx(exact.log_marginal, rel=0.005)
 
 
-@pytest.mark.parametrize("sigma2,alive", [(1.9, 3), (1.3, 4)])
-def test_directions_die_where_the_noise_passes_their_eigenvalue(sigma2, alive):
-    oracle = linear_vae()
+@pytest.mark.slow
+@pytest.mark.parametrize("sigma2,active", [(1.9, 3), (1.3, 4)])
+def test_units_collapse_if_the_noise_exceeds_their_eigenvalue(sigma2, active):
+    script = linear_vae()
     fixed = {"model__sigma_mode": "fixed", "model__sigma": sigma2**0.5}
-    found = oracle.train(oracle.digits(), **fixed, training__num_steps=4000, model__num_latents=6)
-    assert found.active == alive
-    assert (found.kl[alive:] < 0.01).all() and (found.kl[:alive] > 0.02).all()
+    found = script.train(script.digits(), **fixed, training__num_steps=4000, model__num_latents=6)
+    assert found.active == active
+    assert (found.kl[active:] < 0.01).all() and (found.kl[:active] > 0.02).all()

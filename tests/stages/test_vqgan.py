@@ -7,7 +7,7 @@ from maskgit_jax.arrays import normalize
 from maskgit_jax.configuration import InputError
 from maskgit_jax.networks.lpips import lpips_distance
 from maskgit_jax.stage import Variables
-from maskgit_jax.stages import vqgan
+from maskgit_jax.stages import stage_module, vqgan
 from maskgit_jax.stages.tokenizers import summarize
 from maskgit_jax.training.sharding import path_name
 from maskgit_jax.training.step import make_create_state, make_train_step, network_gradients
@@ -24,6 +24,7 @@ ALL_LOSSES = {
 }
 
 
+@pytest.mark.slow
 def test_adaptive_weight_with_batch_norm():
     """taming's recipe: adaptive weight, batch norm, a late discriminator."""
     stage, config, frozen = tiny_stage(
@@ -96,6 +97,7 @@ def test_losses_with_all_terms_by_hand(perceptual):
     np.testing.assert_allclose(losses["autoencoder"], total + generator, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_gradients_with_all_terms_reach_both_networks(perceptual, adaptive):
     changes = {"discriminator__kind": "stylegan", "losses__adaptive_weight": adaptive}

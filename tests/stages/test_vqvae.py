@@ -10,7 +10,7 @@ from maskgit_jax.configuration import InputError
 from maskgit_jax.data.tokens import open_tokens, read_description, write_description, write_split
 from maskgit_jax.runs.fit import check_token_dataset
 from maskgit_jax.stage import join_levels, split_levels
-from maskgit_jax.stages import maskgit
+from maskgit_jax.stages import maskgit, stage_module
 from maskgit_jax.stages.tokenizers import summarize
 from maskgit_jax.stages.vqvae2 import drop_levels, level_grids
 from maskgit_jax.training.step import make_train_step
