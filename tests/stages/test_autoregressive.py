@@ -16,7 +16,7 @@ from maskgit_jax.priors.gpt import GPT
 from maskgit_jax.priors.pixelcnn import PixelCNN
 from maskgit_jax.priors.pixelsnail import PixelSNAIL
 from maskgit_jax.stage import Stage, Tokenizer, Variables, join_levels, split_levels
-from maskgit_jax.stages import gpt, pixelcnn, pixelsnail
+from maskgit_jax.stages import gpt, pixelcnn, pixelsnail, stage_module
 from maskgit_jax.stages.token_priors import token_grids
 from tests.example import tiny_config
 from tests.priors.test_autoregressive import random_params
