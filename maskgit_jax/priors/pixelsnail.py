@@ -200,7 +200,7 @@ class PixelSNAIL(nn.Module):
 
     With attention a position sees all tokens before it. Without, its receptive field grows by
     `kernel_radius` columns to the right for every row above, as in one stack of masked
-    convolutions: a bottom level knows the rest from the coarser levels.
+    convolutions; the coarser levels inform a bottom level about the rest.
 
     Attributes:
         codebook_size: K of this and of the coarser levels.
