@@ -18,12 +18,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from maskgit_jax import distributed
-from maskgit_jax.arrays import PyTree
 from maskgit_jax.configuration import InputError
 from maskgit_jax.files import atomic_path, write_text
 from maskgit_jax.stage import Stage, Variables
 from maskgit_jax.stages import stage_module
-from maskgit_jax.training import sharding
 from maskgit_jax.training.variables import (
     checkpoint_folder,
     inference_variables,
@@ -31,7 +29,6 @@ from maskgit_jax.training.variables import (
     restore_variables,
     save_variables,
     saved_steps,
-    with_sharding,
 )
 
 
@@ -111,14 +108,7 @@ def load_run(workdir: str | Path, mesh: Mesh, checkpoint: str = "latest") -> Run
     step = _checkpoint_step(workdir, config, checkpoint)
     stages, frozen = load_frozen(Path(workdir) / "frozen", config, mesh)
     stage = _build(config, stages, workdir)
-    shapes = abstract_variables(stage, config)
-    averaged = [name for name, settings in config.optimizers.items() if settings.ema_rate]
-    abstract = {
-        "params": dict(shapes.params),
-        "averages": {name: shapes.params[name] for name in averaged if name in shapes.params},
-        "state": shapes.state,
-    }
-    model = restore_model(checkpoint_folder(workdir) / str(step), _with_shardings(abstract, mesh))
+    model = restore_model(checkpoint_folder(workdir) / str(step), mesh)
     variables = inference_variables(model["params"], model["averages"], model["state"], frozen)
     return Run(config, stage, variables, step, stages)
 
@@ -146,10 +136,6 @@ def _build(config: ConfigDict, stages: dict[str, Stage], folder: str | Path) -> 
         raise InputError(_older_version(folder, str(error).splitlines()[0])) from error
 
 
-def _with_shardings(abstract: PyTree, mesh: Mesh) -> PyTree:
-    return with_sharding(abstract, sharding.tree_shardings(abstract, mesh))
-
-
 def load_frozen(
     folder: Path, config: ConfigDict, mesh: Mesh
 ) -> tuple[dict[str, Stage], dict[str, Variables]]:
@@ -159,9 +145,7 @@ def load_frozen(
         inner = read_config(folder / name)
         inner_stages, inner_variables = load_frozen(folder / name / "frozen", inner, mesh)
         stages[name] = _build(inner, inner_stages, folder / name)
-        shapes = abstract_variables(stages[name], inner)
-        abstract = _with_shardings({"params": shapes.params, "state": shapes.state}, mesh)
-        loaded = restore_variables(folder.resolve() / name / "variables", abstract)
+        loaded = restore_variables(folder.resolve() / name / "variables", mesh)
         variables[name] = Variables(loaded["params"], loaded["state"], inner_variables)
     return stages, variables
 

@@ -152,7 +152,7 @@ def num_shards(mesh: Mesh) -> int:
 
 def all_devices() -> Mesh:
     """Returns the mesh for inference: all devices on the data axis."""
-    return make_mesh(base_config("", "").mesh)
+    return make_mesh(base_config().mesh)
 
 
 def round_up_to_shards(count: int, mesh: Mesh) -> int:

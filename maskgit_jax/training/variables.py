@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 
 from maskgit_jax.arrays import PyTree
 from maskgit_jax.configuration import InputError
 from maskgit_jax.stage import Variables
+from maskgit_jax.training.sharding import tree_shardings
 
 
 def inference_variables(
@@ -45,28 +47,32 @@ def with_sharding(abstract: PyTree, shardings: PyTree) -> PyTree:
     )
 
 
-def restore_model(folder: Path, abstract: PyTree) -> PyTree:
-    """Returns the item `model` of one checkpoint, in the shapes and shardings of `abstract`.
+def restore_model(folder: Path, mesh: Mesh) -> PyTree:
+    """Returns the item `model` of one checkpoint, sharded over the mesh.
 
     Raises:
-        InputError: The checkpoint is damaged, or belongs to another model.
+        InputError: The checkpoint is damaged.
     """
-    return _restore(folder / "model", abstract, folder)
+    return _restore(folder / "model", mesh, folder)
 
 
-def restore_variables(folder: Path, abstract: PyTree) -> PyTree:
-    """Returns the variables that `save_variables` wrote.
+def restore_variables(folder: Path, mesh: Mesh) -> PyTree:
+    """Returns the variables that `save_variables` wrote, sharded over the mesh.
 
     Raises:
         InputError: They are damaged.
     """
-    return _restore(folder, abstract, folder)
+    return _restore(folder, mesh, folder)
 
 
-def _restore(place: Path, abstract: PyTree, folder: Path) -> PyTree:
+def _restore(place: Path, mesh: Mesh, folder: Path) -> PyTree:
     import orbax.checkpoint as ocp
 
     try:
+        # The shapes come from the checkpoint: tracing the initialization takes seconds.
+        metadata = ocp.StandardCheckpointHandler().metadata(place)
+        shapes = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), metadata.tree)
+        abstract = with_sharding(shapes, tree_shardings(shapes, mesh))
         with ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(place, abstract)
     except Exception as error:
