@@ -1,7 +1,7 @@
-"""Scores of classifiers of real and restored images: `python docs/accuracy_scores.py RUN`.
+"""Classification accuracy scores of reconstructions: `python docs/accuracy_scores.py RUN`.
 
-RUN is a tokenizer's. A classification accuracy score of samples cannot be expected to be above
-that of the tokenizer's reconstructions; that of as many real images says what the number costs.
+RUN is the run of a tokenizer. The score of its reconstructions bounds the score of samples from
+priors on its tokens; the score of as many real images is the reference.
 """
 
 import sys
@@ -9,19 +9,19 @@ import sys
 import numpy as np
 
 from maskgit_jax.configuration import base_config
-from maskgit_jax.data.image_sets import ImageSet, random_subset
 from maskgit_jax.data.batch_reader import read_batches
-from maskgit_jax.evaluate import default_cache_directory
-from maskgit_jax.evaluation.feature_statistics import summarize
-from maskgit_jax.evaluation.features import Extractor, small_classifier
-from maskgit_jax.evaluation.generation import accuracy, real_images
+from maskgit_jax.data.image_sets import ImageSet, Subset, random_subset
+from maskgit_jax.evaluation.feature_statistics import compute_statistics
+from maskgit_jax.evaluation.features import FeatureExtractor, classifier_network
+from maskgit_jax.evaluation.real_images import open_real_images
+from maskgit_jax.files import default_cache_directory
 from maskgit_jax.pipelines.autoencoder import AutoencoderPipeline
 from maskgit_jax.pipelines.classifier import fit_cached
 from maskgit_jax.runs.directory import load_run
 from maskgit_jax.training.sharding import make_mesh
 
-BATCH = 250
-REAL, RESTORED = 10_000, 20_000
+BATCH_SIZE = 250
+NUM_REAL, NUM_RECONSTRUCTED = 10_000, 20_000
 
 
 def main(workdir: str) -> None:
@@ -29,20 +29,24 @@ def main(workdir: str) -> None:
     mesh, cache = make_mesh(base_config().mesh), default_cache_directory()
     run = load_run(workdir, mesh)
     autoencoder = AutoencoderPipeline(run, mesh)
-    real, _ = real_images(run.config.data)
+    real, _ = open_real_images(run.config.data)
+    assert real.training is not None and real.held_out is not None
+    held_out = real.held_out
 
-    def score(images: ImageSet, title: str) -> None:
-        pupil = fit_cached(images, real.num_classes, mesh, cache, title)
-        extractor = Extractor(small_classifier(pupil), mesh, BATCH)
-        value = accuracy(summarize(extractor, real.held_out, cache, 1000, "held-out images"))
-        print(f"| {title} | {len(images):,} | {value:.1%} |", flush=True)
+    def print_score(images: ImageSet | Subset, title: str) -> None:
+        classifier = fit_cached(images, real.num_classes, mesh, cache, title)
+        extractor = FeatureExtractor(classifier_network(classifier), mesh, BATCH_SIZE)
+        statistics = compute_statistics(extractor, held_out, cache, 1000, "held-out images")
+        print(f"| {title} | {len(images):,} | {statistics.accuracy:.1%} |", flush=True)
 
-    score(random_subset(real.training, REAL), "training images")
-    chosen = random_subset(real.training, RESTORED)
-    batches = list(read_batches(chosen, BATCH))
-    images = np.concatenate([autoencoder.reconstruct(batch.image)[: batch.count] for batch in batches])
-    labels = np.concatenate([batch.label[: batch.count] for batch in batches])
-    score(ImageSet("restored", images, images.shape[1:], labels), "training images, restored")
+    print_score(random_subset(real.training, NUM_REAL), "training images")
+    images, labels = [], []
+    for batch in read_batches(random_subset(real.training, NUM_RECONSTRUCTED), BATCH_SIZE):
+        images.append(autoencoder.reconstruct(batch.image)[: batch.count])
+        labels.append(batch.label[: batch.count])
+    pixels = np.concatenate(images)
+    reconstructed = ImageSet("reconstructions", pixels, real.training.shape, np.concatenate(labels))
+    print_score(reconstructed, "training images, reconstructed")
 
 
 if __name__ == "__main__":

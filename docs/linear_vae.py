@@ -1,9 +1,9 @@
-"""The linear VAE on digits against probabilistic PCA: `python docs/linear_vae.py`.
+"""Compares the linear VAE on digits with probabilistic PCA: `python docs/linear_vae.py`.
 
-Trains it with noise of several variances, each fixed, on the 1,437 training digits of 8x8
-pixels, and writes `docs/linear_vae.png` and the table of `docs/results.md`: what the trained
-model says (points) and the closed form (lines). A direction dies where the variance of the
-noise passes its eigenvalue; the variances lie between the eigenvalues, so that one dies a row.
+It trains the VAE with several fixed noise variances on the 1,437 training digits of 8x8 pixels, and
+writes `docs/linear_vae.png` and the table of `docs/results/autoencoders.md`: the trained model
+(points) and the closed form (lines). A direction collapses where the noise variance exceeds its
+eigenvalue; the variances lie between the eigenvalues, so that each row has one direction less.
 """
 
 from pathlib import Path
@@ -22,23 +22,24 @@ from maskgit_jax.data.image_sets import CenterCropped
 from maskgit_jax.data.sources import open_sources
 from maskgit_jax.losses.elbo import gaussian_kl
 from maskgit_jax.metrics.posterior import active_units, probabilistic_pca
+from maskgit_jax.stage import LatentModel
 from maskgit_jax.stages import vae
 from maskgit_jax.training.state import create_state
 from maskgit_jax.training.step import make_optimizers, make_train_step
 from maskgit_jax.training.variables import inference_variables
 
 ROOT = Path(__file__).parent.parent
-DRAWS = 200  # from each posterior, for the bound
+NUM_SAMPLES = 200  # from each posterior, for the bound
 
 
 class Trained(NamedTuple):
-    """What a linear VAE says of the images it was trained on.
+    """Results of a trained linear VAE on its training images.
 
     Attributes:
         elbo: Mean over images, nats.
-        kl: Mean divergence of each unit, the largest first, nats [Z].
-        active: How many units are active.
-        sigma2: The variance of its noise.
+        kl: Mean KL of each unit, largest first, nats [Z].
+        active: Number of active units.
+        sigma2: Variance of the noise.
     """
 
     elbo: float
@@ -54,17 +55,19 @@ def digits() -> np.ndarray:
 
 
 def linear_config(**changes):
-    """Returns preset `digits_linear` of configs/vae.py with dotted keys changed (`.` as `__`)."""
+    """Returns preset `digits_linear` of configs/vae.py with changed keys (`__` for `.`)."""
     dotted = {key.replace("__", "."): value for key, value in changes.items()}
     return load_config("vae:digits_linear", **dotted)
 
 
 def train(images: np.ndarray, **changes) -> Trained:
-    """Trains the preset with changes, all steps in one program, and measures the result."""
+    """Trains the preset with changes, all steps in one program, and returns the results."""
     config = linear_config(**changes)
     vae.validate(config)
     stage, data = vae.build(config, {}), jnp.asarray(images)
     step, size = make_train_step(stage, config), config.training.batch_size
+    assert isinstance(stage.exports, LatentModel) and stage.exports.variational
+    model = stage.exports.variational
 
     def batch_of(rows: jax.Array) -> dict[str, jax.Array]:
         return {"image": data[rows], "label": jnp.zeros(len(rows), jnp.int32)}
@@ -83,9 +86,9 @@ def train(images: np.ndarray, **changes) -> Trained:
 
     @jax.jit
     def measure(variables):
-        model, pixels = stage.exports.variational, normalize(data)
+        pixels = normalize(data)
         mean, log_variance = model.posterior(variables, pixels, jax.random.key(2))
-        bound = model.log_weights(variables, pixels, jax.random.key(3), DRAWS).mean()
+        bound = model.log_weights(variables, pixels, jax.random.key(3), NUM_SAMPLES).mean()
         return bound, mean, gaussian_kl(mean, log_variance).mean(axis=0)
 
     state = run(jax.random.key(0))
@@ -97,7 +100,7 @@ def train(images: np.ndarray, **changes) -> Trained:
 
 
 def plot(path: Path, variances: np.ndarray, trained: list[Trained], flat: np.ndarray) -> None:
-    """Writes the divergence of each direction, and the bound, against the variance."""
+    """Plots the KL of each direction, and the bound, over the variance."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
     units, bound = figure.subplots(1, 2)
@@ -118,9 +121,9 @@ def plot(path: Path, variances: np.ndarray, trained: list[Trained], flat: np.nda
 
 
 def main() -> None:
-    """Sweeps the variance."""
+    """Trains one model per variance."""
     images = digits()
-    flat = np.asarray(normalize(images)).reshape(len(images), -1)
+    flat = np.asarray(normalize(jnp.asarray(images))).reshape(len(images), -1)
     eigenvalues = probabilistic_pca(flat, 0, 1.0).eigenvalues[:9]
     between = np.sqrt(eigenvalues[1:] * eigenvalues[:-1])[::-1]  # the smallest first
     variances = np.asarray([0.1, *between[1:], 1.2 * eigenvalues[0]])
