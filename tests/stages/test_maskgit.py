@@ -36,6 +36,7 @@ def image_conditional_stage():
     return stage, jax.jit(stage.init)(jax.random.key(0), batch_with_edges(), frozen)
 
 
+@pytest.mark.slow
 def test_images_depend_on_the_condition_and_guidance_keeps_it():
     stage, variables = image_conditional_stage()
     generator, batch = stage.exports, batch_with_edges(8)
@@ -74,6 +75,7 @@ def test_inpainting_preserves_known_pixels():
     assert abs(images[:, 8:] - known[:, 8:]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_the_critic_is_trained_alone_and_decides_which_tokens_are_masked_again():
     stage, _, frozen = tiny_stage("token_critic")
     batch, key = digits_batch(), jax.random.key(3)
