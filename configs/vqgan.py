@@ -54,7 +54,7 @@ PRESETS = {
         **SMALL,
         **common.short_training("autoencoder", warmup_steps=20),
         "data.channels": 1,
-        # maskgit_fixed reconstructs better (docs/results.md), but its tokens are harder to
+        # maskgit_fixed reconstructs better (docs/results/digits.md), but its tokens are harder to
         # predict, and the few minutes of this preset give worse samples.
         "model.architecture": "maskgit",
         "model.codebook_size": 128,
