@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from maskgit_jax.arrays import PyTree
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.performance.collectives import Collective, bytes_sent, read_collectives
-from maskgit_jax.performance.flops import Work, count_work
+from maskgit_jax.performance.flops import Work
 from maskgit_jax.performance.machines import EXAMPLES, Machine, prepare_environment, read_machine
 from maskgit_jax.performance.programs import (
     DEFAULT_CLASSES,
@@ -165,7 +165,7 @@ def check_config(
         size = options.images_per_device * mesh.size or config.training.batch_size
         for name in programs:
             count = (options.sample_batch_size or size) if name == "sample" else size
-            model = count_work(*_traced(_program(plain, name, mesh, count)))
+            model = _program(plain, name, mesh, count).count_work()
             checks.append(check_program(run, machine, mesh, name, count, model))
             report(checks[-1])
     return run, checks
@@ -178,10 +178,6 @@ def _program(run: AbstractRun, name: str, mesh: Mesh, batch_size: int) -> Progra
     with config.unlocked():
         config.training.batch_size = batch_size
     return train_program(run._replace(config=config), mesh)
-
-
-def _traced(program: Program) -> tuple[Any, ...]:
-    return (program.function, *program.arguments)
 
 
 def check_program(
@@ -221,7 +217,7 @@ def _work_of_device(run: AbstractRun, name: str, mesh: Mesh, batch_size: int) ->
     What a partitioned program computes redundantly is not included.
     """
     one = Mesh(mesh.devices[:1, :1, :1], mesh.axis_names, axis_types=(AxisType.Auto,) * 3)
-    work = count_work(*_traced(_program(run, name, one, batch_size // sharding.num_shards(mesh))))
+    work = _program(run, name, one, batch_size // sharding.num_shards(mesh)).count_work()
     share = 1 / mesh.shape["tensor"]
     flops = {kind: share * value for kind, value in work.flops.items()}
     return Work(flops, share * work.bytes, work.used)

@@ -127,8 +127,8 @@ class _Program:
             body = self.collectives(instruction.computation("body"))
             return Counter({key: (iterations or 1) * times for key, times in body.items()})
         if instruction.opcode == "conditional":
-            names = [name for found in _BRANCHES.findall(instruction.attributes)
-                     for name in _NAME.findall("".join(found))]  # fmt: skip
+            names = [name for groups in _BRANCHES.findall(instruction.attributes)
+                     for name in _NAME.findall("".join(groups))]  # fmt: skip
             return max(map(self.collectives, names), key=bytes_sent)
         total: Counter[Collective] = Counter()
         for name in _CALLED.findall(instruction.attributes):
@@ -143,7 +143,7 @@ class _Program:
         return total
 
     def _iterations(self, loop: _Instruction) -> int | None:
-        """Returns how often a `while` runs, None if its text does not tell.
+        """Returns how often a `while` runs, None if its text does not contain it.
 
         CPUs and GPUs write `known_trip_count`. TPUs do not: there the condition compares a
         counter, which starts at 0 and rises by 1 as that of `lax.scan` does, with a constant.

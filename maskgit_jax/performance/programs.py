@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from maskgit_jax.arrays import Batch, PyTree
 from maskgit_jax.configuration import condition_channels, load_config, require, validate
 from maskgit_jax.networks import efficientnet, lpips, resnet
+from maskgit_jax.performance.flops import Work, count_work
 from maskgit_jax.pipelines.generator import sample_pixels
 from maskgit_jax.runs.directory import abstract_variables, read_config
 from maskgit_jax.stage import Generator, Stage, Variables, generator_of
@@ -80,6 +81,10 @@ class Program(NamedTuple):
     arguments: tuple[PyTree, ...]
     compiled: Callable[..., Any]
     batch_size: int
+
+    def count_work(self) -> Work:
+        """Returns the FLOPs and the memory traffic of one call, on all devices together."""
+        return count_work(self.function, *self.arguments)
 
 
 def build_abstract_run(config: ConfigDict, configs: str | Path = "configs") -> AbstractRun:

@@ -20,7 +20,6 @@ from maskgit_jax.arrays import Batch, Key, PyTree
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.loader import batches_ahead, train_batches
 from maskgit_jax.data.sources import Sources, open_sources, resolve_classes
-from maskgit_jax.performance.flops import count_work
 from maskgit_jax.performance.programs import (
     AbstractRun,
     Program,
@@ -155,9 +154,9 @@ def measure_train(
     plain = build_abstract_run(without_rematerialization(config), configs)
     model = _flops(train_program(plain, mesh), notes)
     executed = _flops(program, notes) if config.model.get("remat", False) else model
-    found = record("train", config, mesh, program.batch_size, seconds, (model, executed), notes,
+    values = record("train", config, mesh, program.batch_size, seconds, (model, executed), notes,
                    steps.executable, steps.compile_seconds)  # fmt: skip
-    return {**found, "synthetic": synthetic}
+    return {**values, "synthetic": synthetic}
 
 
 def _prepare_steps(run: AbstractRun, program: Program, mesh: Mesh, feed: _Input | None) -> _Steps:
@@ -222,9 +221,9 @@ def measure_sample(
     sample(1)
     device = median_seconds(sample, options)
     flops = _flops(program, notes)
-    found = record("sample", config, mesh, size, Seconds(device, device, None, 0.0),
+    values = record("sample", config, mesh, size, Seconds(device, device, None, 0.0),
                    (flops, flops), notes, executable, compile_seconds)  # fmt: skip
-    return {**found, "nfe": _sequential_evaluations(run)}
+    return {**values, "nfe": _sequential_evaluations(run)}
 
 
 def measure_data(config: ConfigDict, options: TimingOptions) -> dict[str, Any]:
@@ -244,8 +243,8 @@ def measure_data(config: ConfigDict, options: TimingOptions) -> dict[str, Any]:
     read = median_seconds(feed.read, options)
     feed.deliver(1)  # the first transfer compiles a program
     total = median_seconds(feed.deliver, options)
-    found = record("data", config, mesh, size, Seconds(total, None, total, None))
-    return {**found, "read_seconds": read, "images_per_second_read": size / read}
+    values = record("data", config, mesh, size, Seconds(total, None, total, None))
+    return {**values, "read_seconds": read, "images_per_second_read": size / read}
 
 
 def _fast_key(seed: int) -> Key:
@@ -260,7 +259,7 @@ def _check_batch(host: Mapping[str, np.ndarray], shapes: Batch) -> None:
 
 def _flops(program: Program, notes: list[str]) -> float | None:
     try:
-        return count_work(program.function, *program.arguments).total_flops
+        return program.count_work().total_flops
     except ValueError as error:
         notes.append(f"no FLOPs: {error}")
         return None

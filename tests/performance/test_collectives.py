@@ -65,9 +65,9 @@ def entry(*lines: str, before: str = ADD) -> str:
 
 
 def collectives(text: str) -> dict[Collective, float]:
-    found, unknown = read_collectives(text)
+    counts, unknown = read_collectives(text)
     assert unknown == ()
-    return found
+    return counts
 
 
 def test_collectives_in_nested_loops_count_once_per_iteration():
@@ -75,9 +75,9 @@ def test_collectives_in_nested_loops_count_once_per_iteration():
 
 
 def test_loop_of_unknown_length_counts_once_and_is_named():
-    found, unknown = read_collectives(LOOPS.replace("direction=LT", "direction=NE"))
+    counts, unknown = read_collectives(LOOPS.replace("direction=LT", "direction=NE"))
     assert unknown == ("while.1",)
-    assert found == {Collective("all-reduce", 64, 2): 5}
+    assert counts == {Collective("all-reduce", 64, 2): 5}
 
 
 @pytest.mark.parametrize(
@@ -192,8 +192,8 @@ def test_branch_that_sends_the_most_counts():
                   "true_computation=%much, false_computation=%nothing"):  # fmt: skip
         lines = ["%p = pred[] parameter(0)", "%a = f32[8]{0} parameter(1)",
                  f"ROOT %c = f32[8]{{0}} conditional(%p, %a, %a), {names}"]  # fmt: skip
-        found = collectives(entry(*lines, before=ADD + branches))
-        assert found == {Collective("all-reduce", 32, 8): 1}
+        counts = collectives(entry(*lines, before=ADD + branches))
+        assert counts == {Collective("all-reduce", 32, 8): 1}
 
 
 def test_group_size_in_every_notation():

@@ -26,10 +26,10 @@ def test_matrix_product_counts_two_flops_per_multiplication():
 
 
 def test_batch_axes_are_not_contracted():
-    found = count_flops(
+    flops = count_flops(
         lambda x, y: jnp.einsum("bnqd,bnkd->bnqk", x, y), shape(2, 3, 4, 5), shape(2, 3, 6, 5)
     )
-    assert found == {"float32": 2 * 2 * 3 * 4 * 6 * 5}
+    assert flops == {"float32": 2 * 2 * 3 * 4 * 6 * 5}
 
 
 def test_dtypes_and_precisions_count_separately():
@@ -37,8 +37,8 @@ def test_dtypes_and_precisions_count_separately():
         exact = jnp.dot(y, y, precision="highest")
         return x @ x, jnp.dot(x, x, preferred_element_type=jnp.float32), y @ y, exact
 
-    found = count_flops(several, shape(4, 4, dtype=jnp.bfloat16), shape(2, 2))
-    assert found == {"bfloat16": 2 * 2 * 4**3, "float32": 2 * 2**3, "float32_highest": 2 * 2**3}
+    flops = count_flops(several, shape(4, 4, dtype=jnp.bfloat16), shape(2, 2))
+    assert flops == {"bfloat16": 2 * 2 * 4**3, "float32": 2 * 2**3, "float32_highest": 2 * 2**3}
 
 
 def convolution(x, w, stride=1, padding="VALID", **settings):
@@ -48,23 +48,23 @@ def convolution(x, w, stride=1, padding="VALID", **settings):
 
 
 def test_convolution_counts_every_tap_of_every_output():
-    found = count_flops(convolution, shape(2, 8, 6, 3), shape(3, 3, 3, 5))
-    assert found == {"float32": 2 * (2 * 6 * 4 * 5) * (3 * 3 * 3)}
+    flops = count_flops(convolution, shape(2, 8, 6, 3), shape(3, 3, 3, 5))
+    assert flops == {"float32": 2 * (2 * 6 * 4 * 5) * (3 * 3 * 3)}
 
 
 def test_padding_does_not_count():
     # Along 8 pixels three taps meet 3 * 8 - 2 of them.
-    found = count_flops(
+    flops = count_flops(
         lambda x, w: convolution(x, w, padding="SAME"), shape(1, 8, 8, 1), shape(3, 3, 1, 1)
     )
-    assert found == {"float32": 2 * 22**2}
+    assert flops == {"float32": 2 * 22**2}
 
 
 def test_feature_groups_count_their_own_features_only():
-    found = count_flops(
+    flops = count_flops(
         lambda x, w: convolution(x, w, feature_group_count=4), shape(1, 5, 5, 8), shape(2, 2, 2, 12)
     )
-    assert found == {"float32": 2 * (4 * 4 * 12) * (2 * 2 * 2)}
+    assert flops == {"float32": 2 * (4 * 4 * 12) * (2 * 2 * 2)}
 
 
 @pytest.mark.parametrize(
@@ -87,13 +87,13 @@ def test_each_gradient_of_a_convolution_counts_as_much_as_the_convolution(stride
 
 
 def test_zeros_of_a_dilated_image_do_not_count():
-    found = count_flops(
+    flops = count_flops(
         lambda x, w: convolution(x, w, 1, [(0, 0)] * 2, lhs_dilation=(2, 2)),
         shape(1, 4, 4, 1),
         shape(2, 2, 1, 1),
     )
     # 7 places with 3 zeros between 4 pixels: each of 6 outputs meets one pixel along an axis.
-    assert found == {"float32": 2 * 6**2}
+    assert flops == {"float32": 2 * 6**2}
 
 
 def test_window_pairs_equal_a_count_by_hand():
@@ -113,8 +113,8 @@ def test_nested_loops_count_once_per_iteration():
     def inner(x, _):
         return jax.lax.scan(lambda x, _: (x @ x, None), x, None, length=3)[0], None
 
-    found = count_flops(lambda x: jax.lax.scan(inner, x, None, length=5)[0], shape(4, 4))
-    assert found == {"float32": 15 * 2 * 4**3}
+    flops = count_flops(lambda x: jax.lax.scan(inner, x, None, length=5)[0], shape(4, 4))
+    assert flops == {"float32": 15 * 2 * 4**3}
 
 
 def test_backward_pass_of_a_loop_counts_twice_its_forward_pass():
@@ -157,8 +157,8 @@ def test_networks_that_share_a_forward_pass_share_its_flops():
         return one, two
 
     once = 2 * 5 * 4 * 4
-    found = count_flops(both, shape(4, 4), shape(4, 4), shape(5, 4))
-    assert found == {"float32": (2 + 2 + 1) * once}  # two forward; w: through v, w; v: itself
+    flops = count_flops(both, shape(4, 4), shape(4, 4), shape(5, 4))
+    assert flops == {"float32": (2 + 2 + 1) * once}  # two forward; w: through v, w; v: itself
 
 
 def test_constants_of_equal_value_are_equal():
@@ -172,8 +172,8 @@ def test_most_expensive_branch_counts():
     def program(flag, x):
         return jax.lax.cond(flag, lambda x: x @ x @ x, lambda x: x @ x, x)
 
-    found = count_flops(program, shape(dtype=jnp.bool_), shape(4, 4))
-    assert found == {"float32": 2 * 2 * 4**3}
+    flops = count_flops(program, shape(dtype=jnp.bool_), shape(4, 4))
+    assert flops == {"float32": 2 * 2 * 4**3}
 
 
 def test_custom_derivatives_count_as_written():
@@ -182,8 +182,8 @@ def test_custom_derivatives_count_as_written():
         return x @ x
 
     square.defvjp(lambda x: (square(x), x), lambda x, g: (g @ x @ x @ x,))
-    found = count_flops(jax.grad(lambda x: square(x).sum()), shape(4, 4))
-    assert found == {"float32": 3 * 2 * 4**3}  # no result depends on the product itself
+    flops = count_flops(jax.grad(lambda x: square(x).sum()), shape(4, 4))
+    assert flops == {"float32": 3 * 2 * 4**3}  # no result depends on the product itself
 
 
 def test_loop_of_unknown_length_with_products_is_refused():
@@ -210,7 +210,7 @@ def test_products_read_their_factors_and_write_their_results():
 
 
 def test_paper_transformer_needs_six_flops_per_weight_and_token(key):
-    """A step costs 6 N D operations: 3 passes, 2 for each of N weights and D tokens."""
+    """6 N D FLOPs for N weights and D tokens: three products, two FLOPs per multiplication."""
     network = MaskGIT(1024, 1000, 256, remat=False)
     tokens, label = shape(2, 256, dtype=jnp.int32), shape(2, dtype=jnp.int32)
     mask = shape(2, 256, dtype=jnp.bool_)
@@ -220,10 +220,10 @@ def test_paper_transformer_needs_six_flops_per_weight_and_token(key):
         return network.apply(params, tokens, mask, label, False).sum()
 
     step = jax.value_and_grad(loss)
-    found = count_work(step, params, tokens, mask, label).total_flops
+    flops = count_work(step, params, tokens, mask, label).total_flops
     layers, width, length = 24, 768, 257
     weights = layers * 12 * width**2
-    assert found == pytest.approx(6 * weights * 2 * length, rel=0.07)  # attention is the rest
+    assert flops == pytest.approx(6 * weights * 2 * length, rel=0.07)  # attention is the rest
     attention = layers * 2 * length**2 * width  # scores and mixing, multiplications
     head = 256 * (width**2 + width * 1024)
-    assert found == 6 * 2 * (weights * length + attention + head)
+    assert flops == 6 * 2 * (weights * length + attention + head)

@@ -95,15 +95,15 @@ def test_flops_of_an_image_of_the_paper_maskgit():
     tokens = jax.ShapeDtypeStruct((1, 256), jnp.int32)
     inner = build_abstract_run(preset("vqgan", "imagenet256"))
     decoder = count_work(inner.stage.exports.decode, run.frozen["tokenizer"], tokens)
-    found = count_work(program.function, *program.arguments)
-    assert found.total_flops == 8 * evaluation + decoder.total_flops
+    work = program.count_work()
+    assert work.total_flops == 8 * evaluation + decoder.total_flops
 
 
 def test_rematerialization_is_counted_separately():
     config = changed("maskgit", model__remat=True, data__source="tokens:nowhere")
     mesh = mesh_of()
     costs = [
-        count_work(program.function, *program.arguments).total_flops
+        program.count_work().total_flops
         for program in (
             train_program(build_abstract_run(config), mesh),
             train_program(build_abstract_run(without_rematerialization(config)), mesh),
