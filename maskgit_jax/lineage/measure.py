@@ -30,7 +30,6 @@ from maskgit_jax.files import write_arrays, write_text
 from maskgit_jax.lineage.schedule import Schedule, training_minutes
 from maskgit_jax.lineage.systems import TRAININGS, System
 from maskgit_jax.model import Model, load
-from maskgit_jax.pipelines.generator import GeneratorPipeline
 from maskgit_jax.stage import generator_of
 from maskgit_jax.stages.token_priors import token_grids
 
@@ -135,24 +134,13 @@ def measure_system(schedule: Schedule, system: System, options: EvaluationOption
         if system.remasking:
             settings, distances = _remasking_settings(schedule, system, model, options, settings)
         evaluations.append(_evaluate(schedule, system.prior, model, options, settings))
-    images, _ = open_real_images(schedule.configuration(TRAININGS[system.first_stage]).data)
-    assert images.held_out is not None
-    originals = select_of_each_class(images.held_out)
-    samples = nfe = seconds = None
-    decoder = ""
-    if generator_of(model.run.stage.exports) is not None:
-        chosen = model.generator.settings(**settings)
-        samples, seconds = _sample(model.generator, chosen)
-        nfe = tokens + 1
-        if isinstance(chosen, DecodeSettings):
-            nfe, decoder = num_network_evaluations(chosen) + 1, _describe(chosen)
-    metrics, skipped = {}, {}
-    for evaluation in evaluations:
-        metrics |= {metric.name: _values(metric) for metric in evaluation.metrics}
-        skipped |= evaluation.skipped
+    real, _ = open_real_images(schedule.configuration(TRAININGS[system.first_stage]).data)
+    assert real.held_out is not None
+    originals = select_of_each_class(real.held_out)
+    samples, seconds, nfe, decoder = _sample(model, settings, tokens)
     result = Result(
         name=system.name,
-        metrics=metrics,
+        metrics={each.name: _values(each) for part in evaluations for each in part.metrics},
         parameters=_num_parameters(first) + (_num_parameters(model) if system.prior else 0),
         tokens=tokens,
         nfe=nfe,
@@ -163,7 +151,7 @@ def measure_system(schedule: Schedule, system: System, options: EvaluationOption
         machine=_machine(),
         decoder=decoder,
         decoder_distances=distances,
-        skipped=skipped,
+        skipped={name: reason for part in evaluations for name, reason in part.skipped.items()},
     )
     path = _result_file(schedule, system)
     examples = Examples(originals, first.reconstruct(originals), samples)._asdict()
@@ -277,21 +265,25 @@ def select_of_each_class(source: Source) -> np.ndarray:
     return np.stack([found[key] for key in sorted(found)[:NUM_RECONSTRUCTIONS]])
 
 
-def _describe(settings: DecodeSettings) -> str:
-    schedule = f":{settings.remask_schedule}" if settings.decoder == "remask" else ""
-    guidance = f", guidance {settings.guidance:g}" if settings.guidance else ""
-    return f"{settings.decoder}{schedule}, {settings.steps} steps{guidance}"
-
-
-def _sample(generator: GeneratorPipeline, settings: Any) -> tuple[np.ndarray, float]:
-    """Returns samples of all classes in turn, and the seconds per image after the first batch."""
-    labels = np.arange(2 * _TIMED_BATCH) % max(1, generator.num_classes)
+def _sample(
+    model: Model, settings: Mapping[str, Any], tokens: int
+) -> tuple[np.ndarray | None, float | None, int | None, str]:
+    """Returns samples of all classes in turn, seconds per image, NFE, and the decoder in words."""
+    if generator_of(model.run.stage.exports) is None:
+        return None, None, None, ""
+    chosen, nfe, decoder = model.generator.settings(**settings), tokens + 1, ""
+    if isinstance(chosen, DecodeSettings):
+        nfe = num_network_evaluations(chosen) + 1
+        schedule = f":{chosen.remask_schedule}" if chosen.decoder == "remask" else ""
+        guidance = f", guidance {chosen.guidance:g}" if chosen.guidance else ""
+        decoder = f"{chosen.decoder}{schedule}, {chosen.steps} steps{guidance}"
+    labels = np.arange(2 * _TIMED_BATCH) % max(1, model.generator.num_classes)
     images, start = [], 0.0
-    for batch in generator(labels.tolist(), 0, settings, _TIMED_BATCH):
+    for batch in model.generator(labels.tolist(), 0, chosen, _TIMED_BATCH):
         images.append(batch)
-        start = start or time.monotonic()
+        start = start or time.monotonic()  # the first batch compiles the program
     seconds = (time.monotonic() - start) / sum(map(len, images[1:]))
-    return np.concatenate(images)[:NUM_SAMPLES], seconds
+    return np.concatenate(images)[:NUM_SAMPLES], seconds, nfe, decoder
 
 
 def _num_parameters(model: Model) -> int:

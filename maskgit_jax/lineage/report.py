@@ -203,11 +203,14 @@ def _write_figure(path: Path, report: Report) -> None:
     for (name, result), (left, middle, right) in zip(report.results.items(), panels, strict=False):
         examples = report.examples[name]
         left.text(0, 0.5, _label(result), va="center", fontsize=9)
-        _draw(middle, _reconstruction_grid(examples))
+        reconstructions = _reconstruction_grid(examples)
+        _draw(middle, reconstructions)
         if examples.samples is not None:
             _draw(right, _grid(examples.samples, NUM_SAMPLES // 2))
         else:
-            right.text(0.5, 0.5, "no samples", ha="center", va="center", color="grey", fontsize=9)
+            _draw(right, np.full_like(reconstructions, 255))  # equal size, so that titles align
+            right.text(0.5, 0.5, "no samples", ha="center", va="center", color="grey", fontsize=9,
+                       transform=right.transAxes)  # fmt: skip
     panels[0][1].set_title("held-out images (above) and their reconstructions", fontsize=9)
     panels[0][2].set_title("samples", fontsize=9)
     for axes in panels.flat:
