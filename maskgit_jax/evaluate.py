@@ -1,11 +1,9 @@
 """Evaluates a run, or any images: `python -m maskgit_jax.evaluate --workdir=runs/maskgit-digits`.
 
-A first stage is evaluated by its reconstructions of held-out images, a VAE also by its latents and
-likelihoods, a generator by the fidelity, diversity and novelty of its samples. Images from any
-source are evaluated in the same way: `--images=A.npz|FOLDER` with `--data=SOURCE` or
+Evaluates reconstructions, latents, likelihoods, and the fidelity, diversity and novelty of samples;
+`--images=A.npz|FOLDER` evaluates images from any source, with `--data=SOURCE` or
 `--reference=B.npz|FOLDER`. Writes `evaluation.json` and `evaluation.md`; an interrupted evaluation
-continues where it stopped. `--compare=RUN,RUN` shows evaluations side by side, and only metrics of
-equal protocols in one row.
+continues where it stopped. `--compare=RUN,RUN` shows evaluations side by side.
 """
 
 from pathlib import Path
@@ -66,8 +64,8 @@ def compare(given: flags.FlagValues, options: EvaluationOptions) -> str:
     shared: Any = dict(num=num, settings=SETTINGS())
     if given.inpaint is not None:
         classes, mask = given.class_conditional, given.inpaint
-        return compare_inpainting(run, folder, options, given.decoders, nfe[0], mask,
-                                  class_conditional=classes, **shared)  # fmt: skip
+        arguments = (run, folder, options, given.decoders, nfe[0], mask)
+        return compare_inpainting(*arguments, class_conditional=classes, **shared)
     scales = command_line.numbers("guidances", len(given.guidances), float)
     return compare_decoders(run, folder, options, given.decoders, nfe, scales, **shared)
 
@@ -83,8 +81,8 @@ def main() -> None:
         all_devices(), given.features, given.lpips, given.cache, given.batch_size, **limits
     )
     if given.write_reference:
-        path = Path(given.write_reference)
-        write_reference(path, given.data, given.image_size, given.channels, options)
+        size, path = (given.image_size, given.channels), Path(given.write_reference)
+        write_reference(path, given.data, *size, options)
         print(f"wrote {path}")
         return
     require(
@@ -98,10 +96,6 @@ def main() -> None:
         folder, model = Path(given.workdir), load(given.workdir, given.checkpoint)
         evaluation = model.evaluation(options, given.num, given.data, given.seed, **SETTINGS())
     else:
-        require(
-            bool(given.reference) != bool(given.data),
-            "--images needs real images: either --data=SOURCE or --reference=FILE.npz or FOLDER",
-        )
         folder = Path(given.images).with_name(f"{Path(given.images).stem}.evaluation")
         evaluation = evaluate_images(
             given.images, options, folder, reference=given.reference, data=given.data, num=given.num

@@ -23,7 +23,6 @@ from maskgit_jax.pipelines.generator import GeneratorPipeline, label_number
 from maskgit_jax.pipelines.inputs import open_conditioning_images, to_image, to_images, to_mask
 from maskgit_jax.runs.directory import Run, load_run
 from maskgit_jax.runs.progress import progress_bar
-from maskgit_jax.stage import LatentModel
 from maskgit_jax.training import sharding
 
 if TYPE_CHECKING:
@@ -291,11 +290,6 @@ class Model:
         from maskgit_jax.pipelines.latents import latent_walks
 
         return latent_walks(self.run, self.mesh, mode, rows, seed, batch_size)
-
-    @property
-    def has_latents(self) -> bool:
-        """Whether `encode` returns continuous latents."""
-        return isinstance(self.run.stage.exports, LatentModel)
 
     def evaluate(
         self,

@@ -41,6 +41,10 @@ def evaluate_images(
     Raises:
         InputError: A file is missing, or sizes, classes or numbers of images do not fit.
     """
+    require(
+        bool(reference) != bool(data),
+        "--images needs real images: either --data=SOURCE or --reference=FILE.npz or FOLDER",
+    )
     generated = open_images(images)
     real, class_names = _open_reference(reference, data, generated)
     generated.labels = match_labels(generated, class_names, real)

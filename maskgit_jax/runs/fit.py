@@ -192,7 +192,7 @@ def load_perceptual(config: ConfigDict) -> dict[str, Variables]:
     Raises:
         InputError: Its weights are missing; the message says where to get them.
     """
-    if "perceptual" not in config.losses or not config.losses.perceptual:
+    if "losses" not in config or not config.losses.get("perceptual", ""):
         return {}
     name, weights = config.losses.perceptual, config.losses.perceptual_weights
     try:

@@ -70,7 +70,7 @@ def _restore(place: Path, mesh: Mesh, folder: Path) -> PyTree:
 
     try:
         # The shapes come from the checkpoint: tracing the initialization takes seconds.
-        metadata = ocp.StandardCheckpointHandler().metadata(place)
+        metadata = ocp.StandardCheckpointHandler().metadata(place)  # pyright: ignore
         shapes = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), metadata.tree)
         abstract = with_sharding(shapes, tree_shardings(shapes, mesh))
         with ocp.StandardCheckpointer() as checkpointer:

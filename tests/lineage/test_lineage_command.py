@@ -32,6 +32,7 @@ ARGUMENTS = [
 def test_a_lineage_resumes_after_sigterm_and_writes_the_page(tmp_path):
     arguments = [*ARGUMENTS, f"--workdir={tmp_path}/lineage", CLASSIFIER_CACHE]
     process = start("lineage", *arguments)
+    assert process.stdout is not None and process.stderr is not None
     while "training vqgan" not in (line := process.stdout.readline()):
         assert line, process.stderr.read()
     process.send_signal(signal.SIGTERM)

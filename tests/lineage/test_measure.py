@@ -52,7 +52,9 @@ def test_an_autoencoder_is_evaluated_once_and_has_no_samples(schedule, tmp_path,
         measure.measure_system(schedule, system, options)
     assert evaluated == [tmp_path / "run"]
 
-    result, examples = measure.read_result(schedule, system)
+    stored = measure.read_result(schedule, system)
+    assert stored is not None
+    result, examples = stored
     assert result.nfe is None and result.seconds is None and examples.samples is None
     leaves = jax.tree.leaves(load_run(tmp_path / "run", mesh).variables.params)
     assert result.parameters == sum(np.prod(leaf.shape, dtype=int) for leaf in leaves)

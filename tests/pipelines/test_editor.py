@@ -47,7 +47,7 @@ def test_what_is_not_masked_stays_and_candidates_differ(editor, image):
 def test_nothing_of_what_is_hidden_reaches_the_generator(editor, image):
     mask, changed = lower_half(), image.copy()
     changed[8:] = 255 - changed[8:]
-    one, other = (editor.inpaint(picture, mask, num=2).images for picture in (image, changed))
+    one, other = (editor.inpaint(photo, mask, num=2).images for photo in (image, changed))
     np.testing.assert_array_equal(one, other)
 
 
@@ -63,12 +63,12 @@ def test_one_program_for_all_labels_masks_and_sizes(editor, image):
 @pytest.mark.parametrize("shape", [(16, 40), (50, 33), (10, 13)])
 def test_pictures_of_other_sizes(editor, shape):
     rng = np.random.default_rng(0)
-    picture = rng.integers(0, 256, (*shape, 1), np.uint8)
+    photo = rng.integers(0, 256, (*shape, 1), np.uint8)
     mask = lower_half(shape)
-    made = editor.inpaint(picture, mask, num=2)
+    made = editor.inpaint(photo, mask, num=2)
     assert made.images.shape == (2, *shape, 1)
-    np.testing.assert_array_equal(made.images[:, ~mask], np.stack([picture[~mask]] * 2))
-    varied = editor.variations(picture, keep=0.5, num=2)
+    np.testing.assert_array_equal(made.images[:, ~mask], np.stack([photo[~mask]] * 2))
+    varied = editor.variations(photo, keep=0.5, num=2)
     assert varied.images.shape == (2, *shape, 1) and (varied.images[0] != varied.images[1]).any()
 
 
@@ -93,8 +93,8 @@ def test_interpolations_begin_and_end_with_the_pictures_as_tokens_say_them(edito
     other = digits_batch()["image"][5]
     made = editor.interpolate(image, other, columns=4, num=2)
     assert made.images.shape == (8, 16, 16, 1)
-    for column, picture in ((0, image), (3, other)):
-        tokens = editor._tokens(picture, 1.0)
+    for column, photo in ((0, image), (3, other)):
+        tokens = editor._tokens(photo, 1.0)
         drawn = editor._drawn(tokens[None])[0]
         np.testing.assert_array_equal(made.images[column], drawn)
         np.testing.assert_array_equal(made.images[4 + column], drawn)

@@ -82,12 +82,12 @@ def test_the_loss_falls(name):
     stage, config, frozen = tiny_stage(name)
     step = jax.jit(make_train_step(stage, config))
     state = new_state(stage, config, frozen, digits_batch())
-    player = next(iter(config.optimizers))
+    name = next(iter(config.optimizers))
     losses = []
     for number in range(20):
         batch = digits_batch(start=16 * number)
         state, metrics = step(state, frozen, batch, jax.random.key(0))
-        losses.append(float(metrics[f"{player}/loss"]))
+        losses.append(float(metrics[f"{name}/loss"]))
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
 
@@ -102,9 +102,9 @@ def test_accumulation_averages_the_parts(name):
     whole = jax.jit(make_train_step(stage, config))(state, frozen, batch, jax.random.key(0))[1]
     parts_step = jax.jit(make_train_step(stage, parts_config))
     parts = parts_step(state, frozen, batch, jax.random.key(0))[1]
-    player = next(iter(config.optimizers))
+    name = next(iter(config.optimizers))
     tolerance = 1e-5 if name in TOKENIZER_NAMES else 0.2
-    np.testing.assert_allclose(parts[f"{player}/loss"], whole[f"{player}/loss"], rtol=tolerance)
+    np.testing.assert_allclose(parts[f"{name}/loss"], whole[f"{name}/loss"], rtol=tolerance)
 
 
 @pytest.mark.parametrize("name", SHARDED_KINDS)
