@@ -10,7 +10,7 @@ os.environ.setdefault(
 _OWN = tempfile.TemporaryDirectory(prefix="maskgit_jax_tests_")
 _SHARED = os.environ.setdefault("MASKGIT_JAX_TESTS", _OWN.name)  # by all processes of the tests
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{_SHARED}/compiled")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax
 import pytest
