@@ -28,19 +28,14 @@ def check_lineage(
     """
     trainings = needed_trainings(systems)
     check_trainings(schedule, trainings)
-    for training in trainings:
-        if training.tokenizer:
-            continue
-        real, sources = open_real_images(schedule.configuration(training).data)
-        assert real.training is not None and real.held_out is not None
-        require(
-            len(real.held_out) > 3,
-            f"{schedule.data} has {len(real.held_out)} held-out images; metrics need at least 4",
-        )
-        num = schedule.num or min(MAX_SAMPLES, len(sources.train))
-        check_image_sets(
-            real.training.shape, num, real, options.features, options.num_reference
-        )  # fmt: skip
+    real, sources = open_real_images(schedule.configuration(trainings[0]).data)
+    assert real.training is not None and real.held_out is not None
+    require(
+        len(real.held_out) > 3,
+        f"{schedule.data} has {len(real.held_out)} held-out images; metrics need at least 4",
+    )
+    num = schedule.num or min(MAX_SAMPLES, len(sources.train))
+    check_image_sets(real.training.shape, num, real, options.features, options.num_reference)
 
 
 def check_trainings(schedule: Schedule, trainings: Iterable[Training]) -> None:

@@ -226,17 +226,18 @@ def _remasking_settings(
     Returns:
         The settings, and decoder -> Frechet distance.
     """
-    own = model.generator.settings(**settings)
-    nfe = num_network_evaluations(dataclasses.replace(own, guidance=0.0))
+    run_settings = model.generator.settings(**settings)
+    nfe = num_network_evaluations(dataclasses.replace(run_settings, guidance=0.0))
     if model.generator.num_classes < 2:
-        chosen = settings_with_nfe("remask", nfe, own.guidance, own)
+        chosen = settings_with_nfe("remask", nfe, run_settings.guidance, run_settings)
         return {**settings, "decoder": "remask", "steps": chosen.steps}, {}
     num = min(schedule.num or _SELECTION_NUM, _SELECTION_NUM)
     comparison = DecoderComparison(model.run, options, num)
     path = schedule.evaluations / "runs" / f"decoders-{schedule.identity(system.prior)}.json"
     distances = json.loads(path.read_text()) if path.exists() else {}
     candidates = {
-        name: settings_with_nfe(name, nfe, own.guidance, own) for name in REMASKING_DECODERS
+        name: settings_with_nfe(name, nfe, run_settings.guidance, run_settings)
+        for name in REMASKING_DECODERS
     }
     for name, candidate in candidates.items():
         if name not in distances:
