@@ -133,13 +133,13 @@ def main() -> None:
     trained = []
     for variance in variances:
         fixed = {"model__sigma_mode": "fixed", "model__sigma": float(variance**0.5)}
-        found = train(images, **fixed, **longer)
-        exact = probabilistic_pca(flat, len(found.kl), variance)
-        gap = (exact.log_marginal - found.elbo) / abs(exact.log_marginal)
-        error = abs(found.kl - exact.kl).max()
-        print(f"| {variance:.3f} | {found.elbo:.3f} | {exact.log_marginal:.3f} | {gap:.2%} | "
-              f"{error:.3f} | {found.active} | {exact.active.sum()} |", flush=True)  # fmt: skip
-        trained.append(found)
+        result = train(images, **fixed, **longer)
+        exact = probabilistic_pca(flat, len(result.kl), variance)
+        gap = (exact.log_marginal - result.elbo) / abs(exact.log_marginal)
+        error = abs(result.kl - exact.kl).max()
+        print(f"| {variance:.3f} | {result.elbo:.3f} | {exact.log_marginal:.3f} | {gap:.2%} | "
+              f"{error:.3f} | {result.active} | {exact.active.sum()} |", flush=True)  # fmt: skip
+        trained.append(result)
     plot(ROOT / "docs/linear_vae.png", variances, trained, flat)
 
 

@@ -211,8 +211,8 @@ def _radii(points: np.ndarray, neighbours: tuple[int, ...]) -> list[np.ndarray]:
     for rows, squares in _blocks(points, points):
         squares[np.arange(len(squares)), np.arange(rows.start, rows.stop)] = np.inf  # itself
         index = np.argpartition(squares, most - 1, axis=1)[:, :most]
-        for place in range(most):
-            nearest[rows, place] = _exact_squares(points[rows], points[index[:, place]])
+        for rank in range(most):
+            nearest[rows, rank] = _exact_squares(points[rows], points[index[:, rank]])
     nearest.sort(axis=1)
     return [nearest[:, k - 1] for k in neighbours]
 

@@ -41,10 +41,10 @@ def test_probabilities_of_a_classifier_from_a_file(tmp_path):
     classifier = open_classifier(data, mesh, str(path))
     images = np.random.default_rng(0).integers(0, 256, (11, *shape), np.uint8)
     labels = np.arange(11) % 10
-    found = class_probabilities(classifier, images, labels, mesh, 8)
+    probabilities = class_probabilities(classifier, images, labels, mesh, 8)
     _, logits = jax.jit(network.apply)({"params": params}, images / np.float32(127.5) - 1)
     expected = jax.nn.softmax(logits)[np.arange(11), labels]
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-4)
     data.num_classes = 7
     with pytest.raises(InputError, match="a classifier of other images or classes"):
         open_classifier(data, mesh, str(path))
