@@ -109,7 +109,7 @@ class VAE(nn.Module):
         return mean, log_variance
 
     def decode(self, latents: Array) -> Array:
-        """Returns the parameters of the pixels' likelihood [B, H, W, P] of latents [B, Z], float32."""
+        """Returns the likelihood's parameters, float32 [B, H, W, P], of latents [B, Z]."""
         x = self.from_latents(latents).reshape(len(latents), *self.decoder_shape)
         # Otherwise a kernel sharded along its last axis shards the rows of the map, and XLA (JAX
         # 0.10.2) computes convolutions of such shards incorrectly.

@@ -55,15 +55,8 @@ def conv(features: int, size: int, dtype: str, name: str) -> nn.Conv:
 class StridedEncoder(nn.Module):
     """Halves the sides `num_downsamplings` times: [B, H, W, C] -> [B, h, w, filters].
 
-    4x4 convolutions of stride 2 (the first with half the channels), one 3x3, residual blocks.
-
-    Attributes:
-        filters: Channels of the output.
-        residual_filters: Channels inside the residual blocks.
-        num_residual_blocks: Number of residual blocks.
-        num_downsamplings: The sides must be multiples of 2 to this power.
-        remat: See `ResidualStack`.
-        dtype: Type of the activations.
+    4x4 convolutions of stride 2 (the first with half the channels), one 3x3, residual blocks. The
+    attributes are those of `VQVAE`.
     """
 
     filters: int
@@ -89,16 +82,8 @@ class StridedEncoder(nn.Module):
 class StridedDecoder(nn.Module):
     """Doubles the sides `num_upsamplings` times: [B, h, w, D] -> [B, H, W, features].
 
-    The mirror of `StridedEncoder`, with transposed 4x4 convolutions; the output is unbounded.
-
-    Attributes:
-        features: Channels of the output.
-        filters: Channels of the residual stack.
-        residual_filters: Channels inside the residual blocks.
-        num_residual_blocks: Number of residual blocks.
-        num_upsamplings: At least 1.
-        remat: See `ResidualStack`.
-        dtype: Type of the activations.
+    The mirror of `StridedEncoder`, with transposed 4x4 convolutions; the output is unbounded. At
+    least one upsampling; the other attributes are those of `VQVAE`.
     """
 
     features: int

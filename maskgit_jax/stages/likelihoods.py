@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array, Key
-from maskgit_jax.configuration import require, require_one_of
+from maskgit_jax.configuration import require, require_at_least, require_one_of
 from maskgit_jax.losses.likelihoods import (
     bernoulli_log_likelihood,
     discretized_logistic_mixture_log_likelihood,
@@ -59,10 +59,7 @@ def validate_likelihood(config: ConfigDict) -> None:
         model.sigma > 0,
         f"config.model.sigma is {model.sigma}; a standard deviation must be above 0",
     )
-    require(
-        model.num_mixtures >= 1,
-        f"config.model.num_mixtures is {model.num_mixtures}; it must be at least 1",
-    )
+    require_at_least(config, 1, "model.num_mixtures")
 
 
 def pixel_likelihood(config: ConfigDict) -> PixelLikelihood:

@@ -1,17 +1,18 @@
 """What the stages of tokenizers share: checks of their configurations, metrics, one token map."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array, Batch, Key, PyTree, normalize
 from maskgit_jax.autoencoders.vqgan import VQGAN
 from maskgit_jax.autoencoders.vqvae import VQVAE
-from maskgit_jax.configuration import require, require_one_of
+from maskgit_jax.configuration import require, require_at_least, require_one_of
 from maskgit_jax.losses.reconstruction import mean_absolute_error, mean_squared_error, psnr
 from maskgit_jax.quantizers.codebook import CODEBOOK_INITS, assign_codebook
 from maskgit_jax.quantizers.vector import CODEBOOK_UPDATES
@@ -24,15 +25,10 @@ def validate_codebook(config: ConfigDict) -> None:
     """Raises `InputError` for settings of a codebook in `config.model` that cannot work."""
     require_one_of(config, "model.codebook_update", CODEBOOK_UPDATES)
     require_one_of(config, "model.codebook_init", CODEBOOK_INITS)
-    for key in ("codebook_size", "codebook_dim"):
-        value = config.model[key]
-        require(value >= 1, f"config.model.{key} is {value}; it must be at least 1")
+    require_at_least(config, 1, "model.codebook_size", "model.codebook_dim")
+    require_at_least(config, 0, "model.restart_dead_codes_after")
     decay = config.model.codebook_decay
     require(0 <= decay < 1, f"config.model.codebook_decay is {decay}; it must be in [0, 1)")
-    after = config.model.restart_dead_codes_after
-    require(
-        after >= 0, f"config.model.restart_dead_codes_after is {after}; it must not be negative"
-    )
 
 
 def validate_image_size(config: ConfigDict, factor: int, *keys: str) -> None:
@@ -50,6 +46,13 @@ def validate_image_size(config: ConfigDict, factor: int, *keys: str) -> None:
         f"config.data.image_size {size} is not a multiple of {factor}, by which {reasons} shrink "
         "the image",
     )
+
+
+def module_options(module: type[nn.Module], config: ConfigDict) -> dict[str, Any]:
+    """Returns the fields of a module that a configuration sets: keys of `model`, and `dtype`."""
+    names = {field.name for field in fields(module)}
+    options = {name: value for name, value in config.model.items() if name in names}
+    return {**options, "dtype": config.dtype}
 
 
 def reconstruction_metrics(image: Array, reconstruction: Array) -> dict[str, Array]:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from maskgit_jax.arrays import Array, Batch, Key, PyTree, normalize
 from maskgit_jax.autoencoders.latent_paths import interpolate_latents, traverse_latents
 from maskgit_jax.autoencoders.vae import NETWORKS, POSTERIORS, VAE
-from maskgit_jax.configuration import check_settings, require, require_one_of
+from maskgit_jax.configuration import check_settings, require, require_at_least, require_one_of
 from maskgit_jax.decoding.settings import PriorSettings
 from maskgit_jax.losses.elbo import (
     ANNEALINGS,
@@ -31,6 +31,7 @@ from maskgit_jax.stages.likelihoods import (
     validate_likelihood,
 )
 from maskgit_jax.stages.tokenizers import (
+    module_options,
     reconstruction_metrics,
     side_by_side,
     validate_image_size,
@@ -47,8 +48,8 @@ def validate(config: ConfigDict) -> None:
     require_one_of(config, "model.posterior", POSTERIORS)
     validate_likelihood(config)
     require_one_of(config, "losses.annealing", ANNEALINGS)
-    for key in ("beta", "annealing_steps", "free_bits"):
-        require(losses[key] >= 0, f"config.losses.{key} is {losses[key]}; it must not be negative")
+    require_at_least(config, 0, "losses.beta", "losses.annealing_steps", "losses.free_bits")
+    require_at_least(config, 1, "losses.annealing_cycles", "model.num_latents")
     require(
         losses.annealing == "constant" or losses.annealing_steps > 0,
         f"config.losses.annealing is '{losses.annealing}', but takes 0 steps; set "
@@ -59,12 +60,8 @@ def validate(config: ConfigDict) -> None:
         "config.training.best_metric is 'negative_elbo', which an autoencoder "
         "(config.model.posterior=none) does not have; set it to reconstruction_mse",
     )
-    cycles = losses.annealing_cycles
-    require(cycles >= 1, f"config.losses.annealing_cycles is {cycles}; it must be at least 1")
-    convolutional = model.network == "convolutional"
-    for key in ("num_latents", *(["num_downsamplings"] if convolutional else [])):
-        require(model[key] >= 1, f"config.model.{key} is {model[key]}; it must be at least 1")
-    if convolutional:
+    if model.network == "convolutional":
+        require_at_least(config, 1, "model.num_downsamplings")
         validate_image_size(config, 2**model.num_downsamplings, "num_downsamplings")
     check_settings(sampling_settings(config))
 
@@ -76,21 +73,12 @@ def sampling_settings(config: ConfigDict) -> PriorSettings:
 
 def build_network(config: ConfigDict, num_outputs: int) -> VAE:
     """Returns the autoencoder that a configuration describes."""
-    model = config.model
     return VAE(
         image_size=config.data.image_size,
         channels=config.data.channels,
         outputs=num_outputs,
-        num_latents=model.num_latents,
-        network=model.network,
-        posterior=model.posterior,
-        filters=model.filters,
-        residual_filters=model.residual_filters,
-        num_residual_blocks=model.num_residual_blocks,
-        num_downsamplings=model.num_downsamplings,
         initial_log_sigma=initial_log_sigma(config),
-        remat=model.remat,
-        dtype=config.dtype,
+        **module_options(VAE, config),
     )
 
 

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array, Batch, Key, PyTree, normalize
 from maskgit_jax.autoencoders.vqgan import ARCHITECTURES, VQGAN
-from maskgit_jax.configuration import require, require_one_of
+from maskgit_jax.configuration import require, require_at_least, require_one_of
 from maskgit_jax.losses.adversarial import (
     ADVERSARIAL_LOSSES,
     LecamAverages,
@@ -36,7 +36,12 @@ from maskgit_jax.quantizers.codebook import (
     update_usage,
 )
 from maskgit_jax.stage import Metrics, Stage, Variables
-from maskgit_jax.stages.tokenizers import SingleMapTokenizer, summarize, validate_image_size
+from maskgit_jax.stages.tokenizers import (
+    SingleMapTokenizer,
+    module_options,
+    summarize,
+    validate_image_size,
+)
 
 Discriminator = PatchDiscriminator | StyleGANDiscriminator
 
@@ -47,9 +52,8 @@ def validate(config: ConfigDict) -> None:
     require_one_of(config, "losses.reconstruction", ("l1", "l2"))
     require_one_of(config, "losses.adversarial", ADVERSARIAL_LOSSES)
     losses = config.losses
-    for key in ("reconstruction", "quantizer", "perceptual", "adversarial", "r1", "lecam"):
-        weight = losses[f"{key}_weight"]
-        require(weight >= 0, f"config.losses.{key}_weight is {weight}; it must not be negative")
+    terms = ("reconstruction", "quantizer", "perceptual", "adversarial", "r1", "lecam")
+    require_at_least(config, 0, *(f"losses.{term}_weight" for term in terms))
     decay = losses.lecam_decay
     require(0 <= decay < 1, f"config.losses.lecam_decay is {decay}; it must be in [0, 1)")
     factor = 2 ** (len(config.model.channel_multipliers) - 1)
@@ -80,9 +84,8 @@ def _validate_discriminator(config: ConfigDict) -> None:
     require_one_of(config, "discriminator.kind", ("patch", "stylegan"))
     require_one_of(config, "discriminator.norm", ("batch", "group", "none"))
     losses, settings, side = config.losses, config.discriminator, config.data.image_size
-    for key in ("filters", "num_layers", "max_width"):
-        value = settings[key]
-        require(value >= 1, f"config.discriminator.{key} is {value}; it must be at least 1")
+    sizes = ("filters", "num_layers", "max_width")
+    require_at_least(config, 1, *(f"discriminator.{size}" for size in sizes))
     if losses.adversarial_weight == 0:
         for key in ("r1_weight", "lecam_weight"):
             require(
@@ -106,20 +109,10 @@ def _validate_discriminator(config: ConfigDict) -> None:
 
 def build_autoencoder(config: ConfigDict) -> VQGAN:
     """Returns the autoencoder that a configuration describes."""
-    model = config.model
-    return VQGAN(
-        image_size=config.data.image_size,
-        channels=config.data.channels,
-        filters=model.filters,
-        channel_multipliers=tuple(model.channel_multipliers),
-        blocks_per_level=model.blocks_per_level,
-        codebook_size=model.codebook_size,
-        codebook_dim=model.codebook_dim,
-        beta=model.beta,
-        architecture=ARCHITECTURES[model.architecture],
-        remat=model.remat,
-        dtype=config.dtype,
-    )
+    options = module_options(VQGAN, config)
+    options["architecture"] = ARCHITECTURES[config.model.architecture]
+    size, channels = config.data.image_size, config.data.channels
+    return VQGAN(image_size=size, channels=channels, **options)
 
 
 def build_discriminator(config: ConfigDict) -> Discriminator:
@@ -297,12 +290,5 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
     del frozen
     side = config.data.image_size // 2 ** (len(config.model.channel_multipliers) - 1)
     stage = VQGANStage(config, build_autoencoder(config), side, build_discriminator(config))
-    return Stage(
-        init=stage.init,
-        losses=stage.losses,
-        evaluate=stage.evaluate,
-        summarize=summarize,
-        preview=stage.preview,
-        exports=stage.exports,
-        assign=stage.assign,
-    )
+    functions = (stage.init, stage.losses, stage.evaluate, stage.preview)
+    return Stage(*functions, stage.exports, summarize, stage.assign)

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array, Batch, Key, PyTree, normalize
 from maskgit_jax.autoencoders.vqvae import VQVAE
-from maskgit_jax.configuration import require, require_one_of
+from maskgit_jax.configuration import require_at_least, require_one_of
 from maskgit_jax.losses.reconstruction import pixel_loss
 from maskgit_jax.quantizers.codebook import (
     count_restarts,
@@ -19,6 +19,7 @@ from maskgit_jax.quantizers.codebook import (
 from maskgit_jax.stage import Metrics, Stage, Variables
 from maskgit_jax.stages.tokenizers import (
     SingleMapTokenizer,
+    module_options,
     summarize,
     validate_codebook,
     validate_image_size,
@@ -29,27 +30,13 @@ def validate(config: ConfigDict) -> None:
     """Raises `InputError` for a configuration that cannot work."""
     require_one_of(config, "losses.reconstruction", ("l1", "l2"))
     validate_codebook(config)
-    halvings = config.model.num_downsamplings
-    require(halvings >= 1, f"config.model.num_downsamplings is {halvings}; it must be at least 1")
-    validate_image_size(config, 2**halvings, "num_downsamplings")
+    require_at_least(config, 1, "model.num_downsamplings")
+    validate_image_size(config, 2**config.model.num_downsamplings, "num_downsamplings")
 
 
 def build_network(config: ConfigDict) -> VQVAE:
     """Returns the autoencoder that a configuration describes."""
-    model = config.model
-    return VQVAE(
-        channels=config.data.channels,
-        filters=model.filters,
-        residual_filters=model.residual_filters,
-        num_residual_blocks=model.num_residual_blocks,
-        num_downsamplings=model.num_downsamplings,
-        codebook_size=model.codebook_size,
-        codebook_dim=model.codebook_dim,
-        beta=model.beta,
-        codebook_update=model.codebook_update,
-        remat=model.remat,
-        dtype=config.dtype,
-    )
+    return VQVAE(channels=config.data.channels, **module_options(VQVAE, config))
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,12 +84,5 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
     del frozen
     side = config.data.image_size // 2**config.model.num_downsamplings
     stage = VQVAEStage(config, build_network(config), side)
-    return Stage(
-        init=stage.init,
-        losses=stage.losses,
-        evaluate=stage.evaluate,
-        summarize=summarize,
-        preview=stage.preview,
-        exports=stage.exports,
-        assign=stage.assign,
-    )
+    functions = (stage.init, stage.losses, stage.evaluate, stage.preview)
+    return Stage(*functions, stage.exports, summarize, stage.assign)

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array, Batch, Key, PyTree, normalize
 from maskgit_jax.autoencoders.vqvae2 import LEVEL_NAMES, VQVAE2
-from maskgit_jax.configuration import require, require_one_of
+from maskgit_jax.configuration import require, require_at_least, require_one_of
 from maskgit_jax.losses.reconstruction import pixel_loss
 from maskgit_jax.quantizers.codebook import (
     assign_codebook,
@@ -23,6 +23,7 @@ from maskgit_jax.stage import Metrics, Stage, Tokenizer, Variables, join_levels,
 from maskgit_jax.stages.tokenizers import (
     HISTOGRAM,
     codebook_histogram,
+    module_options,
     reconstruction_metrics,
     side_by_side,
     summarize,
@@ -42,30 +43,14 @@ def validate(config: ConfigDict) -> None:
         levels in LEVEL_NAMES,
         f"config.model.num_levels is {levels}; allowed: {', '.join(map(str, LEVEL_NAMES))}",
     )
-    require(
-        halvings >= 1, f"config.model.bottom_downsamplings is {halvings}; it must be at least 1"
-    )
+    require_at_least(config, 1, "model.bottom_downsamplings")
     factor = 2 ** (halvings + levels - 1)
     validate_image_size(config, factor, "bottom_downsamplings", "num_levels")
 
 
 def build_network(config: ConfigDict) -> VQVAE2:
     """Returns the autoencoder that a configuration describes."""
-    model = config.model
-    return VQVAE2(
-        channels=config.data.channels,
-        filters=model.filters,
-        residual_filters=model.residual_filters,
-        num_residual_blocks=model.num_residual_blocks,
-        num_levels=model.num_levels,
-        bottom_downsamplings=model.bottom_downsamplings,
-        codebook_size=model.codebook_size,
-        codebook_dim=model.codebook_dim,
-        beta=model.beta,
-        codebook_update=model.codebook_update,
-        remat=model.remat,
-        dtype=config.dtype,
-    )
+    return VQVAE2(channels=config.data.channels, **module_options(VQVAE2, config))
 
 
 def level_grids(config: ConfigDict) -> tuple[tuple[int, int], ...]:
@@ -225,12 +210,6 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
     """Returns the stage; its only network is "autoencoder"."""
     del frozen
     stage = VQVAE2Stage(config, build_network(config), level_grids(config))
-    return Stage(
-        init=stage.init,
-        losses=stage.losses,
-        evaluate=stage.evaluate,
-        summarize=summarize,
-        preview=stage.preview,
-        exports=Tokenizer(stage.encode, stage.decode, config.model.codebook_size, stage.grids),
-        assign=stage.assign,
-    )
+    exports = Tokenizer(stage.encode, stage.decode, config.model.codebook_size, stage.grids)
+    functions = (stage.init, stage.losses, stage.evaluate, stage.preview)
+    return Stage(*functions, exports, summarize, stage.assign)

@@ -27,6 +27,7 @@ def codebooks(name, tree, state):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vqvae", "vqvae2"])
 def test_ema_codebooks_are_assigned_and_unused_codes_stay(name):
     """Neither AdamW nor its weight decay moves a codebook that is updated by EMA."""
@@ -70,6 +71,7 @@ def test_split_levels_is_the_inverse_of_join_levels():
         split_levels(tokens[:, 1:], grids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels,grids", [(2, ((4, 4), (8, 8))), (3, ((2, 2), (4, 4), (8, 8)))])
 def test_tokens_and_metrics_of_all_levels(levels, grids):
     stage, variables = tiny_tokenizer("vqvae2", model__num_levels=levels)
@@ -137,6 +139,7 @@ def test_invalid_configurations_are_refused(name, changes, message):
         stage_module(name).validate(tiny_config(name, **changes))
 
 
+@pytest.mark.slow
 def test_maskgit_trains_on_one_level_and_refuses_two():
     config = tiny_config("maskgit")
     tokenizer, tokenizer_variables = tiny_tokenizer("vqvae")
