@@ -1,8 +1,8 @@
-"""Makes metrics.npz: figures of published programs on the inputs below.
+"""Writes metrics.npz: metrics of published programs on the inputs below.
 
 Needs torch, torchvision, torch-fidelity 0.4.0, prdc 0.2, scikit-image and scipy, none of which
 the package needs:  python tests/golden/make_metrics.py
-Only the figures are stored; the tests draw the same inputs from the seed.
+Only the metrics are stored; the tests generate the same inputs from the seed.
 """
 
 from pathlib import Path
@@ -36,8 +36,8 @@ def images() -> tuple[np.ndarray, np.ndarray]:
     return image.astype(np.float32), np.clip(image + noise, -1, 1).astype(np.float32)
 
 
-def feature_figures() -> dict[str, object]:
-    """Figures of torch-fidelity, scipy and prdc."""
+def feature_metrics() -> dict[str, object]:
+    """Metrics of torch-fidelity, scipy and prdc."""
     import torch
 
     # torchvision's compiled half is not needed, and missing where it does not fit torch.
@@ -78,8 +78,8 @@ def feature_figures() -> dict[str, object]:
     )
 
 
-def image_figures() -> dict[str, object]:
-    """Figures of scikit-image, each [4]."""
+def image_metrics() -> dict[str, object]:
+    """Metrics of scikit-image, each [4]."""
     from skimage import metrics
 
     pairs = [
@@ -97,7 +97,7 @@ def image_figures() -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    figures = feature_figures() | image_figures()
-    np.savez(FILE, **{name: np.asarray(value, np.float64) for name, value in figures.items()})
-    for name, value in figures.items():
+    values = feature_metrics() | image_metrics()
+    np.savez(FILE, **{name: np.asarray(value, np.float64) for name, value in values.items()})
+    for name, value in values.items():
         print(name, np.asarray(value))
