@@ -21,7 +21,7 @@ CHANGES = {
 }
 ARGUMENTS = [
     "--systems=vqgan_maskgit",
-    "--budget=0.02",
+    "--num_steps=20",
     "--num=200",
     "--num_novelty=100",
     *(f"--set={stage}.{change}" for stage, changes in CHANGES.items() for change in changes),
@@ -39,13 +39,9 @@ def test_a_lineage_resumes_after_sigterm_and_writes_the_page(tmp_path):
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert out.splitlines()[-1].startswith("stopped; the same command resumes: python -m ")
-    steps = json.loads((tmp_path / "lineage/steps.json").read_text())
 
     out = succeed("lineage", *arguments)
-    assert "measuring the training speed of vqgan: done" in out and "[6 of 6] evaluating" in out
-    resumed = json.loads((tmp_path / "lineage/steps.json").read_text())
-    assert set(resumed) == {"vqgan", "maskgit"} and resumed["vqgan"] == steps["vqgan"]
-
+    assert "[1 of 4] training vqgan" in out and "[4 of 4] evaluating VQGAN + MaskGIT" in out
     page = (tmp_path / "lineage/lineage.md").read_text()
     assert "| metric | real images | VQGAN + MaskGIT |" in page
     systems = json.loads((tmp_path / "lineage/lineage.json").read_text())["systems"]

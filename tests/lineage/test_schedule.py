@@ -6,11 +6,13 @@ import json
 import pytest
 
 from maskgit_jax.configuration import InputError
+from maskgit_jax.lineage import schedule as schedule_module
 from maskgit_jax.lineage.checks import check_trainings, open_workdir
 from maskgit_jax.lineage.commands import train_command, training_commands
 from maskgit_jax.lineage.schedule import (
     Schedule,
     default_preset,
+    measure_length,
     parse_changes,
     parse_reused_runs,
     training_minutes,
@@ -79,6 +81,21 @@ def test_trainings_fill_their_share_of_the_budget(tmp_path):
     assert schedule.length("vqgan") == 600
     assert schedule.has_length("vqgan") and not schedule.is_finished("vqgan")
     assert schedule.set_length("gpt", seconds=1e9) == 2
+
+
+def test_measured_trainings_have_the_length_of_their_share(tmp_path, monkeypatch, capsys):
+    measured = []
+
+    def measure_train(config, configs, options, synthetic):
+        measured.append(config)
+        return {"step_seconds": {"total": 0.5}}
+
+    monkeypatch.setattr(schedule_module, "measure_train", measure_train)
+    schedule = schedule_in(tmp_path)
+    measure_length(schedule, TRAININGS["vqgan"])
+    assert measured[0].data.crop == "center" and measured[0].training.num_steps == 400
+    assert schedule.steps() == {"vqgan": {"num_steps": 120, "seconds": 0.5}}
+    assert "vqgan: 0.500 s per step, 120 steps in 1.0 minutes" in capsys.readouterr().out
 
 
 def test_training_minutes_are_the_time_of_all_steps(tmp_path):
