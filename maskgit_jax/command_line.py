@@ -170,7 +170,7 @@ def enable_compilation_cache() -> None:
     JAX_COMPILATION_CACHE_DIR names is used as it is.
     """
     directory = compilation_cache_directory()
-    if directory is None or jax.config.values["jax_compilation_cache_dir"]:
+    if directory is None or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)

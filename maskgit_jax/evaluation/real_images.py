@@ -109,9 +109,8 @@ def check_image_sets(
             require(
                 number > needed,
                 f"there are {number} {kind}, but the covariance of the {needed} features of "
-                f"{network} needs at least {needed + 1}; use more images or a network with fewer "
-                "features "
-                "(--features=classifier has 64)",
+                f"{network} needs at least {needed + 1}; use more images, or a network with fewer "
+                "features (--features=classifier has 64)",
             )
 
 
