@@ -16,12 +16,12 @@ SHORT = [
     "--config.training.eval_every=100",
     "--config.training.preview_every=100",
 ]
-TINY_VQGAN = [
-    "--config=configs/vqgan.py",
+TINY_TOKENIZER = [
+    "--config=configs/vqvae.py",
     "--config.model.filters=8",
+    "--config.model.residual_filters=4",
     "--config.model.codebook_size=16",
     "--config.model.codebook_dim=4",
-    "--config.losses.adversarial_weight=0.0",
     *SHORT,
     "--config.training.log_every=2",
     "--config.training.checkpoint_every=3",

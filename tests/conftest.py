@@ -25,7 +25,7 @@ if not flags.FLAGS.is_parsed():
 
 # Each of the two processes takes a whole file at a time: a long one shall not come last.
 LONGEST_FIRST = (
-    "test_laws",
+    "test_all_stages",
     "test_commands",
     "test_processes",
     "test_lineage_command",

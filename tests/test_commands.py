@@ -17,7 +17,7 @@ from PIL import Image
 from tests.commands import (
     TINY_CRITIC,
     TINY_MASKGIT,
-    TINY_VQGAN,
+    TINY_TOKENIZER,
     metrics,
     refused,
     run,
@@ -27,26 +27,26 @@ from tests.commands import (
 from tests.example import CLASSIFIER_CACHE, ROOT
 
 
-def train_vqgan(workdir: Path, steps: int, *more: str) -> str:
+def train_tokenizer(workdir: Path, steps: int, *more: str) -> str:
     steps_flag = f"--config.training.num_steps={steps}"
-    return succeed("train", *TINY_VQGAN, steps_flag, f"--workdir={workdir}", *more)
+    return succeed("train", *TINY_TOKENIZER, steps_flag, f"--workdir={workdir}", *more)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A tokenizer and a MaskGIT, both tiny, trained by the public commands."""
     place = tmp_path_factory.mktemp("runs")
-    train_vqgan(place / "vqgan", 6)
-    tokenizer = f"--config.tokenizer={place / 'vqgan'}"
+    train_tokenizer(place / "tokenizer", 6)
+    tokenizer = f"--config.tokenizer={place / 'tokenizer'}"
     succeed("train", *TINY_MASKGIT, tokenizer, f"--workdir={place / 'maskgit'}")
     return place
 
 
 def test_training_writes_metrics_previews_and_checkpoints(runs):
-    lines = metrics(runs / "vqgan")
+    lines = metrics(runs / "tokenizer")
     assert lines[-1]["split"] == "eval" and 0 < lines[-1]["codebook_usage"] <= 1
-    assert list((runs / "vqgan/previews").glob("*.png"))
-    assert list((runs / "vqgan/tensorboard").iterdir())
+    assert list((runs / "tokenizer/previews").glob("*.png"))
+    assert list((runs / "tokenizer/tensorboard").iterdir())
     assert (runs / "maskgit/frozen/tokenizer/config.json").exists(), "self-contained"
 
 
@@ -91,16 +91,16 @@ def test_edit_writes_candidates_and_a_trajectory(runs, tmp_path):
     assert "--keep has no effect on 'inpaint'; remove it" in refused(*edit, "--keep=0.5")
     replace = ("edit", "replace", f"--workdir={runs / 'maskgit'}", "--image=held_out:0")
     assert "'replace' needs --label: Class to generate" in refused(*replace, "--box=0,0,4,4")
-    message = refused("train", *TINY_CRITIC, f"--config.generator={runs / 'vqgan'}",
+    message = refused("train", *TINY_CRITIC, f"--config.generator={runs / 'tokenizer'}",
                       f"--workdir={tmp_path / 'other'}")  # fmt: skip
     assert "holds no tokenizer; give a run of configs/maskgit.py" in message
 
 
 def test_a_prior_is_trained_on_encoded_tokens(runs, tmp_path):
-    out = succeed("encode", f"--workdir={runs / 'vqgan'}", f"--out={tmp_path / 'tokens'}")
+    out = succeed("encode", f"--workdir={runs / 'tokenizer'}", f"--out={tmp_path / 'tokens'}")
     assert "1437 + 360" in out
     data = f"--config.data.source=tokens:{tmp_path / 'tokens'}"
-    tokenizer = f"--config.tokenizer={runs / 'vqgan'}"
+    tokenizer = f"--config.tokenizer={runs / 'tokenizer'}"
     succeed("train", *TINY_MASKGIT, data, tokenizer, f"--workdir={tmp_path / 'run'}")
     message = refused("train", *TINY_MASKGIT, "--config.model.codebook_size=32", data,
                       f"--workdir={tmp_path / 'other'}")  # fmt: skip
@@ -116,15 +116,17 @@ def final_params(workdir: Path, step: int):
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train_vqgan(whole, 24)
-    process = start("train", *TINY_VQGAN, "--config.training.num_steps=24", f"--workdir={killed}")
+    train_tokenizer(whole, 24)
+    process = start(
+        "train", *TINY_TOKENIZER, "--config.training.num_steps=24", f"--workdir={killed}"
+    )
     deadline = time.monotonic() + 200
     while not list(killed.glob("checkpoints/[0-9]")) and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert "resuming" in train_vqgan(killed, 24)
+    assert "resuming" in train_tokenizer(killed, 24)
     jax.tree.map(np.testing.assert_array_equal, final_params(whole, 24), final_params(killed, 24))
     steps = [line["step"] for line in metrics(killed)]
     assert steps == sorted(steps) and steps.count(24) == 2  # one training, one evaluation line
@@ -132,7 +134,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
 
 @pytest.mark.slow
 def test_sigterm_saves_and_exits_cleanly(tmp_path):
-    process = start("train", *TINY_VQGAN, "--config.training.num_steps=100000",
+    process = start("train", *TINY_TOKENIZER, "--config.training.num_steps=100000",
                     "--config.training.checkpoint_every=100000",
                     f"--workdir={tmp_path / 'run'}")  # fmt: skip
     for line in process.stdout:
@@ -147,8 +149,8 @@ def test_sigterm_saves_and_exits_cleanly(tmp_path):
 
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
-    train_vqgan(tmp_path, 3)
-    code, _, err = run("train", *TINY_VQGAN, "--config.training.num_steps=30",
+    train_tokenizer(tmp_path, 3)
+    code, _, err = run("train", *TINY_TOKENIZER, "--config.training.num_steps=30",
                        "--config.optimizers.autoencoder.learning_rate=1e38",
                        "--config.optimizers.autoencoder.warmup_steps=0",
                        f"--workdir={tmp_path}")  # fmt: skip
@@ -176,7 +178,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
         (["--config=configs/vqgan.py", "--config.losses.perceptual=lpips",
           "--config.losses.perceptual_weights=none.ckpt"], "none.ckpt does not exist"),
         (["--config=configs/vae.py", "--config.model.likelihood=student"], "logistic_mixture"),
-        (["--config=configs/vqgan.py", "--config.data.source=folder:nowhere"], "folder:nowhere: the directory does not exist"),
+        (["--config=configs/vqgan.py", "--config.data.source=folder:nowhere"],
+         "folder:nowhere: the directory does not exist"),
         (["--config=configs/maskgit.py", "--config.tokenizer=nowhere"], "configs/vqgan.py:digits"),
         (["--config=configs/maskgit.py", "--config.sampling.steps=17"], "number of tokens, 16"),
         (["configs/vqgan.py"], "is not a flag"),
@@ -187,13 +190,13 @@ def test_training_refuses_bad_input_in_one_line(tmp_path, arguments, message):
 
 
 def test_training_refuses_another_kind_of_run_or_tokenizer(runs, tmp_path):
-    assert "holds a run of stage 'vqgan'" in refused(
-        "train", *TINY_MASKGIT, f"--workdir={runs / 'vqgan'}"
+    assert "holds a run of stage 'vqvae'" in refused(
+        "train", *TINY_MASKGIT, f"--workdir={runs / 'tokenizer'}"
     )
     assert "config.model.filters was 8 and is 12" in refused(
-        "train", *TINY_VQGAN, "--config.model.filters=12", f"--workdir={runs / 'vqgan'}"
+        "train", *TINY_TOKENIZER, "--config.model.filters=12", f"--workdir={runs / 'tokenizer'}"
     )
-    maskgit = ("train", *TINY_MASKGIT, f"--config.tokenizer={runs / 'vqgan'}",
+    maskgit = ("train", *TINY_MASKGIT, f"--config.tokenizer={runs / 'tokenizer'}",
                f"--workdir={tmp_path / 'run'}")  # fmt: skip
     assert "has 16 codes, but config.model.codebook_size is 64" in refused(
         *maskgit, "--config.model.codebook_size=64"
@@ -219,7 +222,7 @@ def test_sample_refuses_bad_input_in_one_line(runs, arguments, message):
 
 
 def test_commands_refuse_the_wrong_kind_of_run(runs, tmp_path):
-    tokenizer = ("sample", f"--workdir={runs / 'vqgan'}")
+    tokenizer = ("sample", f"--workdir={runs / 'tokenizer'}")
     assert "generates no images" in refused(*tokenizer)
     assert "needs continuous latents" in refused(*tokenizer, "--mode=interpolations")
     assert "is not a tokenizer" in refused("encode", f"--workdir={runs / 'maskgit'}")
@@ -227,12 +230,12 @@ def test_commands_refuse_the_wrong_kind_of_run(runs, tmp_path):
 
 
 def test_a_truncated_checkpoint_is_named(runs, tmp_path):
-    shutil.copytree(runs / "vqgan", tmp_path / "run")
+    shutil.copytree(runs / "tokenizer", tmp_path / "run")
     for path in (tmp_path / "run/checkpoints/6/model").rglob("*"):
         if path.is_file() and path.parent.name == "d":
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     more = ("--config.training.num_steps=9", f"--workdir={tmp_path / 'run'}")
-    message = refused("train", *TINY_VQGAN, *more)
+    message = refused("train", *TINY_TOKENIZER, *more)
     assert "checkpoints/6 cannot be restored" in message and "delete" in message
     assert "checkpoints/6 cannot be restored" in refused("encode", f"--workdir={tmp_path / 'run'}")
 
@@ -240,7 +243,7 @@ def test_a_truncated_checkpoint_is_named(runs, tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_runs_are_evaluated_and_an_evaluation_resumes(runs):
-    out = succeed("evaluate", f"--workdir={runs / 'vqgan'}", CLASSIFIER_CACHE)
+    out = succeed("evaluate", f"--workdir={runs / 'tokenizer'}", CLASSIFIER_CACHE)
     for metric in ("reconstruction_mse", "ssim", "reconstruction_frechet_distance",
                    "codebook_perplexity", "not measured: lpips"):  # fmt: skip
         assert metric in out
@@ -260,7 +263,7 @@ def test_runs_are_evaluated_and_an_evaluation_resumes(runs):
     first = (runs / "maskgit/evaluation.json").read_text()
     succeed(*evaluate)
     assert (runs / "maskgit/evaluation.json").read_text() == first
-    out = succeed("evaluate", f"--compare={runs / 'maskgit'},{runs / 'vqgan'}")
+    out = succeed("evaluate", f"--compare={runs / 'maskgit'},{runs / 'tokenizer'}")
     assert "cannot be compared" in out
 
 
@@ -304,7 +307,10 @@ def images(tmp_path_factory):
         ("--images=PLACE/few.npz --data=digits", "classifier needs at least 65"),
         ("--images=PLACE/large.npz --reference=PLACE/good.npz", "resize one of the sets first"),
         ("--images=PLACE/folder --reference=PLACE/good.npz", "5.png cannot be read"),
-        ("--images=PLACE/good.npz --data=digits --features=inception:none.pth", "the file none.pth is missing"),
+        (
+            "--images=PLACE/good.npz --data=digits --features=inception:none.pth",
+            "the file none.pth is missing",
+        ),
         ("--images=PLACE/good.npz --data=digits --features=inception", "pytorch-fid/releases"),
         ("--images=PLACE/good.npz", "needs real images"),
         ("", "give either --workdir=RUN or --images"),

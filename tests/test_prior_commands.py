@@ -8,17 +8,9 @@ from PIL import Image
 
 from maskgit_jax.files import write_arrays
 from maskgit_jax.networks.classifier import ImageClassifier
-from tests.commands import SHORT, TINY_GPT, TINY_VQGAN, refused, succeed
+from tests.commands import SHORT, TINY_GPT, TINY_TOKENIZER, refused, succeed
 
-TINY_EDGES = [
-    "--config=configs/vqvae.py",
-    "--config.data.input=edges",
-    "--config.model.filters=8",
-    "--config.model.residual_filters=4",
-    "--config.model.codebook_size=16",
-    "--config.model.codebook_dim=4",
-    *SHORT,
-]
+TINY_EDGES = [*TINY_TOKENIZER, "--config.data.input=edges"]
 TINY_PIXELCNN = [
     "--config=configs/pixelcnn.py",
     "--config.model.codebook_size=16",
@@ -33,8 +25,8 @@ TINY_PIXELCNN = [
 def runs(tmp_path_factory):
     """A tokenizer, one of edges, a PixelCNN, and a GPT that generates digits from edges."""
     place = tmp_path_factory.mktemp("runs")
-    succeed("train", *TINY_VQGAN, f"--workdir={place / 'vqgan'}")
-    tokenizer = f"--config.tokenizer={place / 'vqgan'}"
+    succeed("train", *TINY_TOKENIZER, f"--workdir={place / 'tokenizer'}")
+    tokenizer = f"--config.tokenizer={place / 'tokenizer'}"
     succeed("train", *TINY_EDGES, f"--workdir={place / 'edges'}")
     succeed("train", *TINY_PIXELCNN, tokenizer, f"--workdir={place / 'pixelcnn'}")
     succeed(
@@ -109,7 +101,7 @@ def test_sampling_refuses_bad_input_in_one_line(runs, name, arguments, message):
 
 
 def test_training_refuses_conditions_that_do_not_fit(runs, tmp_path):
-    place, tokenizer = f"--workdir={tmp_path / 'run'}", f"--config.tokenizer={runs / 'vqgan'}"
+    place, tokenizer = f"--workdir={tmp_path / 'run'}", f"--config.tokenizer={runs / 'tokenizer'}"
     edges = f"--config.condition_tokenizer={runs / 'edges'}"
     gpt = ("train", *TINY_GPT, tokenizer, place)
     assert "images made from others need both" in refused(*gpt, "--config.data.condition=edges")
@@ -126,5 +118,5 @@ def test_training_refuses_conditions_that_do_not_fit(runs, tmp_path):
         "train", *TINY_PIXELCNN, tokenizer, place, "--config.data.condition=edges"
     )
     assert "config.data.input is 'cubes'; allowed: image, edges" in refused(
-        "train", *TINY_VQGAN, "--config.data.input=cubes", place
+        "train", *TINY_TOKENIZER, "--config.data.input=cubes", place
     )

@@ -1,4 +1,4 @@
-"""Editing with an untrained MaskGIT: what must hold whatever it draws."""
+"""Editing with an untrained MaskGIT: properties that hold for any sample."""
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ from maskgit_jax.training.sharding import make_mesh
 from tests.example import digits_batch, tiny_stage, tiny_tokenizer
 
 
-def editor_of(devices: int = 1, **changes) -> Editor:
+def build_editor(devices: int = 1, **changes) -> Editor:
     stage, config, frozen = tiny_stage("maskgit", **changes)
     variables = jax.jit(stage.init)(jax.random.key(0), digits_batch(), frozen)
     run = Run(config, stage, variables, 1, {"tokenizer": tiny_tokenizer()[0]})
@@ -20,7 +20,7 @@ def editor_of(devices: int = 1, **changes) -> Editor:
 
 @pytest.fixture(scope="module")
 def editor() -> Editor:
-    return editor_of()
+    return build_editor()
 
 
 @pytest.fixture
@@ -32,19 +32,19 @@ def lower_half(size: tuple[int, int] = (16, 16)) -> np.ndarray:
     return np.repeat(np.arange(size[0])[:, None] >= size[0] // 2, size[1], axis=1)
 
 
-def test_what_is_not_masked_stays_and_candidates_differ(editor, image):
+def test_unmasked_pixels_are_preserved_and_candidates_differ(editor, image):
     mask = lower_half()
-    made = editor.inpaint(image, mask, num=3, seam=0.0)
-    assert made.images.shape == (3, 16, 16, 1) and made.frames is None
-    np.testing.assert_array_equal(made.images[:, :8], np.stack([image[:8]] * 3))
-    assert (made.images[0] != made.images[1]).any()
-    again = editor.inpaint(image, mask, num=3, seam=0.0)
-    np.testing.assert_array_equal(again.images, made.images)
-    other = editor.inpaint(image, mask, num=3, seam=0.0, seed=1)
-    assert (other.images != made.images).any()
+    result = editor.inpaint(image, mask, num=3, feather=0.0)
+    assert result.images.shape == (3, 16, 16, 1) and result.frames is None
+    np.testing.assert_array_equal(result.images[:, :8], np.stack([image[:8]] * 3))
+    assert (result.images[0] != result.images[1]).any()
+    again = editor.inpaint(image, mask, num=3, feather=0.0)
+    np.testing.assert_array_equal(again.images, result.images)
+    other = editor.inpaint(image, mask, num=3, feather=0.0, seed=1)
+    assert (other.images != result.images).any()
 
 
-def test_nothing_of_what_is_hidden_reaches_the_generator(editor, image):
+def test_masked_pixels_do_not_influence_the_result(editor, image):
     mask, changed = lower_half(), image.copy()
     changed[8:] = 255 - changed[8:]
     one, other = (editor.inpaint(photo, mask, num=2).images for photo in (image, changed))
@@ -61,66 +61,71 @@ def test_one_program_for_all_labels_masks_and_sizes(editor, image):
 
 
 @pytest.mark.parametrize("shape", [(16, 40), (50, 33), (10, 13)])
-def test_pictures_of_other_sizes(editor, shape):
+def test_images_of_other_sizes(editor, shape):
     rng = np.random.default_rng(0)
     photo = rng.integers(0, 256, (*shape, 1), np.uint8)
     mask = lower_half(shape)
-    made = editor.inpaint(photo, mask, num=2)
-    assert made.images.shape == (2, *shape, 1)
-    np.testing.assert_array_equal(made.images[:, ~mask], np.stack([photo[~mask]] * 2))
-    varied = editor.variations(photo, keep=0.5, num=2)
-    assert varied.images.shape == (2, *shape, 1) and (varied.images[0] != varied.images[1]).any()
+    result = editor.inpaint(photo, mask, num=2)
+    assert result.images.shape == (2, *shape, 1)
+    np.testing.assert_array_equal(result.images[:, ~mask], np.stack([photo[~mask]] * 2))
+    variations = editor.variations(photo, keep=0.5, num=2)
+    assert (
+        variations.images.shape == (2, *shape, 1)
+        and (variations.images[0] != variations.images[1]).any()
+    )
 
 
-def test_panoramas_and_their_way(editor, image):
-    made = editor.outpaint(image, left=3, right=37, top=8, num=2, frames=True, steps=2)
-    assert made.images.shape == (2, 24, 56, 1) and made.mask.sum() == 24 * 56 - 256
-    np.testing.assert_array_equal(made.images[:, 8:, 3:19], np.stack([image] * 2))
-    steps, rest = made.frames.shape[0], made.frames.shape[1:]
+def test_panoramas_and_their_frames(editor, image):
+    result = editor.outpaint(image, left=3, right=37, top=8, num=2, frames=True, steps=2)
+    assert result.images.shape == (2, 24, 56, 1) and result.mask.sum() == 24 * 56 - 256
+    np.testing.assert_array_equal(result.images[:, 8:, 3:19], np.stack([image] * 2))
+    steps, rest = result.frames.shape[0], result.frames.shape[1:]
     assert rest == (2, 24, 56, 1) and steps % 2 == 1 and steps > 2 * 4  # windows of 2 steps each
-    # At first all that is new is veiled, in the end nothing is.
-    assert (made.frames[0] != made.frames[-1]).mean() > 0.3
+    # The first frame covers all new pixels, the last none.
+    assert (result.frames[0] != result.frames[-1]).mean() > 0.3
 
 
-def test_a_box_is_replaced_with_a_token_around(editor, image):
-    made = editor.replace(image, (8, 8, 4, 4), 7, num=2, seam=0.0)
-    rows, columns = np.nonzero(made.mask)
+def test_a_box_is_replaced_with_one_more_token_on_each_side(editor, image):
+    result = editor.replace(image, (8, 8, 4, 4), 7, num=2, feather=0.0)
+    rows, columns = np.nonzero(result.mask)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4, 15, 4, 15)
-    np.testing.assert_array_equal(made.images[:, ~made.mask], np.stack([image[~made.mask]] * 2))
+    np.testing.assert_array_equal(
+        result.images[:, ~result.mask], np.stack([image[~result.mask]] * 2)
+    )
 
 
-def test_interpolations_begin_and_end_with_the_pictures_as_tokens_say_them(editor, image):
+def test_interpolations_start_and_end_with_the_reconstructions(editor, image):
     other = digits_batch()["image"][5]
-    made = editor.interpolate(image, other, columns=4, num=2)
-    assert made.images.shape == (8, 16, 16, 1)
+    result = editor.interpolate(image, other, columns=4, num=2)
+    assert result.images.shape == (8, 16, 16, 1)
     for column, photo in ((0, image), (3, other)):
         tokens = editor._tokens(photo, 1.0)
-        drawn = editor._drawn(tokens[None])[0]
-        np.testing.assert_array_equal(made.images[column], drawn)
-        np.testing.assert_array_equal(made.images[4 + column], drawn)
+        reconstruction = editor._decode_maps(tokens[None])[0]
+        np.testing.assert_array_equal(result.images[column], reconstruction)
+        np.testing.assert_array_equal(result.images[4 + column], reconstruction)
 
 
-def test_eight_devices_make_the_same(editor, image):
-    many = editor_of(8)
-    settings = dict(num=8, steps=1, temperature=1e-4)  # no draw decides
-    one, eight = (which.inpaint(image, lower_half(), **settings) for which in (editor, many))
+def test_eight_devices_give_the_same_images(editor, image):
+    many = build_editor(8)
+    settings = dict(num=8, steps=1, temperature=1e-4)  # no randomness
+    one, eight = (each.inpaint(image, lower_half(), **settings) for each in (editor, many))
     np.testing.assert_allclose(
         eight.images.astype(int), one.images.astype(int), atol=1, err_msg="rounding only"
     )
 
 
-def test_without_a_null_class_the_label_must_be_said(image):
-    editor = editor_of(losses__label_dropout_rate=0.0)
-    with pytest.raises(InputError, match="say which of its 10 classes"):
+def test_without_a_null_label_the_label_is_required(image):
+    editor = build_editor(losses__label_dropout_rate=0.0)
+    with pytest.raises(InputError, match="give the label of one of its 10 classes"):
         editor.inpaint(image, lower_half())
     assert editor._label(2) == 2
 
 
 def test_a_run_without_classes_takes_no_label(image):
-    editor = editor_of(data__num_classes=0, data__class_names=())
-    with pytest.raises(InputError, match="knows no classes.*leave out the label"):
+    editor = build_editor(data__num_classes=0, data__class_names=())
+    with pytest.raises(InputError, match="has no classes; remove the label"):
         editor.inpaint(image, lower_half(), label=0)
-    assert editor._label(None) in (0, 1)  # the only class, or none
+    assert editor._label(None) in (0, 1)  # the only class, or the null label
 
 
 @pytest.mark.parametrize(
@@ -131,8 +136,8 @@ def test_a_run_without_classes_takes_no_label(image):
         (lambda e, i: e.inpaint(i, lower_half((8, 16))), "the mask is 16x8 pixels"),
         (lambda e, i: e.inpaint(i, lower_half(), label=10), "label 10 is out of range"),
         (lambda e, i: e.inpaint(i, lower_half(), num=0), "num is 0"),
-        (lambda e, i: e.inpaint(i, lower_half(), grow=-1), "grow is -1"),
-        (lambda e, i: e.inpaint(i, lower_half(), seam=-1.0), "seam is -1"),
+        (lambda e, i: e.inpaint(i, lower_half(), dilate=-1), "dilate is -1"),
+        (lambda e, i: e.inpaint(i, lower_half(), feather=-1.0), "feather is -1"),
         (lambda e, i: e.inpaint(i, lower_half(), speed=3), "has no setting 'speed'"),
         (lambda e, i: e.inpaint(i, lower_half(), decoder="token_critic"), "trained critic"),
         (lambda e, i: e.inpaint(i.repeat(3, axis=2), lower_half()), r"uint8 \[H, W, 1\]"),
@@ -148,9 +153,9 @@ def test_bad_input_is_refused_in_one_line(editor, image, call, message):
         call(editor, image)
 
 
-def test_a_run_that_fills_in_nothing_is_refused():
+def test_a_run_that_cannot_fill_in_tokens_is_refused():
     stage, config, frozen = tiny_stage("gpt")
     variables = jax.jit(stage.init)(jax.random.key(0), digits_batch(), frozen)
     run = Run(config, stage, variables, 1, {"tokenizer": tiny_tokenizer()[0]})
-    with pytest.raises(InputError, match="stage 'gpt'; editing needs a MaskGIT"):
+    with pytest.raises(InputError, match="stage 'gpt'; editing needs a class-conditional MaskGIT"):
         Editor(run, make_mesh(config.mesh, jax.devices()[:1]))
