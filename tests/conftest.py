@@ -23,9 +23,10 @@ logging.set_verbosity(logging.WARNING)
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
 
-# Each of the two processes takes a whole file at a time: a long one shall not come last.
+# A process takes a whole file at a time, so a long file must not come last.
 LONGEST_FIRST = (
     "test_all_stages",
+    "test_devices_and_resuming",
     "test_commands",
     "test_processes",
     "test_lineage_command",

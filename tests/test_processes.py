@@ -73,10 +73,10 @@ def runs(tmp_path_factory):
     """A tokenizer and a MaskGIT, trained by one process of 8 devices and by two of 4."""
     root = tmp_path_factory.mktemp("processes")
     one, two = root / "one", root / "two"
-    frozen = f"--config.tokenizer={one}/vqgan"
-    finish(command("train", *training("vqgan", one / "vqgan", 8), devices=8))
-    finish(*pair("train", *training("vqgan", two / "vqgan", 4)))
-    finish(command("train", *training("vqgan", two / "vqgan", 8), devices=8))  # two, then one
+    frozen = f"--config.tokenizer={one}/vqvae"
+    finish(command("train", *training("vqvae", one / "vqvae", 8), devices=8))
+    finish(*pair("train", *training("vqvae", two / "vqvae", 4)))
+    finish(command("train", *training("vqvae", two / "vqvae", 8), devices=8))  # two, then one
     mesh = "--config.mesh.fsdp=4"
     finish(command("train", *training("maskgit", one / "maskgit", 8, frozen), devices=8))
     shutil.copytree(one / "maskgit", two / "maskgit")
@@ -86,7 +86,7 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["vqgan", "maskgit"])
+@pytest.mark.parametrize("stage", ["vqvae", "maskgit"])
 def test_two_processes_train_like_one(runs, stage):
     one, two = (losses(root / stage) for root in runs)
     assert list(one) == list(two) == [2, 4, 6, 8]
