@@ -3,7 +3,7 @@ PYTHON ?= python
 check:  ## everything that a change must pass
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
-	$(PYTHON) -m pyright
+	$(PYTHON) -m pyright --pythonpath $$($(PYTHON) -c 'import sys; print(sys.executable)')
 	$(PYTHON) -m pytest
 
 format:
