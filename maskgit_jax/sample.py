@@ -88,7 +88,7 @@ def main() -> None:
     )
     labels = model.labels(LABELS.value, num, inputs)
     images = model.sample(
-        labels, num, SEED.value, BATCH_SIZE.value, inputs, REJECTION_KEEP.value,
+        LABELS.value, num, SEED.value, BATCH_SIZE.value, inputs, REJECTION_KEEP.value,
         CLASSIFIER.value, **settings,
     )  # fmt: skip
     if distributed.is_main():
