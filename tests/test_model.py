@@ -14,9 +14,8 @@ INPUT = maskgit_jax.InputError
 def models(tmp_path_factory):
     """A tokenizer and a MaskGIT on it, both tiny, trained through the API."""
     place = tmp_path_factory.mktemp("models")
-    changes = {"training__num_steps": 4, "losses__adversarial_weight": 0.0}
-    tokenizer = maskgit_jax.fit(tiny_config("vqgan"), place / "vqgan", **changes)
-    config = tiny_config("maskgit", tokenizer=str(place / "vqgan"), training__num_steps=4)
+    tokenizer = maskgit_jax.fit(tiny_config("vqvae"), place / "vqvae", training__num_steps=4)
+    config = tiny_config("maskgit", tokenizer=str(place / "vqvae"), training__num_steps=4)
     return tokenizer, maskgit_jax.fit(config, place / "maskgit", losses__label_dropout_rate=0.1)
 
 

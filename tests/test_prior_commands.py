@@ -104,7 +104,9 @@ def test_training_refuses_conditions_that_do_not_fit(runs, tmp_path):
     place, tokenizer = f"--workdir={tmp_path / 'run'}", f"--config.tokenizer={runs / 'tokenizer'}"
     edges = f"--config.condition_tokenizer={runs / 'edges'}"
     gpt = ("train", *TINY_GPT, tokenizer, place)
-    assert "images made from others need both" in refused(*gpt, "--config.data.condition=edges")
+    assert "set both for image-conditional generation" in refused(
+        *gpt, "--config.data.condition=edges"
+    )
     assert "was trained with data.input edges, but this run needs grey_levels" in refused(
         *gpt, edges, "--config.data.condition=grey_levels"
     )
@@ -114,7 +116,7 @@ def test_training_refuses_conditions_that_do_not_fit(runs, tmp_path):
         "--config.data.condition=edges",
         f"--config.condition_tokenizer={tmp_path / 'none'}",
     )
-    assert "makes images of a class only" in refused(
+    assert "is conditional on classes only" in refused(
         "train", *TINY_PIXELCNN, tokenizer, place, "--config.data.condition=edges"
     )
     assert "config.data.input is 'cubes'; allowed: image, edges" in refused(
