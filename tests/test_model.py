@@ -1,11 +1,13 @@
 """The Python API: fit, load, sample, encode, decode, edit, evaluate."""
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import maskgit_jax
-from tests.example import tiny_config
+from maskgit_jax.training.sharding import make_mesh
+from tests.example import CLASSIFIER_CACHE, tiny_config
 
 INPUT = maskgit_jax.InputError
 
@@ -112,9 +114,10 @@ def test_completions_keep_the_top_of_held_out_images(models):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_evaluate_returns_metrics(models, monkeypatch, tmp_path):
-    monkeypatch.setenv("MASKGIT_JAX_CACHE", str(tmp_path))
-    metrics = models[1].evaluate(num=70, steps=2)
+def test_evaluate_returns_metrics(models, monkeypatch):
+    monkeypatch.setenv("MASKGIT_JAX_CACHE", CLASSIFIER_CACHE.partition("=")[2])
+    mesh = make_mesh(models[1].config.mesh, jax.devices()[:1])
+    metrics = maskgit_jax.load(models[1].workdir, mesh=mesh).evaluate(num=70, steps=2)
     assert 0 <= metrics["classifier_accuracy"] <= 1 and metrics["frechet_distance"] > 0
 
 
