@@ -74,9 +74,13 @@ def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("processes")
     one, two = root / "one", root / "two"
     frozen = f"--config.tokenizer={one}/vqvae"
-    finish(command("train", *training("vqvae", one / "vqvae", 8), devices=8))
-    finish(*pair("train", *training("vqvae", two / "vqvae", 4)))
-    finish(command("train", *training("vqvae", two / "vqvae", 8), devices=8))  # two, then one
+    # A cosine schedule would depend on the number of steps.
+    constant = "--config.optimizers.autoencoder.schedule=constant"
+    finish(command("train", *training("vqvae", one / "vqvae", 8, constant), devices=8))
+    finish(*pair("train", *training("vqvae", two / "vqvae", 4, constant)))
+    finish(
+        command("train", *training("vqvae", two / "vqvae", 8, constant), devices=8)
+    )  # two, then one
     mesh = "--config.mesh.fsdp=4"
     finish(command("train", *training("maskgit", one / "maskgit", 8, frozen), devices=8))
     shutil.copytree(one / "maskgit", two / "maskgit")
