@@ -1,9 +1,7 @@
 """Evaluates a run, or any images: `python -m maskgit_jax.evaluate --workdir=runs/maskgit-digits`.
 
-Evaluates reconstructions, latents, likelihoods, and the fidelity, diversity and novelty of samples;
-`--images=A.npz|FOLDER` evaluates images from any source, with `--data=SOURCE` or
-`--reference=B.npz|FOLDER`. Writes `evaluation.json` and `evaluation.md`; an interrupted evaluation
-continues where it stopped. `--compare=RUN,RUN` shows evaluations side by side.
+`--images=A.npz|FOLDER` needs `--data=SOURCE` or `--reference=B.npz|FOLDER`. An interrupted
+evaluation continues where it stopped. `--compare=RUN,RUN` shows evaluations side by side.
 """
 
 from pathlib import Path
@@ -77,18 +75,15 @@ def main() -> None:
         print(report.compare(given.compare))
         return
     limits: Any = {name: given[name].value for name in LIMITS}
-    options = evaluation_options(
-        all_devices(), given.features, given.lpips, given.cache, given.batch_size, **limits
-    )
+    shared = (given.features, given.lpips, given.cache, given.batch_size)
+    options = evaluation_options(all_devices(), *shared, **limits)
     if given.write_reference:
         size, path = (given.image_size, given.channels), Path(given.write_reference)
         write_reference(path, given.data, *size, options)
         print(f"wrote {path}")
         return
-    require(
-        bool(given.workdir) != bool(given.images),
-        "give either --workdir=RUN or --images=FILE.npz or FOLDER",
-    )
+    what = "give either --workdir=RUN or --images=FILE.npz or FOLDER"
+    require(bool(given.workdir) != bool(given.images), what)
     if given.decoders:
         print(compare(given, options))
         return
