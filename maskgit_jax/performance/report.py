@@ -26,9 +26,9 @@ EXPLANATION = f"""{DISCLAIMER}
   computes redundantly is not included.
 - HBM traffic is that of a program in which everything else is fused into the products of arrays:
   arguments read, results written, factors and results of all products.
-- Milliseconds are lower bounds at the chip's peaks: products at bfloat16 (float32 as JAX
+- Milliseconds are estimates at the chip's peaks: products at bfloat16 (float32 as JAX
   multiplies it by default), bytes read from and written to HBM, bytes sent around rings of two
-  links. A step takes at least the longest of the three, and their sum if nothing overlaps.
+  links. A step takes about the longest of the three, and their sum if nothing overlaps.
 - MFU is the highest possible share of the bfloat16 peak, by the longest of the three. What no
   bound covers (small products, latencies, input, checkpoints) adds to the time.
 """
@@ -144,7 +144,7 @@ def _work_lines(check: Check) -> list[str]:
 def _time_lines(check: Check, num_steps: int) -> list[str]:
     times = check.roofline
     lines = [
-        f"  at least    compute {_ms(times.compute)}, HBM {_ms(times.memory)}, interconnect "
+        f"  at peak     compute {_ms(times.compute)}, HBM {_ms(times.memory)}, interconnect "
         f"{_ms(times.interconnect)}",
         f"              {_ms(times.overlapped)} overlapped (limit: {times.limit}), "
         f"{_ms(times.serial)} serial",
