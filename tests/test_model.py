@@ -116,9 +116,9 @@ def test_completions_keep_the_top_of_held_out_images(models):
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_evaluate_returns_metrics(models, monkeypatch):
     monkeypatch.setenv("MASKGIT_JAX_CACHE", CLASSIFIER_CACHE.partition("=")[2])
-    mesh = make_mesh(models[1].config.mesh, jax.devices()[:1])
-    metrics = maskgit_jax.load(models[1].workdir, mesh=mesh).evaluate(num=70, steps=2)
-    assert 0 <= metrics["classifier_accuracy"] <= 1 and metrics["frechet_distance"] > 0
+    mesh = make_mesh(models[0].config.mesh, jax.devices()[:1])
+    metrics = maskgit_jax.load(models[0].workdir, mesh=mesh).evaluate()
+    assert 0 < metrics["reconstruction_mse"] < 1 and metrics["codebook_usage"] > 0
 
 
 def test_a_token_dataset_holds_the_tokens_of_both_splits(models, tmp_path):

@@ -33,7 +33,7 @@ from tests.example import (
 )
 
 # The stages that these leave out consist of the same parts.
-ACCUMULATED = ("vqvae", "gpt", "maskgit")
+ACCUMULATED = ("vqvae", "maskgit")
 PRESETS = ("digits", "folder", "imagenet256", "imagenet512")
 PRESETS_OF_STAGES = [
     *((stage, preset) for preset in PRESETS for stage in STAGE_NAMES),
