@@ -8,6 +8,7 @@ images = model.sample(labels=[0, 3, 7], steps=8, seed=0)  # uint8 [3, H, W, C]
 
 import itertools
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,9 +45,6 @@ class Model:
 
     def __init__(self, run: Run, workdir: Path, mesh: Mesh):
         self.run, self.workdir, self.mesh = run, workdir, mesh
-        self._generator: GeneratorPipeline | None = None
-        self._autoencoder: AutoencoderPipeline | None = None
-        self._editor: Editor | None = None
 
     def __repr__(self) -> str:
         return f"<{self.config.stage} of {self.workdir} at step {self.run.step}>"
@@ -61,38 +59,32 @@ class Model:
         """The names of the classes, in the order of their labels."""
         return tuple(self.config.data.class_names)
 
-    @property
+    @cached_property
     def generator(self) -> GeneratorPipeline:
         """The pipeline that samples.
 
         Raises:
             InputError: The stage generates no images.
         """
-        if self._generator is None:
-            self._generator = GeneratorPipeline(self.run, self.mesh)
-        return self._generator
+        return GeneratorPipeline(self.run, self.mesh)
 
-    @property
+    @cached_property
     def autoencoder(self) -> AutoencoderPipeline:
         """The pipeline that encodes and decodes: of the run itself or of its tokenizer.
 
         Raises:
             InputError: The run has neither tokens nor latents.
         """
-        if self._autoencoder is None:
-            self._autoencoder = AutoencoderPipeline(self.run, self.mesh)
-        return self._autoencoder
+        return AutoencoderPipeline(self.run, self.mesh)
 
-    @property
+    @cached_property
     def editor(self) -> Editor:
         """The pipeline that edits.
 
         Raises:
             InputError: The stage cannot fill in masked tokens.
         """
-        if self._editor is None:
-            self._editor = Editor(self.run, self.mesh)
-        return self._editor
+        return Editor(self.run, self.mesh)
 
     def sample(
         self,
