@@ -1,15 +1,28 @@
 """Files and directories: atomic writes, output and cache directories, lists of image files."""
 
 import os
+import unicodedata
+import warnings
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
+from maskgit_jax import distributed
 from maskgit_jax.configuration import InputError, require
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+SYSTEM_NAMES = {
+    "__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found",
+    "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
+}  # fmt: skip
+"""Files and folders that systems add, in lower case. Names that begin with a dot are hidden."""
+_NO_PIXELS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+"""Formats that Pillow identifies, but does not decode without other programs."""
 
 
 @contextmanager
@@ -64,13 +77,158 @@ def compilation_cache_directory() -> Path | None:
     return default_cache_directory() / "compiled"
 
 
+class FoundImages(NamedTuple):
+    """What a directory and its subdirectories hold.
+
+    Attributes:
+        paths: Image files, sorted.
+        folders: Subdirectories.
+        left_out: (reason, name or ending) -> number of files and folders that are not used.
+    """
+
+    paths: list[Path]
+    folders: list[Path]
+    left_out: Counter[tuple[str, str]]
+
+
 def list_image_files(root: Path) -> list[Path]:
-    """Returns the image files in a directory and its subdirectories, sorted by path.
+    """Returns the image files in a directory that a user names, see `find_images`.
+
+    Prints how many there are, and what is left out.
 
     Raises:
         InputError: There are none.
     """
-    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    suffixes = " ".join(sorted(IMAGE_SUFFIXES))
-    require(bool(paths), f"{root} contains no image files; supported suffixes: {suffixes}")
-    return paths
+    found = find_images(root)
+    left_out = "; ".join(summarize_left_out(found.left_out))
+    if distributed.is_main():
+        print(f"{root}: {len(found.paths)} images" + f"; left out: {left_out}" * bool(left_out))
+    return found.paths
+
+
+def top_folder(path: Path, root: Path) -> str:
+    """Returns the name of the subdirectory of `root` that a path is in, "" for `root` itself.
+
+    Names of classes are compared: equal texts have one form, however a system encodes them.
+
+    Raises:
+        InputError: The name is not encoded in UTF-8.
+    """
+    parts = path.relative_to(root).parts
+    name = parts[0] if len(parts) > 1 else ""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"the name of the folder {printable(name)} in {root} is not encoded in UTF-8; rename it"
+        ) from error
+    return unicodedata.normalize("NFC", name)
+
+
+def find_images(root: Path) -> FoundImages:
+    """Finds the image files in a directory and its subdirectories; links are followed.
+
+    This is the rule of all commands. Hidden and system files and folders, broken links and links
+    to a folder around them are left out. A file is an image if it has an ending of Pillow's
+    formats, whether it can be read or not, or if Pillow identifies its content.
+
+    Raises:
+        InputError: There are none, or a directory cannot be listed.
+    """
+    images: list[Path] = []
+    folders: list[Path] = []
+    others: list[Path] = []
+    left_out: Counter[tuple[str, str]] = Counter()
+    endings, formats = _pillow_formats()
+    for path, kind in _walk(root, (os.path.realpath(root),)):
+        if kind == "file":
+            (images if path.suffix.lower() in endings else others).append(path)
+        elif kind == "folder":
+            folders.append(path)
+        else:
+            left_out[kind, "._*" if path.name.startswith("._") else path.name] += 1
+    # Opening many files on network storage is a matter of waiting.
+    with ThreadPoolExecutor(16) as pool, warnings.catch_warnings(action="ignore"):
+        identified = pool.map(lambda path: _has_image_content(path, formats), others)
+        for path, is_image in zip(others, identified, strict=True):
+            if is_image:
+                images.append(path)
+            else:
+                left_out["not an image", path.suffix.lower() or path.name] += 1
+    counts = "; ".join(summarize_left_out(left_out)) or "it is empty"
+    require(bool(images), f"{root} contains no image files that Pillow reads ({counts})")
+    return FoundImages(sorted(images), sorted(folders), left_out)
+
+
+def summarize_left_out(left_out: Counter[tuple[str, str]]) -> tuple[str, ...]:
+    """Returns a text for each reason, such as "not an image: 80 (.heic 70, .txt 10)"."""
+    texts = []
+    for reason in sorted({reason for reason, _ in left_out}):
+        names = Counter({name: number for (key, name), number in left_out.items() if key == reason})
+        shown = [
+            f"{printable(name)} {number}" if number > 1 else printable(name)
+            for name, number in names.most_common(3)
+        ]
+        more = ", ..." * (len(names) > len(shown))
+        texts.append(f"{reason}: {names.total()} ({', '.join(shown)}{more})")
+    return tuple(texts)
+
+
+def printable(name: str) -> str:
+    """Returns a file name that can be printed in one line anywhere."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
+
+
+def _walk(folder: Path, real_parents: tuple[str, ...]) -> Iterator[tuple[Path, str]]:
+    """Yields what is below a folder: paths, and "file", "folder" or why one is ignored.
+
+    Args:
+        folder: The folder.
+        real_parents: Its path and those of the folders around it, without links.
+    """
+    for entry in _list_directory(folder):
+        path, real, is_loop = folder / entry.name, f"{real_parents[-1]}/{entry.name}", False
+        if entry.is_symlink():
+            real = os.path.realpath(real)
+            is_folder, is_file = os.path.isdir(real), os.path.isfile(real)
+            is_loop = any(Path(parent).is_relative_to(real) for parent in real_parents)
+        else:  # Known from the listing, without another request to the file system.
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        if entry.name.startswith(".") or entry.name.lower() in SYSTEM_NAMES:
+            yield path, "hidden or system file"
+        elif is_loop:
+            yield path, "link to a folder around it"
+        elif is_folder:
+            yield path, "folder"
+            yield from _walk(path, (*real_parents, real))
+        else:
+            yield path, "file" if is_file else "broken link or special file"
+
+
+def _list_directory(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be listed ({error.strerror}); make it readable or move it elsewhere"
+        ) from error
+
+
+def _pillow_formats() -> tuple[set[str], list[str]]:
+    """Returns the endings of Pillow's image formats, and the formats that content identifies."""
+    Image.init()
+    formats = Image.OPEN.keys() - _NO_PIXELS
+    endings = {end for end, name in Image.registered_extensions().items() if name in formats}
+    # Formats without a signature would claim files of other programs.
+    return endings, [name for name in Image.ID if name in formats and Image.OPEN[name][1]]
+
+
+def _has_image_content(path: Path, formats: list[str]) -> bool:
+    try:
+        Image.open(path, formats=formats).close()
+    except Image.DecompressionBombError:
+        return True
+    except Exception:  # Plugins raise errors of any kind for files that are not theirs.
+        return False
+    return True

@@ -8,8 +8,8 @@ from PIL import ExifTags, Image, ImageOps
 from maskgit_jax.configuration import InputError, require
 
 BICUBIC, NEAREST = Image.Resampling.BICUBIC, Image.Resampling.NEAREST
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-"""Exceptions of PIL for files that are not images or are damaged."""
+UNREADABLE = (Exception,)
+"""Exceptions of PIL for files that are not images or are damaged: its plugins raise any kind."""
 
 
 def to_channels(image: Image.Image, channels: int) -> Image.Image:

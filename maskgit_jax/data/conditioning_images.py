@@ -1,5 +1,6 @@
 """Images to generate from: conditions, and images whose upper part is kept."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from PIL import Image, ImageOps
 from maskgit_jax.configuration import condition_channels, require
 from maskgit_jax.data.conditions import derive_condition
 from maskgit_jax.data.protocol import Records
-from maskgit_jax.files import list_image_files
+from maskgit_jax.files import list_image_files, top_folder
 from maskgit_jax.images import (
     BICUBIC,
     NEAREST,
@@ -25,20 +26,26 @@ from maskgit_jax.images import (
 class ImageFiles:
     """Records of image files: one file, or all files of a directory sorted by path.
 
+    If all of them are in subdirectories with names of classes, these are their labels.
+
     Args:
         place: File or directory.
         channels: 1 or 3.
         key: Key of the images in the records, "image" or "condition".
+        class_names: Names of the labels.
 
     Raises:
         InputError: There is no image, or one cannot be read.
     """
 
-    def __init__(self, place: str, channels: int, key: str):
+    def __init__(self, place: str, channels: int, key: str, class_names: Sequence[str] = ()):
         path = Path(place)
         require(path.exists(), f"{place} does not exist")
         self.paths = list_image_files(path) if path.is_dir() else [path]
         self._channels, self._key = channels, key
+        labels = {name: label for label, name in enumerate(class_names)}
+        found = [labels.get(top_folder(each, path)) for each in self.paths]
+        self._labels = None if None in found else found
         for index in range(len(self)):  # Fails before anything is computed.
             self[index]
 
@@ -46,7 +53,8 @@ class ImageFiles:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {self._key: read_image(self.paths[index], self._channels)}
+        record: dict[str, Any] = {self._key: read_image(self.paths[index], self._channels)}
+        return record if self._labels is None else {**record, "label": self._labels[index]}
 
 
 class ConditioningImages:

@@ -1,8 +1,11 @@
 """Images in a directory; if it has subdirectories, they are the classes."""
 
 import hashlib
+import os
 import threading
+import unicodedata
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -14,10 +17,12 @@ from PIL import Image
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.cropping import ChooseCrop, CroppedFile, crop_file
 from maskgit_jax.data.protocol import Source, Sources
-from maskgit_jax.files import list_image_files
+from maskgit_jax.files import find_images, summarize_left_out, top_folder
 from maskgit_jax.images import BICUBIC, UNREADABLE, as_array, to_channels
 
-TRAIN_NAMES, HELD_OUT_NAMES = ("train",), ("val", "valid", "validation", "eval", "test")
+TRAIN_NAMES = ("train", "training")
+HELD_OUT_NAMES = ("val", "valid", "validation", "eval", "evaluation", "test", "testing")
+"""Names of split folders, in any case; of several held-out folders the first of these is used."""
 Result = TypeVar("Result")
 
 
@@ -28,66 +33,125 @@ class LabelledPath(NamedTuple):
     label: int
 
 
-Splits = tuple[list[LabelledPath], list[LabelledPath], tuple[str, ...]]
-"""Training files, held-out files, names of the classes."""
+class Splits(NamedTuple):
+    """The images of a directory; names and what is left out as in `protocol.Sources`."""
+
+    train: list[LabelledPath]
+    held_out: list[LabelledPath]
+    class_names: tuple[str, ...]
+    left_out: tuple[str, ...]
 
 
 def open_folder(place: str, data: ConfigDict) -> Sources:
     """Opens a directory of images, see `list_splits`."""
-    *splits, class_names = list_splits(place, data.eval_fraction)
-    sources = [FolderSource(files, data.image_size, data.channels) for files in splits]
-    return Sources(sources[0], sources[1], class_names)
+    train, held_out, *others = list_splits(place, data.eval_fraction)
+    sources = [FolderSource(files, data.image_size, data.channels) for files in (train, held_out)]
+    return Sources(*sources, *others)
 
 
 def list_splits(place: str, eval_fraction: float) -> Splits:
-    """Lists the images in a directory.
+    """Lists the images in a directory, see `files.find_images`.
 
-    Subdirectories `train` and one of `val`, `valid`, `validation`, `eval`, `test` are the splits.
-    Without them a fraction of the files is held out, chosen by a hash of their names, so that
-    added files move none from one split to the other.
+    Subdirectories such as `train` and `val` are the splits. Without a held-out one a fraction of
+    the files is held out, chosen by a hash of their names, so that added files move none from one
+    split to the other. Subdirectories with training images are the classes.
 
     Raises:
-        InputError: The directory is missing, or has fewer than two images.
+        InputError: The directory is missing, has fewer than two images, or only held-out ones.
     """
     root = Path(place)
     require(root.is_dir(), f"folder:{place}: the directory does not exist")
-    splits = {child.name: child for child in root.iterdir() if child.is_dir()}
-    train = next((splits[name] for name in TRAIN_NAMES if name in splits), None)
-    held_out = next((splits[name] for name in HELD_OUT_NAMES if name in splits), None)
-    if train and held_out:
-        names = _class_names(train)
-        return _list_labelled(train, names), _list_labelled(held_out, names), names
-    class_names = _class_names(root)
-    files = _list_labelled(root, class_names)
+    found = find_images(root)
+    groups = _by_subdirectory(found.paths, root)
+    train, held_out = _find_split_folders(place, groups)
+    class_root, kept = (root / train, groups[train]) if train else (root, found.paths)
+    class_names = tuple(sorted(set(_by_subdirectory(kept, class_root)) - {""})) or ("all",)
+    files, left_out = _label(kept, class_root, class_names), found.left_out
+    if held_out:
+        others = _label(groups[held_out], root / held_out, class_names)
+    else:
+        require(len(files) > 1, f"folder:{place} has one image; add another one, which is held out")
+        files, others = _hold_out(files, root, eval_fraction)
+    for name in set(groups) - {train, held_out} if train else ():
+        left_out["outside of the split folders", name or "no folder"] = len(groups[name])
+    used = {path.parent for path in found.paths}
+    used |= {parent for folder in used for parent in folder.parents}
+    for folder in set(found.folders) - used:
+        if folder.parent in (root, class_root):
+            left_out["folder without images", folder.name] += 1
+    for label in set(range(len(class_names))) - {file.label for file in files}:
+        left_out["class without training images", class_names[label]] += 1
+    return Splits(files, others, class_names, summarize_left_out(left_out))
+
+
+def _by_subdirectory(paths: list[Path], root: Path) -> dict[str, list[Path]]:
+    """Returns the paths in each subdirectory of `root`; "" for those in no subdirectory."""
+    groups: dict[str, list[Path]] = {}
+    for path in paths:
+        groups.setdefault(top_folder(path, root), []).append(path)
+    return groups
+
+
+def _find_split_folders(place: str, groups: dict[str, list[Path]]) -> tuple[str, str]:
+    """Returns the names of the training and held-out subdirectories, "" where there is none."""
+
+    def named(words: tuple[str, ...]) -> list[str]:
+        known = [name for name in sorted(groups) if name.casefold() in words]
+        return sorted(known, key=lambda name: words.index(name.casefold()))
+
+    train, held_out = named(TRAIN_NAMES), named(HELD_OUT_NAMES)
     require(
-        len(files) > 1, f"folder:{place} has one image; add another one, which will be held out"
+        len(train) < 2,
+        f"folder:{place} has several folders of training images, {' and '.join(train)}; merge them",
     )
+    require(
+        bool(train) or not held_out,
+        f"folder:{place} has held-out images in '{''.join(held_out[:1])}', but no folder 'train'; "
+        "put the training images there, or rename the folder if it is a class",
+    )
+    if not train or held_out:
+        return "".join(train), "".join(held_out[:1])
+    # A class may have the name: it has images, not folders of classes, and stands beside others.
+    depth = len(Path(place, train[0]).parts) + 1
+    has_classes = any(len(path.parts) > depth for path in groups[train[0]])
+    return train[0] if has_classes or not set(groups) - {"", train[0]} else "", ""
 
-    def name_hash(file: LabelledPath) -> bytes:
-        return hashlib.sha256(file.path.relative_to(root).as_posix().encode()).digest()
 
-    num_held_out = max(1, round(len(files) * eval_fraction))
-    chosen = set(sorted(files, key=name_hash)[:num_held_out])
-    kept = [file for file in files if file not in chosen]
-    return kept, [file for file in files if file in chosen], class_names
-
-
-def _class_names(root: Path) -> tuple[str, ...]:
-    return tuple(sorted(child.name for child in root.iterdir() if child.is_dir())) or ("all",)
-
-
-def _list_labelled(root: Path, class_names: tuple[str, ...]) -> list[LabelledPath]:
-    paths = list_image_files(root)
+def _label(paths: list[Path], root: Path, class_names: tuple[str, ...]) -> list[LabelledPath]:
+    """Labels the paths of a split with the class of the subdirectory of `root` that they are in."""
     if class_names == ("all",):
         return [LabelledPath(path, 0) for path in paths]
     labels = {name: label for label, name in enumerate(class_names)}
-    for path in paths:
+    files = []
+    for folder, group in _by_subdirectory(paths, root).items():
         require(
-            path.relative_to(root).parts[0] in labels,
-            f"{path} is not in a class directory of the training images; move it into one of: "
-            f"{', '.join(class_names)}",
+            folder in labels,
+            f"{group[0]} is not in a class directory of the training images; move it into one of: "
+            f"{', '.join(class_names[:10])}, or out of {root}",
         )
-    return [LabelledPath(path, labels[path.relative_to(root).parts[0]]) for path in paths]
+        files += [LabelledPath(path, labels[folder]) for path in group]
+    return sorted(files)
+
+
+def _hold_out(
+    files: list[LabelledPath], root: Path, fraction: float
+) -> tuple[list[LabelledPath], list[LabelledPath]]:
+    """Returns the files to train on and those to hold out; each class keeps an image if it can."""
+
+    def name_hash(file: LabelledPath) -> bytes:
+        name = unicodedata.normalize("NFC", file.path.relative_to(root).as_posix())
+        return hashlib.sha256(os.fsencode(name)).digest()
+
+    count, order = max(1, round(len(files) * fraction)), sorted(files, key=name_hash)
+    num_left, chosen = Counter(file.label for file in files), set()
+    for file in order:
+        if len(chosen) < count and num_left[file.label] > 1:
+            num_left[file.label] -= 1
+            chosen.add(file)
+    chosen = chosen or set(order[:count])
+    return [file for file in files if file not in chosen], [
+        file for file in files if file in chosen
+    ]
 
 
 class _UnreadableError(Exception):

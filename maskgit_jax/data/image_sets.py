@@ -17,7 +17,7 @@ from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.conditions import select_input
 from maskgit_jax.data.cropping import choose_center
 from maskgit_jax.data.protocol import Source
-from maskgit_jax.files import atomic_path, list_image_files
+from maskgit_jax.files import atomic_path, list_image_files, top_folder
 from maskgit_jax.images import count_channels, read_image
 
 IMAGE_KEYS, LABEL_KEYS = ("images", "arr_0"), ("labels", "arr_1")
@@ -93,13 +93,22 @@ class CenterCropped(Source):
         size: Side in pixels.
         channels: 1 or 3, the channels of the source.
         input: Input that replaces the images, see `conditions.select_input`.
+        class_names: Names of the labels, if they are known.
     """
 
     shape: tuple[int, int, int]
 
-    def __init__(self, source: Source, size: int, channels: int, input: str = "image"):
+    def __init__(
+        self,
+        source: Source,
+        size: int,
+        channels: int,
+        input: str = "image",
+        class_names: tuple[str, ...] = (),
+    ):
         self.source, self.size, self.input = source, size, input
         self.shape, self.labels = (size, size, channels), source.labels
+        self.class_names = class_names
 
     def __len__(self) -> int:
         return len(self.source)
@@ -261,9 +270,9 @@ class _ImageFiles:
 
 def _open_directory(root: Path) -> ImageSet:
     images = _ImageFiles(list_image_files(root))
-    parts = [path.relative_to(root).parts for path in images.paths]
-    names = tuple(sorted({part[0] for part in parts if len(part) > 1}))
-    if not names or any(len(part) == 1 for part in parts):
+    classes = [top_folder(path, root) for path in images.paths]
+    names = tuple(sorted(set(classes)))
+    if "" in names:
         return ImageSet(str(root), images, images.shape, None)
-    labels = np.asarray([names.index(part[0]) for part in parts], np.int32)
+    labels = np.asarray([names.index(name) for name in classes], np.int32)
     return ImageSet(str(root), images, images.shape, labels, names)

@@ -1,5 +1,6 @@
 """Images with a paired condition: two directories with files of the same names."""
 
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,17 @@ from maskgit_jax.configuration import condition_channels, require
 from maskgit_jax.data.cropping import ChooseCrop
 from maskgit_jax.data.folder import FolderSource, LabelledPath, Splits, list_splits
 from maskgit_jax.data.protocol import Sources
-from maskgit_jax.files import list_image_files
+from maskgit_jax.files import find_images, summarize_left_out
 from maskgit_jax.images import NEAREST, as_array, to_pil
 
 
 def open_pairs(place: str, data: ConfigDict) -> Sources:
     """Opens `place`/image and `place`/condition, see `list_pairs`."""
-    (*splits, class_names), conditions = list_pairs(place, data.eval_fraction)
+    (*splits, class_names, left_out), conditions = list_pairs(place, data.eval_fraction)
     # A tokenizer of conditions has the channels of images.
     channels = data.channels, condition_channels(data) or data.channels
     sources = [PairSource(files, conditions, data.image_size, *channels) for files in splits]
-    return Sources(sources[0], sources[1], class_names)
+    return Sources(sources[0], sources[1], class_names, left_out)
 
 
 def list_pairs(place: str, eval_fraction: float) -> tuple[Splits, dict[Path, Path]]:
@@ -39,22 +40,31 @@ def list_pairs(place: str, eval_fraction: float) -> tuple[Splits, dict[Path, Pat
             f"and the condition of each, under the same name, into {place}/condition",
         )
     splits = list_splits(str(roots["image"]), eval_fraction)
-    by_name: dict[Path, Path] = {}
-    for path in list_image_files(roots["condition"]):
-        other = by_name.setdefault(path.relative_to(roots["condition"]).with_suffix(""), path)
+    by_name: dict[str, Path] = {}
+    conditions = find_images(roots["condition"])
+    for path in conditions.paths:
+        other = by_name.setdefault(_pair_name(path, roots["condition"]), path)
         require(
             other is path,
             f"pairs:{place}: {other} and {path} are conditions of one image; remove one",
         )
     paths = sorted(file.path for file in (*splits[0], *splits[1]))
-    names = {path: path.relative_to(roots["image"]).with_suffix("") for path in paths}
+    names = {path: _pair_name(path, roots["image"]) for path in paths}
     missing = [path for path in paths if names[path] not in by_name]
     require(
         not missing,
         f"pairs:{place}: {missing and missing[0]} has no condition of the same name in "
         f"{roots['condition']} ({len(missing)} of {len(paths)} images have none)",
     )
-    return splits, {path: by_name[name] for path, name in names.items()}
+    for name in by_name.keys() - set(names.values()):
+        conditions.left_out["condition of no image that is used", by_name[name].name] += 1
+    left_out = (*splits.left_out, *summarize_left_out(conditions.left_out))
+    return splits._replace(left_out=left_out), {path: by_name[names[path]] for path in paths}
+
+
+def _pair_name(path: Path, root: Path) -> str:
+    """Returns what the paths of an image and of its condition share."""
+    return unicodedata.normalize("NFC", str(path.relative_to(root).with_suffix("")))
 
 
 class PairSource(FolderSource):

@@ -25,10 +25,12 @@ class Source(Records, Protocol):
     Attributes:
         shape: (H, W, C) of every image or (L,) of every row of tokens; None where images differ.
         labels: int32 [N], None where they are unknown or cost reading every record.
+        class_names: One name for each label, empty where they are unknown.
     """
 
     shape: tuple[int, ...] | None = None
     labels: np.ndarray | None = None
+    class_names: tuple[str, ...] = ()
 
     def read_batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the records at `indices` [B], stacked; the label is int32 [B]."""
@@ -48,8 +50,10 @@ class Sources(NamedTuple):
         train: Training records.
         evaluation: Held-out records.
         class_names: One name for each label, in order.
+        left_out: What the place of the dataset holds too: texts with reasons and numbers.
     """
 
     train: Source
     evaluation: Source
     class_names: tuple[str, ...]
+    left_out: tuple[str, ...] = ()

@@ -4,18 +4,24 @@ To add a source, write a module with a `Source` and a function `open(place, data
 enter the function in `SOURCES`.
 """
 
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
+from maskgit_jax import distributed
 from maskgit_jax.configuration import require, validate_conditions
+from maskgit_jax.data.cropping import ChooseCrop
 from maskgit_jax.data.digits import open_digits
 from maskgit_jax.data.folder import open_folder
 from maskgit_jax.data.idx import open_idx
 from maskgit_jax.data.pairs import open_pairs
-from maskgit_jax.data.protocol import Sources
+from maskgit_jax.data.protocol import Source, Sources
 from maskgit_jax.data.tfds import open_tfds
 from maskgit_jax.data.tokens import open_tokens, read_description
+from maskgit_jax.files import printable
 
 SOURCES: dict[str, Callable[[str, ConfigDict], Sources]] = {
     "digits": open_digits,
@@ -68,6 +74,96 @@ def resolve_classes(config: ConfigDict, sources: Sources) -> None:
     with config.unlocked():
         config.data.num_classes = num_classes
         config.data.class_names = sources.class_names
+
+
+def describe_sources(name: str, sources: Sources) -> str:
+    """Returns one line: numbers of images, classes, and what is left out and why."""
+    names = sources.class_names
+    classes = f"{len(names)} classes ({list_names(names)})" if len(names) > 1 else "one class"
+    line = (
+        f"{name}: {len(sources.train)} training and {len(sources.evaluation)} held-out images, "
+        f"{classes}"
+    )
+    return f"{line}; left out: {'; '.join(sources.left_out)}" if sources.left_out else line
+
+
+def print_description(name: str, sources: Sources) -> None:
+    """Prints `describe_sources` on the first of several processes."""
+    if distributed.is_main():
+        print(describe_sources(name, sources), flush=True)
+
+
+def list_names(names: Sequence[str], limit: int = 10) -> str:
+    """Returns the first names for a message."""
+    return ", ".join(map(printable, names[:limit])) + ", ..." * (len(names) > limit)
+
+
+def class_difference(before: Sequence[str], now: Sequence[str]) -> str:
+    """Returns how two lists of class names differ, "" if they are equal."""
+    before, now = _normalized(before), _normalized(now)
+    changes = {
+        "missing": [name for name in before if name not in now],
+        "new": [name for name in now if name not in before],
+    }
+    texts = [f"{word}: {list_names(names, 5)}" for word, names in changes.items() if names]
+    return "; ".join(texts) or "in another order" * (before != now)
+
+
+def match_classes(name: str, sources: Sources, class_names: Sequence[str]) -> Sources:
+    """Returns a dataset whose labels are the numbers of its classes among those of a run.
+
+    Args:
+        name: Name of the dataset.
+        sources: The dataset.
+        class_names: Classes of the run; if there is only one, all images have its label.
+
+    Raises:
+        InputError: The dataset has a class that the run lacks.
+    """
+    known, names = _normalized(class_names), _normalized(sources.class_names)
+    if known == names or not known:
+        return sources
+    unknown = [each for each in names if each not in known]
+    require(
+        len(known) == 1 or not unknown,
+        f"{name} has classes that the run lacks ({list_names(unknown, 5)}); those of the run are "
+        f"{list_names(known)}; rename or remove the others, or give other images with --data",
+    )
+    labels = np.asarray([known.index(each) if len(known) > 1 else 0 for each in names], np.int32)
+    train, evaluation = (Relabelled(each, labels) for each in (sources.train, sources.evaluation))
+    return sources._replace(train=train, evaluation=evaluation, class_names=known)
+
+
+def _normalized(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(unicodedata.normalize("NFC", name) for name in names)
+
+
+class Relabelled(Source):
+    """A source with other labels.
+
+    Args:
+        source: The source.
+        new: The new label of each old one, int32 [K].
+    """
+
+    def __init__(self, source: Source, new: np.ndarray):
+        self.source, self.new, self.shape = source, new, source.shape
+        self.labels = None if source.labels is None else new[source.labels]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self.source[index]
+        return {**record, "label": int(self.new[record["label"]])}
+
+    def read_batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        batch = self.source.read_batch(indices)
+        return {**batch, "label": self.new[batch["label"]]}
+
+    def read_cropped(self, index: int, choose_crop: ChooseCrop, size: int) -> dict[str, Any]:
+        record = self.source.read_cropped(index, choose_crop, size)
+        return {**record, "label": int(self.new[record["label"]])}
 
 
 def image_data(data: ConfigDict) -> ConfigDict:

@@ -76,7 +76,8 @@ class DecoderComparison:
     """
 
     def __init__(self, run: Run, options: EvaluationOptions, num: int):
-        self.real, sources = open_real_images(run.config.data)
+        data = run.config.data
+        self.real, sources = open_real_images(data, data.class_names)
         assert self.real.training is not None and self.real.held_out is not None
         self.training, self.shape = self.real.training, self.real.training.shape
         require(self.real.num_classes > 1, "a comparison of decoders needs images with classes")

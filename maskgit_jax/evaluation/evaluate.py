@@ -117,7 +117,9 @@ def evaluate_loaded(
                 run, folder, options, data=data, num=num, seed=seed, settings=settings
             )._replace(title=run.config.stage)
     config = _data_config(run, data)
-    real, sources = open_real_images(config)
+    generator = generator_of(run.stage.exports)
+    labelled = generator is not None and generator.num_classes > 0
+    real, sources = open_real_images(config, config.class_names if labelled else ())
     assert real.training is not None
     evaluated = {
         "stage": run.config.stage,

@@ -1,6 +1,6 @@
 """Real images that generated ones are compared with, and the labels to sample."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +9,12 @@ from ml_collections import ConfigDict
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.image_sets import CenterCropped, ImageSet
 from maskgit_jax.data.protocol import Sources
-from maskgit_jax.data.sources import image_data, open_sources
+from maskgit_jax.data.sources import (
+    image_data,
+    match_classes,
+    open_sources,
+    print_description,
+)
 from maskgit_jax.evaluation.features import NUM_FEATURES
 
 Images = CenterCropped | ImageSet
@@ -34,15 +39,27 @@ class RealImages(NamedTuple):
     statistics: dict[str, np.ndarray]
 
 
-def open_real_images(data: ConfigDict) -> tuple[RealImages, Sources]:
+def open_real_images(
+    data: ConfigDict, class_names: Sequence[str] = ()
+) -> tuple[RealImages, Sources]:
     """Returns the images of a dataset, cropped to `data.image_size`, and the dataset.
 
     A dataset of tokens yields the images that were encoded.
+
+    Args:
+        data: `config.data`.
+        class_names: Classes whose numbers are the labels, see `match_classes`; by default those
+            of the dataset.
+
+    Raises:
+        InputError: The dataset cannot be opened, or has a class that is not in `class_names`.
     """
     data = image_data(data)
     sources = open_sources(data)
+    print_description(data.source, sources)
+    sources = match_classes(data.source, sources, class_names)
     training, held_out = (
-        CenterCropped(source, data.image_size, data.channels, data.input)
+        CenterCropped(source, data.image_size, data.channels, data.input, sources.class_names)
         for source in (sources.train, sources.evaluation)
     )
     suffix = "" if data.input == "image" else f", {data.input}"

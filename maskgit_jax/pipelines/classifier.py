@@ -5,7 +5,7 @@ rotated, which yields useful features too (Gidaris et al. 2018).
 """
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -20,6 +20,7 @@ from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.batch_reader import ReadBatch, read_batches
 from maskgit_jax.data.image_sets import fingerprint
 from maskgit_jax.data.protocol import Source
+from maskgit_jax.data.sources import class_difference
 from maskgit_jax.files import write_arrays
 from maskgit_jax.networks.classifier import ImageClassifier
 from maskgit_jax.runs.progress import progress_bar
@@ -149,17 +150,21 @@ def fit_cached(
         return load_classifier(path, source.shape, num_classes)
     classifier = fit_classifier(source, num_classes, mesh, title=title)
     arrays = jax.tree.leaves(classifier.params)
-    write_arrays(path, {f"{number:03d}": array for number, array in enumerate(arrays)})
+    names = {"class_names": np.asarray(source.class_names, str)}
+    write_arrays(path, names | {f"{number:03d}": array for number, array in enumerate(arrays)})
     return classifier
 
 
-def load_classifier(path: Path, shape: tuple[int, ...], num_classes: int) -> Classifier:
+def load_classifier(
+    path: Path, shape: tuple[int, ...], num_classes: int, class_names: Sequence[str] = ()
+) -> Classifier:
     """Returns a classifier that `fit_cached` saved.
 
     Args:
         path: NPZ file.
         shape: (H, W, C) of the images.
         num_classes: Number of classes; below 2 the classes are rotations.
+        class_names: Their names, if they are known.
 
     Raises:
         InputError: The file is missing, or its classifier has other images or classes.
@@ -173,10 +178,13 @@ def load_classifier(path: Path, shape: tuple[int, ...], num_classes: int) -> Cla
     try:
         with np.load(path) as file:
             arrays = [file[f"{number:03d}"] for number in range(len(leaves))]
+            names = file["class_names"].tolist() if "class_names" in file else []
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} holds no classifier ({error})") from error
     require(
         all(array.shape == leaf.shape for array, leaf in zip(arrays, leaves, strict=True)),
         f"{path} holds a classifier of other images or classes than {shape} and {num_classes}",
     )
+    difference = class_difference(names, class_names) if names and class_names else ""
+    require(not difference, f"{path} holds a classifier of other classes ({difference})")
     return Classifier(jax.tree.unflatten(structure, arrays), network.num_classes, rotations)

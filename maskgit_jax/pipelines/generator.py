@@ -1,6 +1,7 @@
 """Images and tokens from a trained generator, sampled by programs that are compiled once."""
 
 import dataclasses
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -189,6 +190,8 @@ def label_number(label: int | str, class_names: Sequence[str]) -> int:
     Raises:
         InputError: It is neither.
     """
+    if isinstance(label, str):
+        label = unicodedata.normalize("NFC", label)
     if label in class_names:
         return list(class_names).index(str(label))
     try:

@@ -10,7 +10,7 @@ from PIL import Image
 from maskgit_jax.configuration import InputError, condition_channels, require
 from maskgit_jax.data.conditioning_images import ConditioningImages, ImageFiles
 from maskgit_jax.data.cropping import center_crop
-from maskgit_jax.data.sources import image_data, open_sources
+from maskgit_jax.data.sources import image_data, match_classes, open_sources
 from maskgit_jax.images import as_array, read_image, to_channels
 from maskgit_jax.pipelines.generator import GeneratorPipeline
 
@@ -128,7 +128,7 @@ def open_conditioning_images(
     )
     data = image_data(data)
     if place in ("", "held_out"):
-        source = open_sources(data).evaluation
+        source = match_classes(data.source, open_sources(data), data.class_names).evaluation
         order = np.random.default_rng(seed).permutation(len(source))
         records: Any = [source[int(i)] for i in order[: -(-num // num_per_input)]]
     else:
@@ -136,7 +136,8 @@ def open_conditioning_images(
         if paired and keep_top is not None:
             raise InputError("--keep_top needs images with their conditions; use --input=held_out")
         channels = condition_channels(data) if paired else data.channels
-        records = ImageFiles(place, channels, "condition" if paired else "image")
+        key = "condition" if paired else "image"
+        records = ImageFiles(place, channels, key, data.class_names)
     size = size or (data.image_size, data.image_size)
     images = ConditioningImages(records, data, size, num_per_input, keep_top, conditioned)
     pipeline.check_inputs(images.keys)

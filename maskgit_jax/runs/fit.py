@@ -17,7 +17,13 @@ from maskgit_jax.configuration import (
     validate,
 )
 from maskgit_jax.data.loader import eval_batches, train_batches
-from maskgit_jax.data.sources import open_sources, resolve_classes
+from maskgit_jax.data.sources import (
+    class_difference,
+    list_names,
+    open_sources,
+    print_description,
+    resolve_classes,
+)
 from maskgit_jax.data.tokens import read_description
 from maskgit_jax.interop.perceptual import load_perceptual_network
 from maskgit_jax.runs.directory import copy_frozen, load_frozen, read_config, write_config
@@ -57,7 +63,9 @@ def fit(config: ConfigDict, workdir: str | Path = "") -> Path:
     check_token_dataset(config)
     perceptual = load_perceptual(config)
     sources = open_sources(config.data)
+    print_description(config.data.source, sources)
     resolve_classes(config, sources)
+    check_resumed_classes(config, workdir)
     copy_frozen_stages(config, workdir, mesh)
     stages, frozen = load_frozen(workdir / "frozen", config, mesh)
     stage = module.build(config, stages)
@@ -103,6 +111,25 @@ def check_resumable(config: ConfigDict, workdir: Path) -> None:
             )
 
 
+def check_resumed_classes(config: ConfigDict, workdir: Path) -> None:
+    """Compares the classes of the data, by name, with those that a run has learned.
+
+    Tokenizers and autoencoders, which need no other stage, learn none.
+
+    Raises:
+        InputError: They differ.
+    """
+    if not (saved_steps(workdir) and stage_module(config.stage).needs(config)):
+        return
+    before, now = read_config(workdir).data.class_names, config.data.class_names
+    difference = class_difference(before, now)
+    require(
+        not difference,
+        f"{workdir} was trained on the classes {list_names(before)}, but {config.data.source} has "
+        f"{list_names(now)} ({difference}); restore the classes or choose another --workdir",
+    )
+
+
 def copy_frozen_stages(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh) -> None:
     """Copies the frozen stages that a run uses into it, unless they are there.
 
@@ -137,7 +164,9 @@ def _expected_data(name: str, config: ConfigDict) -> dict[str, Any]:
     if name == "condition_tokenizer":
         channels = condition_channels(data)
         return {"image_size": data.image_size, "channels": channels, "input": data.condition}
-    return {"image_size": data.image_size, "channels": data.channels, "input": data.input}
+    expected = {"image_size": data.image_size, "channels": data.channels, "input": data.input}
+    # A critic gives the labels of its data to the generator.
+    return {**expected, "class_names": data.class_names} if name == "generator" else expected
 
 
 def _missing_stage(name: str, source: str, expected: dict[str, Any], config: ConfigDict) -> str:

@@ -169,7 +169,7 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
 Tiny(data_dir={str(tmp_path)!r}, file_format="array_record").download_and_prepare()
 from maskgit_jax.data.tfds import open_tfds
 data = ConfigDict(dict(eval_fraction=0.1, channels=3))
-train, held_out, names = open_tfds({str(tmp_path / "tiny" / "1.0.0")!r}, data)
+train, held_out, names, _ = open_tfds({str(tmp_path / "tiny" / "1.0.0")!r}, data)
 assert (len(train), len(held_out), names) == (10, 4, ("a", "b")), names
 assert train[0]["image"].shape == (9, 12, 3)
 from maskgit_jax.data.cropping import choose_center
@@ -192,7 +192,7 @@ def test_token_files_are_read_as_written(tmp_path):
     described = {"input": "image", "codebook_size": 300, "grids": [[2, 2]], "class_names": ["x"]}
     token_files.write_description(tmp_path, described)
     assert token_files.read_description(str(tmp_path)) == described
-    train, _, class_names = open_sources(data(f"tokens:{tmp_path}"))
+    train, _, class_names, _ = open_sources(data(f"tokens:{tmp_path}"))
     np.testing.assert_array_equal(train[7]["tokens"], rows[7])
     assert train[7]["label"] == 7 and class_names == ("x",)
     (tmp_path / "train_tokens.npy").write_bytes(b"cut")
