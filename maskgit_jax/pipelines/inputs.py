@@ -7,7 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from maskgit_jax.configuration import InputError, condition_channels, require
+from maskgit_jax.configuration import InputError, check_seed, condition_channels, require
 from maskgit_jax.data.conditioning_images import ConditioningImages, ImageFiles
 from maskgit_jax.data.cropping import center_crop
 from maskgit_jax.data.sources import image_data, open_sources
@@ -126,6 +126,7 @@ def open_conditioning_images(
         keep_top is None or 0 < keep_top < 1,
         f"--keep_top is {keep_top}; it is a share of the rows, above 0 and below 1",
     )
+    check_seed(seed)
     data = image_data(data)
     if place in ("", "held_out"):
         source = open_sources(data).evaluation
