@@ -2,7 +2,7 @@
 
 import dataclasses
 import importlib.util
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,15 @@ def optimizer(**changes: Any) -> ConfigDict:
         )
     )
     return apply_changes(config, changes).unlock()
+
+
+def map_strings(config: ConfigDict, function: Callable[[str], str]) -> None:
+    """Applies a function to all values that are strings, in place."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            map_strings(value, function)
+        elif isinstance(value, str):
+            config[key] = function(value)
 
 
 def choose_preset(name: str, presets: Mapping[str, Mapping[str, Any]]) -> tuple[str, Mapping]:

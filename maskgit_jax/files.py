@@ -1,6 +1,7 @@
 """Files and directories: atomic writes, output and cache directories, lists of image files."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,13 @@ import numpy as np
 from maskgit_jax.configuration import InputError, require
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+
+
+def user_path(place: str | Path) -> str:
+    """Returns a path, or a source such as `folder:~/images`, with the home directory for `~`."""
+    return re.sub(
+        r"^(\w+:)?(~[^/]*)", lambda m: (m[1] or "") + os.path.expanduser(m[2]), str(place)
+    )
 
 
 @contextmanager

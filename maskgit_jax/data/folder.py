@@ -15,7 +15,7 @@ from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.cropping import ChooseCrop, CroppedFile, crop_file
 from maskgit_jax.data.protocol import Source, Sources
 from maskgit_jax.files import list_image_files
-from maskgit_jax.images import BICUBIC, UNREADABLE, as_array, to_channels
+from maskgit_jax.images import BICUBIC, UNREADABLE, as_array, open_file, to_channels
 
 TRAIN_NAMES, HELD_OUT_NAMES = ("train",), ("val", "valid", "validation", "eval", "test")
 Result = TypeVar("Result")
@@ -169,7 +169,7 @@ class FolderSource(Source):
         if path in self.unreadable:
             raise _UnreadableError
         try:
-            with Image.open(path) as image:
+            with open_file(path) as image:
                 return decode(image)
         except UNREADABLE as error:
             self._report(path, error)

@@ -146,6 +146,12 @@ class Editor:
     def replace(self, image: np.ndarray, box: Box, label: int, **options: Any) -> EditResult:
         """Generates a box, and one more token on each side, as class `label`.
 
+        Args:
+            image: uint8 [H, W, C].
+            box: Top, left, height and width in pixels; not left, top, right and bottom as in PIL.
+            label: The class.
+            options: See the class.
+
         Raises:
             InputError: The box exceeds the image.
 
@@ -245,6 +251,10 @@ class Editor:
 
     def _scale(self, image: np.ndarray) -> float:
         return self.image_size / min(image.shape[:2])
+
+    def working_size(self, image: np.ndarray) -> Size:
+        """Returns height and width at which an image [H, W, C] is edited."""
+        return self._working_size(image, self._scale(image))
 
     def _working_size(self, image: np.ndarray, scale: float) -> Size:
         return working_size(image.shape[:2], scale, self.patch, self.image_size)

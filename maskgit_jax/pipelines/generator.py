@@ -226,7 +226,7 @@ def label_number(label: int | str, class_names: Sequence[str]) -> int:
     if label in class_names:
         return list(class_names).index(str(label))
     try:
-        return int(label)
+        return int(str(label))  # not of 3.7
     except ValueError as error:
         raise InputError(
             f"label '{label}' is neither a number nor one of: {', '.join(class_names)}"

@@ -229,8 +229,11 @@ class VAEStage:
         outputs = self.apply(variables, "decode", latents)
         if settings.pixels == "draw":
             log_sigma = self.log_sigma(variables)
-            sample = jax.vmap(lambda output, key: self.pixels.sample(output, log_sigma, key))
-            return sample(outputs, pixel_keys)
+
+            def sample(output: Array, key: Key) -> Array:
+                return self.pixels.sample(output[None], log_sigma, key)[0]
+
+            return jax.vmap(sample)(outputs, pixel_keys)
         return self.pixels.mean(outputs)
 
     def evaluate(self, variables: Variables, batch: Batch, key: Key) -> Metrics:
