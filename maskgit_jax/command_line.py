@@ -13,11 +13,11 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 import maskgit_jax.decoding.rules  # noqa: F401 (registers the decoders that --help lists)
-from maskgit_jax.configuration import InputError, config_file, map_strings, require
+from maskgit_jax.configuration import InputError, config_file, require
 from maskgit_jax.decoding.settings import declared_settings
 from maskgit_jax.distributed import end_with_peers
 from maskgit_jax.distributed import start as start_processes
-from maskgit_jax.files import compilation_cache_directory, user_path
+from maskgit_jax.files import compilation_cache_directory, expand_user_paths, user_path
 from maskgit_jax.images import ReadingRules, set_reading_rules
 
 _KINDS: dict[Any, Callable] = {
@@ -135,7 +135,7 @@ def chosen_config(holder: flags.FlagHolder) -> ConfigDict:
         config = holder.value
         require(config is not None, "--config is needed, such as --config=configs/vqgan.py:digits")
         _ = config.stage  # a missing file is reported when the first key is read
-        map_strings(config, user_path)
+        expand_user_paths(config)
     except OSError as error:
         raise InputError(f"--config cannot be loaded: {error}") from error
     return config

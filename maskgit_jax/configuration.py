@@ -2,7 +2,7 @@
 
 import dataclasses
 import importlib.util
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,15 +95,6 @@ def optimizer(**changes: Any) -> ConfigDict:
         )
     )
     return apply_changes(config, changes).unlock()
-
-
-def map_strings(config: ConfigDict, function: Callable[[str], str]) -> None:
-    """Applies a function to all values that are strings, in place."""
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            map_strings(value, function)
-        elif isinstance(value, str):
-            config[key] = function(value)
 
 
 def choose_preset(name: str, presets: Mapping[str, Mapping[str, Any]]) -> tuple[str, Mapping]:
@@ -231,10 +222,7 @@ def require_at_least(config: ConfigDict, minimum: float, *keys: str) -> None:
 
 
 def check_seed(seed: int, name: str = "seed") -> None:
-    """Raises `InputError` for a seed that is not in 0 .. 2**32 - 1.
-
-    JAX keeps 32 bits of a seed: a larger one would silently be equal to a smaller one.
-    """
+    """Raises `InputError` for a seed that is not in 0 .. 2**32 - 1: JAX drops higher bits."""
     require(0 <= seed < 2**32, f"{name} is {seed}; it must be between 0 and {2**32 - 1}")
 
 

@@ -17,7 +17,7 @@ from absl import flags
 
 from maskgit_jax import command_line
 from maskgit_jax.configuration import InputError
-from maskgit_jax.images import PICTURE_SUFFIXES, write_animation
+from maskgit_jax.images import IMAGE_OUTPUTS, write_animation
 from maskgit_jax.model import load
 from maskgit_jax.pipelines.canvas import BOX_ORDER
 from maskgit_jax.pipelines.inputs import open_image
@@ -80,7 +80,7 @@ def command_options(command: str) -> dict[str, Any]:
 def main(command: str) -> None:
     """Edits the image that the flags describe."""
     given, options = flags.FLAGS, command_options(command)
-    out = command_line.output_file("out", *PICTURE_SUFFIXES)
+    out = command_line.output_file("out", *IMAGE_OUTPUTS)
     trajectory = command_line.output_file("trajectory", ".gif") if given.trajectory else None
     model = load(given.workdir, given.checkpoint)
     image = open_image(given.image, model.config.data)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from maskgit_jax.configuration import InputError, require
 
@@ -18,6 +19,15 @@ def user_path(place: str | Path) -> str:
     return re.sub(
         r"^(\w+:)?(~[^/]*)", lambda m: (m[1] or "") + os.path.expanduser(m[2]), str(place)
     )
+
+
+def expand_user_paths(config: ConfigDict) -> None:
+    """Applies `user_path` to all values of a configuration that are words, in place."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            expand_user_paths(value)
+        elif isinstance(value, str):
+            config[key] = user_path(value)
 
 
 @contextmanager

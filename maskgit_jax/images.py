@@ -19,8 +19,8 @@ from maskgit_jax.files import user_path
 BICUBIC, NEAREST = Image.Resampling.BICUBIC, Image.Resampling.NEAREST
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 """Exceptions of PIL for files that are not images or are damaged."""
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-"""Files that a picture is written to; upper case is the same."""
+IMAGE_OUTPUTS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+"""Files that an image is written to; upper case is the same."""
 _SRGB = ImageCms.createProfile("sRGB")
 _SRGB_BYTES = ImageCms.ImageCmsProfile(_SRGB).tobytes()
 
@@ -269,7 +269,7 @@ def _enlarged_grid(images: np.ndarray, columns: int) -> Image.Image:
     return to_pil(image_grid(images.repeat(scale, axis=1).repeat(scale, axis=2), columns, gap=2))
 
 
-def write_picture(path: Path, image: Image.Image) -> None:
+def write_image(path: Path, image: Image.Image) -> None:
     """Writes a grey or RGB image in the format of the suffix; colours have an sRGB profile."""
     path.parent.mkdir(parents=True, exist_ok=True)
     profile = {"icc_profile": _SRGB_BYTES} if image.mode == "RGB" else {}
@@ -280,13 +280,13 @@ def write_png(path: Path, images: np.ndarray, columns: int, titles: Sequence[str
     """Writes images uint8 [N, H, W, C] as a grid in one file; small images are enlarged.
 
     Args:
-        path: The file, .png or another of `PICTURE_SUFFIXES`.
+        path: The file, .png or another of `IMAGE_OUTPUTS`.
         images: The images.
         columns: Images per row.
         titles: One above each column; () for none.
     """
     grid = _enlarged_grid(images, columns)
-    write_picture(path, _with_titles(grid, titles) if titles else grid)
+    write_image(path, _with_titles(grid, titles) if titles else grid)
 
 
 def _with_titles(grid: Image.Image, titles: Sequence[str]) -> Image.Image:

@@ -16,9 +16,9 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from maskgit_jax.configuration import apply_changes, load_config, map_strings, require
+from maskgit_jax.configuration import apply_changes, load_config, require
 from maskgit_jax.data.conditioning_images import ConditioningImages
-from maskgit_jax.files import user_path
+from maskgit_jax.files import expand_user_paths, user_path
 from maskgit_jax.pipelines.autoencoder import AutoencoderPipeline
 from maskgit_jax.pipelines.editor import Editor, EditResult
 from maskgit_jax.pipelines.generator import GeneratorPipeline, label_number
@@ -168,15 +168,13 @@ class Model:
             num_classes > 0,
             f"stage '{self.config.stage}' has no classes; remove --labels",
         )
-        num = num or len(np.atleast_1d(labels))
+        given = np.atleast_1d(labels).tolist()
+        num = num or len(given)
         require(
-            num >= len(np.atleast_1d(labels)),
-            f"--num={num} is smaller than the {len(np.atleast_1d(labels))} labels; leave it out "
-            "for one image per label",
+            num >= len(given),
+            f"--num={num} is smaller than the {len(given)} labels; it needs an image for each",
         )
-        numbers = [
-            label_number(label, self.class_names) for label in np.atleast_1d(labels).tolist()
-        ]
+        numbers = [label_number(label, self.class_names) for label in given]
         return list(itertools.islice(itertools.cycle(numbers), num))
 
     def conditioning_images(
@@ -257,10 +255,7 @@ class Model:
     def replace(
         self, image: Any, box: tuple[int, int, int, int], label: int | str, **options: Any
     ) -> EditResult:
-        """Generates a box (top, left, height, width) as a class; see `Editor.replace`.
-
-        The order is not that of PIL, which is left, top, right, bottom.
-        """
+        """Generates a box (top, left, height, width; not PIL's order); see `Editor.replace`."""
         image = to_image(image, self.editor.channels)
         return self.editor.replace(image, box, **self._edit_options({**options, "label": label}))
 
@@ -399,5 +394,5 @@ def fit(config: ConfigDict | str, workdir: str | Path = "", **changes: Any) -> M
         config = load_config(config, **changes)
     else:
         config = apply_changes(config.copy_and_resolve_references().unlock(), changes)
-    map_strings(config, user_path)
+    expand_user_paths(config)
     return load(train(config, user_path(workdir)))

@@ -11,7 +11,7 @@ from absl import flags
 
 from maskgit_jax import command_line, distributed
 from maskgit_jax.configuration import InputError, require
-from maskgit_jax.images import PICTURE_SUFFIXES, write_image_grid
+from maskgit_jax.images import IMAGE_OUTPUTS, write_image_grid
 from maskgit_jax.model import Model, load
 from maskgit_jax.pipelines.outputs import write_samples
 
@@ -23,10 +23,7 @@ MODE = flags.DEFINE_enum(
     "Samples; or, of an autoencoder or a VAE, walks through its latents.",
 )
 NUM = flags.DEFINE_integer(
-    "num",
-    None,
-    "Number of images, by default 64, or one per label; of walks, by default 8.",
-    lower_bound=1,
+    "num", None, "Number of images, by default 64 or one per label; of walks, 8.", lower_bound=1
 )
 LABELS = flags.DEFINE_list(
     "labels", [], "Classes (numbers or names), an image each; repeated to --num images."
@@ -55,17 +52,15 @@ CLASSIFIER = flags.DEFINE_string(
     "and cached.",
 )
 SETTINGS = command_line.define_sampling_flags()
-SEED = flags.DEFINE_integer(
-    "seed", 0, "Random seed; image i of a seed is the same for any --num, --batch_size and devices."
-)
+SEED = flags.DEFINE_integer("seed", 0, "Random seed; --batch_size and --num do not change image i.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Number of images per batch.", lower_bound=1)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "Step of the checkpoint, or latest.")
-OUT = flags.DEFINE_string("out", "samples.png", "File to write: a picture such as .png, or .npz.")
+OUT = flags.DEFINE_string("out", "samples.png", "File to write: an image such as .png, or .npz.")
 
 
 def write_latent_walks(model: Model) -> None:
     """Writes the images of --mode=interpolations or --mode=traversals."""
-    out = command_line.output_file("out", *PICTURE_SUFFIXES)
+    out = command_line.output_file("out", *IMAGE_OUTPUTS)
     others = {"labels": LABELS.value, "input": INPUT.value, "keep_top": KEEP_TOP.value}
     unused = [*SETTINGS(), *(name for name, value in others.items() if value)]
     if unused:
@@ -77,7 +72,7 @@ def write_latent_walks(model: Model) -> None:
 
 def main() -> None:
     """Writes the samples that the flags describe."""
-    out, num = command_line.output_file("out", *PICTURE_SUFFIXES, ".npz"), NUM.value
+    out, num = command_line.output_file("out", *IMAGE_OUTPUTS, ".npz"), NUM.value
     require(
         not distributed.has_peers() or (MODE.value == "samples" and REJECTION_KEEP.value == 1),
         f"--mode={MODE.value} and --rejection_keep run in one process; remove --coordinator",

@@ -13,8 +13,8 @@ from maskgit_jax.images import (
     to_channels,
     to_pil,
     write_animation,
+    write_image,
     write_image_grid,
-    write_picture,
     write_png,
 )
 
@@ -213,7 +213,7 @@ def test_colours_are_converted_from_the_profile_of_the_image(tmp_path, suffix):
     clear.putalpha(Image.new("L", clear.size, 0))
     path = saved(tmp_path / "clear.png", clear, icc_profile=swapped_profile())
     assert (read_image(path, 3) == 255).all()
-    write_picture(tmp_path / "out.PNG", Image.fromarray(SOME))
+    write_image(tmp_path / "out.PNG", Image.fromarray(SOME))
     with Image.open(tmp_path / "out.PNG") as image:
         assert image.format == "PNG" and image.info["icc_profile"] == profiles["srgb"]
 

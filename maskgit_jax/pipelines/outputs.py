@@ -7,7 +7,7 @@ import numpy as np
 
 from maskgit_jax.data.conditioning_images import ConditioningImages
 from maskgit_jax.files import write_arrays
-from maskgit_jax.images import to_pil, write_image_grid, write_picture, write_png
+from maskgit_jax.images import to_pil, write_image, write_image_grid, write_png
 from maskgit_jax.pipelines.editor import EditResult
 
 
@@ -74,7 +74,7 @@ def write_candidates(
 ) -> list[Path]:
     """Writes an image and the candidates of an edit, then each candidate; returns the files.
 
-    Without `columns`, a single candidate is written alone. Pictures in colour have an sRGB profile.
+    Without `columns`, a single candidate is written alone. Images in colour have an sRGB profile.
 
     Args:
         path: The file.
@@ -86,7 +86,7 @@ def write_candidates(
     if columns:
         write_image_grid(path, images.reshape(-1, columns, *images.shape[1:]))
     elif len(images) == 1:
-        write_picture(path, to_pil(images[0]))
+        write_image(path, to_pil(images[0]))
     else:
         original = np.full_like(images[:1], 127)  # the border of an outpainted image is grey
         rows, columns_ = np.nonzero(~result.mask)
@@ -98,6 +98,6 @@ def write_candidates(
         write_image_grid(path, np.concatenate([original, images])[None])
         single = [path.with_stem(f"{path.stem}-{number + 1}") for number in range(len(images))]
         for one, candidate in zip(single, images, strict=True):
-            write_picture(one, to_pil(candidate))
+            write_image(one, to_pil(candidate))
         return [path, *single]
     return [path]
