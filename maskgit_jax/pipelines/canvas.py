@@ -33,7 +33,7 @@ def check_box(box: Box, size: Size) -> None:
     top, left, height, width = box
     require(
         height > 0 and width > 0,
-        f"the box {words} has no height or no width; give {BOX_ORDER}",
+        f"the box {words} is empty; give {BOX_ORDER}",
     )
     require(
         top >= 0 and left >= 0 and top + height <= size[0] and left + width <= size[1],

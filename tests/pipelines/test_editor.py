@@ -154,7 +154,10 @@ def test_a_run_without_classes_takes_no_label(image):
         (lambda e, i: e.inpaint(i, lower_half(), decoder="token_critic"), "trained critic"),
         (lambda e, i: e.inpaint(i.repeat(3, axis=2), lower_half()), r"uint8 \[H, W, 1\]"),
         (lambda e, i: e.replace(i, (10, 0, 8, 8), 1), "is not inside .*give top,left,height,width"),
-        (lambda e, i: e.replace(i, (2, 2, 0, 4), 1), "has no height .*not left,top,right,bottom"),
+        (
+            lambda e, i: e.replace(i, (2, 2, 0, 4), 1),
+            "2,2,0,4 is empty; .*not left,top,right,bottom",
+        ),
         (lambda e, i: e.replace(i, (2, 2, 4), 1), "2,2,4 is not a box; give top,left,height,width"),
         (lambda e, i: e.replace(i, (-1, 2, 4, 4), 1), "-1,2,4,4 is not inside the image"),
         (lambda e, i: e.inpaint(i, lower_half(), seed=2**32), "seed is 4294967296"),
