@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
@@ -16,7 +17,8 @@ from maskgit_jax.configuration import InputError, config_file, require
 from maskgit_jax.decoding.settings import declared_settings
 from maskgit_jax.distributed import end_with_peers
 from maskgit_jax.distributed import start as start_processes
-from maskgit_jax.files import compilation_cache_directory
+from maskgit_jax.files import compilation_cache_directory, expand_user_paths, user_path
+from maskgit_jax.images import ReadingRules, set_reading_rules
 
 _KINDS: dict[Any, Callable] = {
     int: flags.DEFINE_integer,
@@ -71,8 +73,24 @@ def numbers(name: str, count: int, kind: Callable[[str], Any]) -> tuple[Any, ...
     except ValueError:
         values = ()
     if len(values) != count:
-        raise InputError(f"--{name} is '{','.join(words)}'; it takes {count} numbers with commas")
+        raise InputError(
+            f"--{name} is '{','.join(words)}'; it takes {count} numbers with commas: "
+            f"{flags.FLAGS[name].help}"
+        )
     return values
+
+
+def output_file(name: str, *suffixes: str) -> Path:
+    """Returns the file that a flag names, whose suffix is one of `suffixes` in any case.
+
+    Raises:
+        InputError: It has another suffix.
+    """
+    path = Path(flags.FLAGS[name].value)
+    *others, last = suffixes
+    words = f"{', '.join(others)} or {last}" if others else last
+    require(path.suffix.lower() in suffixes, f"--{name} is {path}; it must end in {words}")
+    return path
 
 
 def _image_size(text: str) -> tuple[int, int]:
@@ -117,6 +135,7 @@ def chosen_config(holder: flags.FlagHolder) -> ConfigDict:
         config = holder.value
         require(config is not None, "--config is needed, such as --config=configs/vqgan.py:digits")
         _ = config.stage  # a missing file is reported when the first key is read
+        expand_user_paths(config)
     except OSError as error:
         raise InputError(f"--config cannot be loaded: {error}") from error
     return config
@@ -136,6 +155,33 @@ def _define_processes() -> Callable[[], tuple[str, int, int]]:
     return lambda: (defined[0].value, defined[1].value, defined[2].value)
 
 
+def _define_reading_rules() -> Callable[[], ReadingRules]:
+    default = ReadingRules()
+    flags.DEFINE_list(
+        "float_range",
+        list(map(str, default.float_range)),
+        "LOW,HIGH: values of black and white in images of floating-point numbers, the same for "
+        "all of them.",
+    )
+    largest = flags.DEFINE_integer(
+        "max_megapixels",
+        default.max_megapixels,
+        "Largest image that is read, in millions of pixels.",
+        lower_bound=1,
+    )
+    return lambda: ReadingRules(numbers("float_range", 2, float), largest.value)
+
+
+def _expand_home() -> None:
+    """Replaces ~ in the values of all flags of this package."""
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        for flag in defined if module.startswith("maskgit_jax") or module == sys.argv[0] else ():
+            if isinstance(flag.value, str):
+                flag.value = user_path(flag.value)
+            elif isinstance(flag.value, list):
+                flag.value = [user_path(word) for word in flag.value]
+
+
 def run(main: Callable[..., None], commands: Sequence[str] = (), distributed: bool = False) -> None:
     """Parses the flags and calls `main`; an `InputError` ends with one line and exit code 2.
 
@@ -145,8 +191,11 @@ def run(main: Callable[..., None], commands: Sequence[str] = (), distributed: bo
         distributed: Whether several processes can run the command together.
     """
     processes = _define_processes() if distributed else None
+    reading_rules = _define_reading_rules()
 
     def start(*words: str) -> None:
+        _expand_home()
+        set_reading_rules(reading_rules())
         if processes is not None:
             start_processes(*processes())
         main(*words)

@@ -221,6 +221,11 @@ def require_at_least(config: ConfigDict, minimum: float, *keys: str) -> None:
         require(value >= minimum, f"config.{key} is {value}; it must be at least {minimum}")
 
 
+def check_seed(seed: int, name: str = "seed") -> None:
+    """Raises `InputError` for a seed that is not in 0 .. 2**32 - 1: JAX drops higher bits."""
+    require(0 <= seed < 2**32, f"{name} is {seed}; it must be between 0 and {2**32 - 1}")
+
+
 def _value(config: ConfigDict, key: str) -> Any:
     value: Any = config
     for part in key.split("."):
@@ -302,6 +307,7 @@ def validate(config: ConfigDict) -> None:
     require_at_least(config, 1, *(f"training.{key}" for key in counts))
     cadences = ("log_every", "eval_every", "preview_every", "checkpoint_every")
     require_at_least(config, 0, *(f"training.{key}" for key in cadences))
+    check_seed(config.seed, "config.seed")
     data, training = config.data, config.training
     require(
         training.batch_size % training.accumulate_steps == 0,

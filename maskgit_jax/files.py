@@ -1,6 +1,7 @@
 """Files and directories: atomic writes, output and cache directories, lists of image files."""
 
 import os
+import re
 import unicodedata
 import warnings
 from collections import Counter
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image
 
 from maskgit_jax import distributed
@@ -23,6 +25,22 @@ SYSTEM_NAMES = {
 """Files and folders that systems add, in lower case. Names that begin with a dot are hidden."""
 _NO_PIXELS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 """Formats that Pillow identifies, but does not decode without other programs."""
+
+
+def user_path(place: str | Path) -> str:
+    """Returns a path, or a source such as `folder:~/images`, with the home directory for `~`."""
+    return re.sub(
+        r"^(\w+:)?(~[^/]*)", lambda m: (m[1] or "") + os.path.expanduser(m[2]), str(place)
+    )
+
+
+def expand_user_paths(config: ConfigDict) -> None:
+    """Applies `user_path` to all values of a configuration that are words, in place."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            expand_user_paths(value)
+        elif isinstance(value, str):
+            config[key] = user_path(value)
 
 
 @contextmanager

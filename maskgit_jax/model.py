@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from maskgit_jax.configuration import apply_changes, load_config, require
 from maskgit_jax.data.conditioning_images import ConditioningImages
+from maskgit_jax.files import expand_user_paths, user_path
 from maskgit_jax.pipelines.autoencoder import AutoencoderPipeline
 from maskgit_jax.pipelines.editor import Editor, EditResult
 from maskgit_jax.pipelines.generator import GeneratorPipeline, label_number
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
 class Model:
     """A trained run. Programs are compiled at their first use and reused.
 
-    Images are accepted as uint8 arrays [H, W, C] or [N, H, W, C], PIL images, file names, or lists
-    of these; classes as numbers or names. All errors of the user are `InputError`s.
+    Images are accepted as arrays [H, W, C] or [N, H, W, C], uint8 or floats in [0, 1], PIL images,
+    file names, or lists of these; classes as numbers or names. All errors of the user are
+    `InputError`s.
 
     Attributes:
         run: The loaded run.
@@ -102,7 +104,7 @@ class Model:
         Args:
             labels: One class or several, by name or number; None for all classes in turn.
             num: N; labels are repeated. By default one image per label, or 64.
-            seed: Random seed.
+            seed: Random seed. Image i of a seed is the same for any N and batch size.
             batch_size: Images per batch.
             inputs: From `conditioning_images`, for completions and image-conditional models.
             rejection_keep: Share of the samples of each class to keep: those of which a
@@ -166,10 +168,14 @@ class Model:
             num_classes > 0,
             f"stage '{self.config.stage}' has no classes; remove --labels",
         )
-        numbers = [
-            label_number(label, self.class_names) for label in np.atleast_1d(labels).tolist()
-        ]
-        return list(itertools.islice(itertools.cycle(numbers), num or len(numbers)))
+        given = np.atleast_1d(labels).tolist()
+        num = num or len(given)
+        require(
+            num >= len(given),
+            f"--num={num} is smaller than the {len(given)} labels; it needs an image for each",
+        )
+        numbers = [label_number(label, self.class_names) for label in given]
+        return list(itertools.islice(itertools.cycle(numbers), num))
 
     def conditioning_images(
         self,
@@ -196,8 +202,12 @@ class Model:
         return self.autoencoder.encode(to_images(images, self.config.data))
 
     def decode(self, encoded: Any) -> np.ndarray:
-        """Returns images uint8 [N, H, W, C] of tokens [N, L] or latents [N, Z]; also of one."""
-        return self.autoencoder.decode(np.atleast_2d(np.asarray(encoded)))
+        """Returns images uint8 [N, H, W, C] of tokens [N, L] or latents [N, Z]; also of one.
+
+        Raises:
+            InputError: These are no tokens or latents of the run.
+        """
+        return self.autoencoder.decode(self.autoencoder.check(np.atleast_2d(np.asarray(encoded))))
 
     def reconstruct(self, images: Any) -> np.ndarray:
         """Returns the decoded encodings of images, uint8 [N, H, W, C].
@@ -222,7 +232,7 @@ class Model:
         """
         from maskgit_jax.pipelines.token_dataset import write_token_dataset
 
-        folder = Path(folder)
+        folder = Path(user_path(folder))
         return write_token_dataset(self.run, self.workdir, self.mesh, folder, data, batch_size)
 
     def inpaint(self, image: Any, mask: Any, **options: Any) -> EditResult:
@@ -245,7 +255,7 @@ class Model:
     def replace(
         self, image: Any, box: tuple[int, int, int, int], label: int | str, **options: Any
     ) -> EditResult:
-        """Generates a box (top, left, height, width) as a class; see `Editor.replace`."""
+        """Generates a box (top, left, height, width; not PIL's order); see `Editor.replace`."""
         image = to_image(image, self.editor.channels)
         return self.editor.replace(image, box, **self._edit_options({**options, "label": label}))
 
@@ -361,7 +371,7 @@ def load(path: str | Path, checkpoint: str = "latest", mesh: Mesh | None = None)
     Raises:
         InputError: There is no run, or its checkpoint is damaged.
     """
-    mesh = mesh or sharding.all_devices()
+    mesh, path = mesh or sharding.all_devices(), user_path(path)
     return Model(load_run(path, mesh, checkpoint), Path(path), mesh)
 
 
@@ -384,4 +394,5 @@ def fit(config: ConfigDict | str, workdir: str | Path = "", **changes: Any) -> M
         config = load_config(config, **changes)
     else:
         config = apply_changes(config.copy_and_resolve_references().unlock(), changes)
-    return load(train(config, workdir))
+    expand_user_paths(config)
+    return load(train(config, user_path(workdir)))

@@ -7,13 +7,11 @@ shows them beside the samples. `--mode=interpolations` and `--mode=traversals` s
 an autoencoder or a VAE.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from maskgit_jax import command_line, distributed
 from maskgit_jax.configuration import InputError, require
-from maskgit_jax.images import write_image_grid
+from maskgit_jax.images import IMAGE_OUTPUTS, write_image_grid
 from maskgit_jax.model import Model, load
 from maskgit_jax.pipelines.outputs import write_samples
 
@@ -25,9 +23,11 @@ MODE = flags.DEFINE_enum(
     "Samples; or, of an autoencoder or a VAE, walks through its latents.",
 )
 NUM = flags.DEFINE_integer(
-    "num", None, "Number of images, by default 64; of walks, by default 8.", lower_bound=1
+    "num", None, "Number of images, by default 64 or one per label; of walks, 8.", lower_bound=1
 )
-LABELS = flags.DEFINE_list("labels", [], "Classes (numbers or names), repeated to --num images.")
+LABELS = flags.DEFINE_list(
+    "labels", [], "Classes (numbers or names), an image each; repeated to --num images."
+)
 INPUT = flags.DEFINE_string(
     "input",
     "",
@@ -52,15 +52,15 @@ CLASSIFIER = flags.DEFINE_string(
     "and cached.",
 )
 SETTINGS = command_line.define_sampling_flags()
-SEED = flags.DEFINE_integer("seed", 0, "Random seed.")
+SEED = flags.DEFINE_integer("seed", 0, "Random seed; --batch_size and --num do not change image i.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Number of images per batch.", lower_bound=1)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "Step of the checkpoint, or latest.")
-OUT = flags.DEFINE_string("out", "samples.png", "File to write, .png or .npz.")
+OUT = flags.DEFINE_string("out", "samples.png", "File to write: an image such as .png, or .npz.")
 
 
-def write_latent_walks(model: Model, out: Path) -> None:
+def write_latent_walks(model: Model) -> None:
     """Writes the images of --mode=interpolations or --mode=traversals."""
-    require(out.suffix == ".png", f"--out is {out}; {MODE.value} are written as .png")
+    out = command_line.output_file("out", *IMAGE_OUTPUTS)
     others = {"labels": LABELS.value, "input": INPUT.value, "keep_top": KEEP_TOP.value}
     unused = [*SETTINGS(), *(name for name, value in others.items() if value)]
     if unused:
@@ -72,17 +72,17 @@ def write_latent_walks(model: Model, out: Path) -> None:
 
 def main() -> None:
     """Writes the samples that the flags describe."""
-    out, num = Path(OUT.value), NUM.value or 64
-    require(out.suffix in (".png", ".npz"), f"--out is {out}; it must end in .png or .npz")
+    out, num = command_line.output_file("out", *IMAGE_OUTPUTS, ".npz"), NUM.value
     require(
         not distributed.has_peers() or (MODE.value == "samples" and REJECTION_KEEP.value == 1),
         f"--mode={MODE.value} and --rejection_keep run in one process; remove --coordinator",
     )
     model = load(WORKDIR.value, CHECKPOINT.value)
     if MODE.value != "samples":
-        write_latent_walks(model, out)
+        write_latent_walks(model)
         return
     settings = SETTINGS()
+    num = num or len(LABELS.value) or 64
     inputs = model.conditioning_images(
         INPUT.value, num, KEEP_TOP.value, NUM_PER_INPUT.value, SEED.value, settings.get("size")
     )
@@ -92,8 +92,9 @@ def main() -> None:
         CLASSIFIER.value, **settings,
     )  # fmt: skip
     if distributed.is_main():
-        write_samples(out, images, labels if model.generator.num_classes else None, inputs)
-        print(f"wrote {num} images to {out}")
+        known = labels if model.generator.num_classes else None
+        write_samples(out, images, known, inputs, model.class_names)
+        print(f"wrote {len(images)} images to {out}")
 
 
 if __name__ == "__main__":

@@ -76,8 +76,10 @@ class Generator(NamedTuple):
     """The exports of a stage that generates images.
 
     Attributes:
-        sample: (variables, inputs, key, settings) -> image [B, H, W, C] in [-1, 1]; `inputs` has
-            `label` int32 [B], the keys in `needs` and, optionally, those in `accepts`.
+        sample: (variables, inputs, keys, settings) -> image [B, H, W, C] in [-1, 1], NaN where
+            the network's outputs are not finite; `inputs` has `label` int32 [B], the keys in
+            `needs` and, optionally, those in `accepts`; `keys` are the random keys of the
+            images, [B]: image i depends on nothing but row i.
         settings: The run's sampling settings, a frozen dataclass (a static argument).
         check_settings: Raises `InputError` for settings that cannot work.
         num_classes: Labels are 0 .. num_classes - 1; 0 for an unconditional generator, which
@@ -87,12 +89,14 @@ class Generator(NamedTuple):
         needs: ("condition",), uint8 [B, H, W, C'], for image-conditional generators.
         accepts: ("image", "mask"), uint8 [B, H, W, C] and bool [B, H, W], for generators that
             inpaint: they generate the masked pixels only.
-        fill: (variables, inputs, tokens int32 [B, L], mask bool [B, L], key, settings) -> tokens
-            with the masked ones generated, and the trajectory: tokens and mask after each step,
-            [T, B, L] each. For masked token priors; the tokens are those of `frozen["tokenizer"]`.
+        fill: (variables, inputs, tokens int32 [B, L], mask bool [B, L], keys, settings) -> tokens
+            with the masked ones generated (-1 where the logits are not finite), and the
+            trajectory: tokens and mask after each step, [T, B, L] each. For masked token priors;
+            the tokens are those of `frozen["tokenizer"]`.
         null_label: The label that means "no class", None where there is none.
-        sample_tokens: (variables, inputs, key, settings) -> the tokens int32 [B, L] of the images
-            that `sample` returns; None for a generator without tokens.
+        sample_tokens: (variables, inputs, keys, settings) -> the tokens int32 [B, L] of the images
+            that `sample` returns, -1 where the logits are not finite; None for a generator without
+            tokens.
     """
 
     sample: Callable[[Variables, Batch, Key, Any], Array]

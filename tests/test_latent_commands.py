@@ -102,7 +102,7 @@ def test_an_autoencoder_is_evaluated_and_generates_no_images(latent_runs, tmp_pa
         (["--steps=4"], "has no setting 'steps'; its settings are temperature, pixels"),
         (["--temperature=-1"], "temperature is -1.0"),
         (["--mode=interpolations", "--num=181"], "need 362 held-out images, and there are 360"),
-        (["--mode=traversals", "--out=a.npz"], "traversals are written as .png"),
+        (["--mode=traversals", "--out=a.npz"], "a.npz; it must end in .png, .jpg"),
         (["--mode=traversals", "--labels=3"], "--labels has no effect on --mode=traversals"),
         (["--mode=traversals", "--steps=3"], "--steps has no effect on --mode=traversals"),
     ],

@@ -40,6 +40,10 @@ def test_sample_takes_numbers_names_and_single_labels(models):
     np.testing.assert_array_equal(images, model.sample(labels=["0", 3, 7], steps=2, seed=0))
     assert model.sample(labels=3, steps=2).shape == (1, 16, 16, 1)
     assert model.labels(None, 12) == [*range(10), 0, 1] and model.labels(["1", 2], 3) == [1, 2, 1]
+    with pytest.raises(INPUT, match="--num=2 is smaller than the 4 labels"):
+        model.sample(labels=[0, 1, 2, 3], num=2)
+    with pytest.raises(INPUT, match="label '3.7' is neither"):
+        model.sample(labels=3.7)
     with pytest.raises(INPUT, match="label 10 is out of range"):
         model.sample(labels=[10])
     with pytest.raises(INPUT, match="label 'cat' is neither"):
@@ -71,10 +75,41 @@ def test_encode_takes_arrays_pil_images_and_files(models, tmp_path):
     for image in (images[0], pil, str(tmp_path / "a.png"), images[0, ..., 0], pil.convert("RGB")):
         np.testing.assert_array_equal(tokenizer.encode(image), tokens[:1])
     assert tokenizer.encode(pil.resize((50, 40))).shape == (1, 16)
-    with pytest.raises(INPUT, match="an image is uint8"):
-        tokenizer.encode(images.astype(np.float32))
+    for given in (images / 255, (images[0] / 255).astype(np.float16), jax.numpy.asarray(images)):
+        np.testing.assert_array_equal(
+            tokenizer.encode(given), tokens[: len(given) if given.ndim > 3 else 1]
+        )
+    photo = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    np.testing.assert_array_equal(tokenizer.encode(photo), tokenizer.encode(Image.fromarray(photo)))
+    for wrong, message in (
+        (images.astype(np.float32), "floats has values from .* to .*; give floats in"),
+        (images[0] / 127.5 - 1, "floats has values from -1 to"),
+        (np.full((16, 16, 1), np.nan), "floats has values from nan to nan"),
+        (images.astype(np.int32), "an image is int32; give uint8 from 0 to 255, or floats"),
+        (images[:, None], r"an array \[H, W, 1\], a PIL image or a file name, not uint8 \[1, 16"),
+        (None, "NoneType is no image"),
+        ([], "no image is given"),
+    ):
+        with pytest.raises(INPUT, match=message):
+            tokenizer.encode(wrong)
     with pytest.raises(INPUT, match="nowhere.png does not exist"):
         tokenizer.encode("nowhere.png")
+
+
+def test_only_tokens_of_the_run_are_decoded(models):
+    tokenizer, _ = models
+    tokens = np.arange(16).reshape(1, 16)
+    assert tokenizer.decode(tokens[0].tolist()).shape == (1, 16, 16, 1)
+    for wrong, message in (
+        (tokens + 1, "token 16 is out of range; this run has the codes 0 to 15"),
+        (tokens - 1, "token -1 is out of range"),
+        (tokens[:, :15], r"tokens are integers \[N, 16\] here, not int64 \[1, 15\]"),
+        (tokens.reshape(1, 4, 4), r"not int64 \[1, 4, 4\]"),
+        (tokens / 2, r"not float64 \[1, 16\]"),
+        ([], r"not float64 \[1, 0\]"),
+    ):
+        with pytest.raises(INPUT, match=message):
+            tokenizer.decode(wrong)
 
 
 def test_edits_take_pil_images_masks_and_class_names(models):
@@ -88,8 +123,11 @@ def test_edits_take_pil_images_masks_and_class_names(models):
     np.testing.assert_array_equal(result.images[:, ~mask], np.stack([image[~mask]] * 2))
     pil = Image.fromarray(image[..., 0])
     white = Image.fromarray(np.uint8(mask) * 255)
-    named = model.inpaint(pil, white, label="3", num=2, steps=2)
-    np.testing.assert_array_equal(named.images, result.images)
+    painted = np.full((16, 32, 4), 255, np.uint8) * np.uint8([1, 1, 1, 0])
+    painted[mask, 3] = 255  # white on transparency: what is transparent is white, too
+    for given in (white, Image.fromarray(painted)):
+        named = model.inpaint(pil, given, label="3", num=2, steps=2)
+        np.testing.assert_array_equal(named.images, result.images)
     assert model.outpaint(pil, right=8, steps=2).images.shape == (1, 16, 40, 1)
     assert model.replace(pil, (0, 0, 8, 8), "7", steps=2).images.shape == (1, 16, 32, 1)
     assert model.variations(pil, keep=0.5, steps=2).images.shape == (1, 16, 32, 1)

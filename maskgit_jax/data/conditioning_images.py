@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from maskgit_jax.configuration import condition_channels, require
 from maskgit_jax.data.conditions import derive_condition
 from maskgit_jax.data.protocol import Records
-from maskgit_jax.files import list_image_files, top_folder
+from maskgit_jax.files import list_image_files, top_folder, user_path
 from maskgit_jax.images import (
     BICUBIC,
     NEAREST,
@@ -39,7 +39,7 @@ class ImageFiles:
     """
 
     def __init__(self, place: str, channels: int, key: str, class_names: Sequence[str] = ()):
-        path = Path(place)
+        path = Path(user_path(place))
         require(path.exists(), f"{place} does not exist")
         self.paths = list_image_files(path) if path.is_dir() else [path]
         self._channels, self._key = channels, key

@@ -148,6 +148,8 @@ def _draft(image: JpegImageFile, shrinking: float, channels: int) -> float:
     """Sets a JPEG file to be decoded at most `shrinking` times smaller; returns the fraction."""
     width = image.width
     min_size = math.ceil(width / shrinking), math.ceil(image.height / shrinking)
-    draft = image.draft("L" if channels == 1 else image.mode, min_size)
+    # A profile is of the colours.
+    grey = channels == 1 and "icc_profile" not in image.info
+    draft = image.draft("L" if grey else image.mode, min_size)
     # Not the ratio of the sizes: the decoded size is rounded up.
     return 1.0 if draft is None else draft[1][2] / width

@@ -18,7 +18,7 @@ from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.cropping import ChooseCrop, CroppedFile, crop_file
 from maskgit_jax.data.protocol import Source, Sources
 from maskgit_jax.files import find_images, summarize_left_out, top_folder
-from maskgit_jax.images import BICUBIC, UNREADABLE, as_array, to_channels
+from maskgit_jax.images import BICUBIC, UNREADABLE, as_array, open_file, to_channels
 
 TRAIN_NAMES = ("train", "training")
 HELD_OUT_NAMES = ("val", "valid", "validation", "eval", "evaluation", "test", "testing")
@@ -233,7 +233,7 @@ class FolderSource(Source):
         if path in self.unreadable:
             raise _UnreadableError
         try:
-            with Image.open(path) as image:
+            with open_file(path) as image:
                 return decode(image)
         except UNREADABLE as error:
             self._report(path, error)

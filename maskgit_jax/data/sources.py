@@ -21,7 +21,7 @@ from maskgit_jax.data.pairs import open_pairs
 from maskgit_jax.data.protocol import Source, Sources
 from maskgit_jax.data.tfds import open_tfds
 from maskgit_jax.data.tokens import open_tokens, read_description
-from maskgit_jax.files import printable
+from maskgit_jax.files import printable, user_path
 
 SOURCES: dict[str, Callable[[str, ConfigDict], Sources]] = {
     "digits": open_digits,
@@ -53,7 +53,7 @@ def open_sources(data: ConfigDict) -> Sources:
     )
     # Commands replace the source of a run's configuration after its validation.
     validate_conditions(data)
-    sources = SOURCES[forms[kind]](place, data)
+    sources = SOURCES[forms[kind]](user_path(place), data)
     for split, source in (("training", sources.train), ("evaluation", sources.evaluation)):
         require(len(source) > 0, f"{data.source} has no {split} images")
     return sources

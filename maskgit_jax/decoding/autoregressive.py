@@ -8,7 +8,15 @@ import jax.numpy as jnp
 
 from maskgit_jax.arrays import Array, Key, PyTree
 from maskgit_jax.configuration import check_settings
-from maskgit_jax.decoding.sampling import check_top_k, filter_logits, sample_categorical
+from maskgit_jax.decoding.sampling import (
+    check_temperature,
+    check_top_k,
+    filter_logits,
+    finite_logits,
+    fold_in_each,
+    most_likely,
+    sample_categorical,
+)
 from maskgit_jax.decoding.settings import AutoregressiveSettings
 
 DecodeStep = Callable[[PyTree, Array, Array], tuple[Array, PyTree]]
@@ -22,6 +30,7 @@ PredictInWindow = Callable[[Array, tuple[Array, Array], Array], Array]
 def check_autoregressive_settings(settings: AutoregressiveSettings, codebook_size: int) -> None:
     """Raises `InputError` for settings that cannot work."""
     check_settings(settings)
+    check_temperature(settings.temperature)
     check_top_k(settings.top_k, codebook_size)
 
 
@@ -30,7 +39,7 @@ def decode_with_cache(
     cache: PyTree,
     tokens: Array,
     mask: Array,
-    key: Key,
+    keys: Key,
     settings: AutoregressiveSettings,
 ) -> Array:
     """Returns tokens int32 [B, L]: masked tokens are sampled in order, the others stay.
@@ -42,7 +51,7 @@ def decode_with_cache(
         cache: The network's cache before the first token.
         tokens: int32 [B, L]; any value where masked.
         mask: bool [B, L], True where the token is to be sampled.
-        key: Each position uses the key folded with its index.
+        keys: One key per image, [B]; each position folds its index into them.
         settings: See `AutoregressiveSettings`.
     """
     chex.assert_equal_shape([tokens, mask])
@@ -50,7 +59,7 @@ def decode_with_cache(
     def sample_position(carry: tuple[PyTree, Array], index: Array):
         cache, previous = carry
         logits, cache = decode_step(cache, previous, index)
-        token = _sample_token(logits, tokens[:, index], mask[:, index], key, index, settings)
+        token = _sample_token(logits, tokens[:, index], mask[:, index], keys, index, settings)
         return (cache, token), token
 
     carry = (cache, jnp.zeros_like(tokens[:, 0]))
@@ -59,14 +68,14 @@ def decode_with_cache(
 
 
 def decode_without_cache(
-    predict: Predict, tokens: Array, mask: Array, key: Key, settings: AutoregressiveSettings
+    predict: Predict, tokens: Array, mask: Array, keys: Key, settings: AutoregressiveSettings
 ) -> Array:
     """Returns the same tokens as `decode_with_cache`, with a whole network evaluation for each."""
     chex.assert_equal_shape([tokens, mask])
 
     def sample_position(tokens: Array, index: Array):
         logits = predict(tokens, index)
-        token = _sample_token(logits, tokens[:, index], mask[:, index], key, index, settings)
+        token = _sample_token(logits, tokens[:, index], mask[:, index], keys, index, settings)
         return tokens.at[:, index].set(token), None
 
     return jax.lax.scan(sample_position, tokens, jnp.arange(tokens.shape[1]))[0]
@@ -77,7 +86,7 @@ def decode_sliding_window(
     tokens: Array,
     mask: Array,
     window: tuple[int, int],
-    key: Key,
+    keys: Key,
     settings: AutoregressiveSettings,
 ) -> Array:
     """Returns tokens int32 [B, H, W] of a map larger than the network's, sampled in order.
@@ -88,7 +97,7 @@ def decode_sliding_window(
         tokens: int32 [B, H, W]; any value where masked.
         mask: bool [B, H, W], True where the token is to be sampled.
         window: Rows and columns (h, w) of the network's map, at most H and W.
-        key: Each position uses the key folded with its index.
+        keys: One key per image, [B]; each position folds its index into them.
         settings: See `AutoregressiveSettings`.
 
     Source: taming-transformers scripts/sample_conditional.py. Differs: fixes the start column of
@@ -107,7 +116,7 @@ def decode_sliding_window(
         return predict(seen.reshape(batch, -1), (top, left), inside)
 
     sequences = (tokens.reshape(batch, -1), mask.reshape(batch, -1))
-    return decode_without_cache(predict_in_map, *sequences, key, settings).reshape(tokens.shape)
+    return decode_without_cache(predict_in_map, *sequences, keys, settings).reshape(tokens.shape)
 
 
 def window_start(position: Array, size: int, window: int) -> Array:
@@ -130,11 +139,13 @@ def _sample_token(
     logits: Array,
     known: Array,
     mask: Array,
-    key: Key,
+    keys: Key,
     index: Array,
     settings: AutoregressiveSettings,
 ) -> Array:
-    logits = logits.astype(jnp.float32) / settings.temperature
-    logits = filter_logits(logits, settings.top_k, settings.top_p)
-    sampled = sample_categorical(jax.random.fold_in(key, index), logits)
+    logits = finite_logits(logits)
+    if settings.temperature == 0:
+        return jnp.where(mask, most_likely(logits), known)
+    logits = filter_logits(logits / settings.temperature, settings.top_k, settings.top_p)
+    sampled = sample_categorical(fold_in_each(keys, index), logits)
     return jnp.where(mask, sampled, known)

@@ -25,7 +25,17 @@ from maskgit_jax.arrays import Array, Key
 from maskgit_jax.configuration import check_settings, require
 from maskgit_jax.decoding.guidance import Predict
 from maskgit_jax.decoding.rules import Critic, DecodeState, Grid, k_lowest, random_halton_order
-from maskgit_jax.decoding.sampling import check_top_k, filter_logits, sample_categorical
+from maskgit_jax.decoding.sampling import (
+    check_temperature,
+    check_top_k,
+    draw_each,
+    filter_logits,
+    finite_logits,
+    fold_in_each,
+    most_likely,
+    sample_categorical,
+    split_each,
+)
 from maskgit_jax.decoding.schedules import check_schedule, masked_counts, ramp
 from maskgit_jax.decoding.settings import DECODERS, DecodeSettings
 
@@ -62,6 +72,13 @@ def check_decode_settings(
         has_critic: Whether there is a critic.
     """
     check_settings(settings)
+    check_temperature(settings.temperature)
+    check_temperature(settings.last_temperature, "last_temperature")
+    require(
+        settings.temperature > 0 or settings.last_temperature == 0,
+        f"last_temperature is {settings.last_temperature}, but temperature is 0, which takes the "
+        "most likely code at every step; set one of them to another value",
+    )
     require(
         settings.steps <= num_tokens,
         f"steps is {settings.steps}; it must be between 1 and the number of tokens, {num_tokens}",
@@ -144,7 +161,7 @@ def decode(
     predict: Predict,
     tokens: Array,
     mask: Array,
-    key: Key,
+    keys: Key,
     settings: DecodeSettings,
     grid: Grid,
     critic: Critic | None = None,
@@ -155,7 +172,7 @@ def decode(
         predict: The generator, see `guidance.with_guidance`.
         tokens: int32 [B, L]; any value where masked.
         mask: bool [B, L].
-        key: Of samples and noise.
+        keys: Of samples and noise; one key per image, [B].
         settings: See `DecodeSettings`.
         grid: Rows and columns (h, w) of the token map.
         critic: For decoder "token_critic".
@@ -166,25 +183,26 @@ def decode(
     """
     chex.assert_equal_shape([tokens, mask])
     decoder, editable = DECODERS[settings.decoder], mask
-    order = random_halton_order(grid, jax.random.fold_in(key, settings.steps), len(tokens))
+    order = random_halton_order(grid, fold_in_each(keys, settings.steps))
 
     def decode_step(carry: tuple[Array, Array, Array], inputs: tuple[Array, Array, Array]):
         (tokens, mask, confidence), (step, num_masked, num_remasked) = carry, inputs
-        step_key = jax.random.fold_in(key, step)
-        token_key, noise_key, rule_key, revise_key = jax.random.split(step_key, 4)
+        step_keys = split_each(fold_in_each(keys, step), 4)
+        token_keys, noise_keys, rule_keys, revise_keys = step_keys
 
         rescored = jnp.zeros_like(mask)
         if decoder.rescores:
             accepted = editable & ~mask
             count = jnp.minimum(_fraction(accepted, settings), num_masked)
-            rescored = k_lowest(jax.random.uniform(revise_key, mask.shape), count, accepted)
+            scores = draw_each(jax.random.uniform, revise_keys, mask.shape[1])
+            rescored = k_lowest(scores, count, accepted)
         unseen = mask | rescored
         logits = _logits(predict, tokens, unseen, step, settings)
-        tokens = jnp.where(mask, _sample(logits, token_key, settings), tokens)
+        tokens = jnp.where(mask, _sample(logits, token_keys, settings), tokens)
         confidence = jnp.where(unseen, _log_probability(logits, tokens), confidence)
 
         strength = settings.choice_temperature * (1.0 - (step + 1) / settings.steps)
-        noise = strength * jax.random.gumbel(noise_key, tokens.shape)
+        noise = strength * draw_each(jax.random.gumbel, noise_keys, tokens.shape[1])
         state = DecodeState(
             tokens=tokens,
             logits=logits,
@@ -196,7 +214,7 @@ def decode(
             num_masked=num_masked,
             num_remasked=num_remasked,
             noise=noise,
-            key=rule_key,
+            keys=rule_keys,
             order=order,
             critic=critic,
         )
@@ -206,7 +224,7 @@ def decode(
             accepted = editable & ~mask
             doubtful = k_lowest(confidence + noise, _fraction(accepted, settings), accepted)
             logits = _logits(predict, tokens, mask | doubtful, step, settings)
-            tokens = jnp.where(doubtful, _sample(logits, revise_key, settings), tokens)
+            tokens = jnp.where(doubtful, _sample(logits, revise_keys, settings), tokens)
             confidence = jnp.where(doubtful, _log_probability(logits, tokens), confidence)
         return (tokens, mask, confidence), Trajectory(tokens, mask)
 
@@ -220,14 +238,21 @@ def decode(
 def _logits(
     predict: Predict, tokens: Array, unseen: Array, step: Array, settings: DecodeSettings
 ) -> Array:
-    """Returns the logits divided by the temperature of the step, float32 [B, L, K]."""
-    logits = predict(tokens, unseen, (step + 1) / settings.steps).astype(jnp.float32)
+    """Returns the logits divided by the temperature of the step, float32 [B, L, K].
+
+    At temperature 0 they are not divided: they give the confidence of the most likely codes.
+    """
+    logits = finite_logits(predict(tokens, unseen, (step + 1) / settings.steps))
+    if settings.temperature == 0:
+        return logits
     first, last = settings.temperature, settings.last_temperature or settings.temperature
     return logits / ramp(first, last, step, settings.steps)
 
 
-def _sample(logits: Array, key: Key, settings: DecodeSettings) -> Array:
-    return sample_categorical(key, filter_logits(logits, settings.top_k, settings.top_p))
+def _sample(logits: Array, keys: Key, settings: DecodeSettings) -> Array:
+    if settings.temperature == 0:
+        return most_likely(logits)
+    return sample_categorical(keys, filter_logits(logits, settings.top_k, settings.top_p))
 
 
 def _log_probability(logits: Array, tokens: Array) -> Array:

@@ -6,6 +6,7 @@ Settings of its own are fields of a frozen subclass of `DecodeSettings`, made wi
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from maskgit_jax.arrays import Array, Key
+from maskgit_jax.decoding.sampling import draw_each
 from maskgit_jax.decoding.schedules import rank
 from maskgit_jax.decoding.settings import DecodeSettings, register
 
@@ -36,7 +38,8 @@ class DecodeState(NamedTuple):
         num_masked: Number of tokens to mask, int32 [B].
         num_remasked: Number of accepted tokens among them, of `remask`, int32 [B].
         noise: Gumbel noise to add to the confidence; falls to 0 over the steps, [B, L].
-        key: For other random choices of this step.
+        keys: One key per image, [B], for other random choices of this step, see
+            `sampling.draw_each`.
         order: Position of each token in a randomly rotated Halton order, int32 [B, L].
         critic: A trained Token-Critic, None without.
     """
@@ -51,7 +54,7 @@ class DecodeState(NamedTuple):
     num_masked: Array
     num_remasked: Array
     noise: Array
-    key: Key
+    keys: Key
     order: Array
     critic: Critic | None
 
@@ -75,7 +78,7 @@ def confidence(state: DecodeState, settings: DecodeSettings) -> Array:
 def random(state: DecodeState, settings: DecodeSettings) -> Array:
     """Masks random tokens among the sampled ones."""
     del settings
-    scores = jax.random.uniform(state.key, state.mask.shape)
+    scores = draw_each(jax.random.uniform, state.keys, state.mask.shape[1])
     return k_lowest(scores, state.num_masked, state.mask)
 
 
@@ -89,10 +92,11 @@ def halton(state: DecodeState, settings: DecodeSettings) -> Array:
     return k_lowest(-state.order, state.num_masked, state.mask)
 
 
-def random_halton_order(grid: Grid, key: Key, batch: int) -> Array:
-    """Returns `halton_order` rotated to a random start for each example, int32 [B, L]."""
+def random_halton_order(grid: Grid, keys: Key) -> Array:
+    """Returns `halton_order` rotated to a random start for each of B keys, int32 [B, L]."""
     order = jnp.asarray(halton_order(grid))[None]
-    first = jax.random.randint(key, (batch, 1), 0, order.shape[1])
+    draw = partial(jax.random.randint, minval=0, maxval=order.shape[1])
+    first = draw_each(draw, keys, 1)
     return (order - first) % order.shape[1]
 
 
@@ -173,7 +177,7 @@ def remask(state: DecodeState, settings: DecodeSettings) -> Array:
     log_odds = -jnp.exp(state.confidence) if by_confidence else jnp.zeros_like(state.confidence)
     scores = state.confidence + state.noise
     masked = k_lowest(scores, state.num_masked - state.num_remasked, state.mask)
-    noise = jax.random.gumbel(state.key, log_odds.shape)
+    noise = draw_each(jax.random.gumbel, state.keys, log_odds.shape[1])
     accepted = state.editable & ~state.mask
     return masked | k_lowest(-(log_odds + noise), state.num_remasked, accepted)
 

@@ -12,6 +12,9 @@ from typing import Any, NamedTuple
 
 from maskgit_jax.configuration import setting, setting_range
 
+LARGEST = 1000.0
+"""Of temperatures and guidance: beyond it logits are noise, or overflow."""
+TEMPERATURE_HELP = "Divides the logits before sampling; 0: always the most likely code."
 GUIDANCE_SCHEDULES = ("constant", "linear", "cosine", "interval")
 REMASK_SCHEDULES = ("cap", "rescale", "confidence", "loop")
 
@@ -47,13 +50,15 @@ class DecodeSettings:
         4.5,
         "Scale of the Gumbel noise on the log confidences at the first step; falls linearly to 0.",
         minimum=0,
+        maximum=LARGEST,
     )
-    temperature: float = setting(1.0, "Divides the logits before sampling.", above=0)
+    temperature: float = setting(1.0, TEMPERATURE_HELP, minimum=0, maximum=LARGEST)
     guidance: float = setting(
         0.0,
         "Scale s of classifier-free guidance, l + s (l - l_null). "
         "0: none; diffusers' guidance_scale minus 1.",
         minimum=0,
+        maximum=LARGEST,
     )
     schedule: str = setting(
         "cosine",
@@ -64,7 +69,10 @@ class DecodeSettings:
         "confidence", "Rule that chooses the tokens to mask again.", choices=DECODERS
     )
     last_temperature: float = setting(
-        0.0, "Temperature at the last step, linear from temperature; 0: constant.", minimum=0
+        0.0,
+        "Temperature at the last step, linear from temperature; 0: constant.",
+        minimum=0,
+        maximum=LARGEST,
     )
     guidance_schedule: str = setting(
         "constant", "Guidance scale over the steps.", choices=GUIDANCE_SCHEDULES
@@ -101,7 +109,7 @@ class DecodeSettings:
 class AutoregressiveSettings:
     """Settings of autoregressive decoding (PixelCNN, PixelSNAIL, GPT)."""
 
-    temperature: float = setting(1.0, "Divides the logits before sampling.", above=0)
+    temperature: float = setting(1.0, TEMPERATURE_HELP, minimum=0, maximum=LARGEST)
     top_k: int = setting(0, "Samples from the k most likely codes only; 0: all.", minimum=0)
     top_p: float = setting(
         1.0,
@@ -132,7 +140,9 @@ class SlidingWindowSettings(AutoregressiveSettings):
 class PriorSettings:
     """Settings of sampling from the prior N(0, 1) of a VAE."""
 
-    temperature: float = setting(1.0, "Standard deviation of the latents.", minimum=0)
+    temperature: float = setting(
+        1.0, "Standard deviation of the latents.", minimum=0, maximum=LARGEST
+    )
     pixels: str = setting(
         "mean", "Mean of p(x | z), or a sample from it.", choices=("mean", "draw")
     )

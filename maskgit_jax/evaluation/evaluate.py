@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from maskgit_jax.configuration import InputError
+from maskgit_jax.configuration import InputError, check_seed
 from maskgit_jax.data.batch_reader import read_batches
 from maskgit_jax.data.conditioning_images import ConditioningImages
 from maskgit_jax.data.loader import eval_batches
@@ -179,7 +179,7 @@ class _Sampling:
     def description(self) -> dict[str, Any]:
         """Everything that determines the samples of a run."""
         settings = asdict(self.settings)
-        return {"seed": self.seed, "batch_size": self.batch_size, **settings, "num": self.num}
+        return {"seed": self.seed, **settings, "num": self.num}
 
 
 def _plan_sampling(
@@ -199,6 +199,7 @@ def _plan_sampling(
             )
         return None
     generator = GeneratorPipeline(run, options.mesh)
+    check_seed(seed)
     settings, conditioning = generator.settings(**changes), None
     if "condition" in generator.generator.needs:
         size = (config.image_size, config.image_size)

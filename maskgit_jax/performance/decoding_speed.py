@@ -132,7 +132,8 @@ def _gpt_without_cache(gpt: GPT, params: PyTree, tokens: Any, label: Any) -> Sam
             return jax.lax.dynamic_index_in_dim(logits, index, 1, keepdims=False)
 
         masked = _all_masked(label, nfe)
-        return decode_without_cache(predict, *masked, key, AutoregressiveSettings())
+        keys = jax.random.split(key, len(label))
+        return decode_without_cache(predict, *masked, keys, AutoregressiveSettings())
 
     flops = count_work(gpt.apply, params, tokens, label).total_flops
     size = _num_bytes(params) - _num_bytes(params["params"]["word_embedding"])  # rows looked up
@@ -151,7 +152,8 @@ def _gpt_with_cache(gpt: GPT, params: PyTree, label: Any) -> Sampler:
             return decode_step(params, cache, previous, index)
 
         cache, settings = init_cache(params, label), AutoregressiveSettings()
-        return decode_with_cache(step, cache, *_all_masked(label, nfe), key, settings)
+        keys = jax.random.split(key, len(label))
+        return decode_with_cache(step, cache, *_all_masked(label, nfe), keys, settings)
 
     cache, index = jax.eval_shape(init_cache, params, label), jax.ShapeDtypeStruct((), jnp.int32)
     flops = count_work(decode_step, params, cache, label, index).total_flops
@@ -172,7 +174,8 @@ def _maskgit(
             return evaluate(params, tokens, mask, label)
 
         masked, settings = _all_masked(label, network.num_tokens), DecodeSettings(steps=nfe)
-        return decode(predict, *masked, key, settings, (grid, grid))[0]
+        keys = jax.random.split(key, len(label))
+        return decode(predict, *masked, keys, settings, (grid, grid))[0]
 
     mask = jax.ShapeDtypeStruct(tokens.shape, jnp.bool_)
     flops = count_work(evaluate, params, tokens, mask, label).total_flops

@@ -243,10 +243,11 @@ def sample_program(run: AbstractRun, mesh: Mesh, batch_size: int) -> Program:
     variables = with_sharding(run.variables, sharding.tree_shardings(run.variables, mesh))
     batch = abstract_batch(run, batch_size, mesh)
     inputs = {name: batch[name] for name in ("label", *generator.needs)}
+    inputs["number"] = batch["label"]
     pixels, settings = sample_pixels(generator), generator.settings
 
     def sample(variables: Variables, inputs: Batch, key: jax.Array) -> jax.Array:
-        return pixels(variables, inputs, key, settings)
+        return pixels(variables, inputs, key, settings)[0]
 
     compiled = sharding.pjit(sample, mesh, out_shardings=sharding.replicated(mesh))
     return Program("sample", sample, (variables, inputs, abstract_key(mesh)), compiled, batch_size)

@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from maskgit_jax.arrays import normalize, to_uint8
-from maskgit_jax.configuration import InputError
+from maskgit_jax.configuration import InputError, require
 from maskgit_jax.runs.directory import Run
 from maskgit_jax.stage import LatentModel, Tokenizer, Variables
 from maskgit_jax.training import sharding
@@ -58,11 +58,42 @@ class AutoencoderPipeline:
         def reconstruct(variables: Variables, image: jax.Array) -> jax.Array:
             return decode(variables, encode(variables, image))
 
+        data = run.config.data
+        image = jax.ShapeDtypeStruct((1, data.image_size, data.image_size, data.channels), "uint8")
+        self._encoded = jax.eval_shape(encode, self.variables, image)
+        self._codes = exports.codebook_size if isinstance(exports, Tokenizer) else 0
         replicated = sharding.replicated(mesh)
         self._encode, self._decode, self._reconstruct = (
             sharding.pjit(program, mesh, out_shardings=replicated)
             for program in (encode, decode, reconstruct)
         )
+
+    def check(self, encoded: np.ndarray) -> np.ndarray:
+        """Returns tokens [B, L] or latents [B, Z], as `decode` takes them.
+
+        Raises:
+            InputError: Their shape, type or values are not those of the run.
+        """
+        codes = self._codes
+        right = encoded.shape[1:] == self._encoded.shape[1:] and encoded.size > 0
+        if not codes:
+            require(
+                right and np.issubdtype(encoded.dtype, np.number) and np.isfinite(encoded).all(),
+                f"latents are finite numbers [N, {self._encoded.shape[1]}] here, not "
+                f"{encoded.dtype} {list(encoded.shape)}",
+            )
+            return encoded.astype(np.float32)
+        require(
+            right and np.issubdtype(encoded.dtype, np.integer),
+            f"tokens are integers [N, {self._encoded.shape[1]}] here, not {encoded.dtype} "
+            f"{list(encoded.shape)}",
+        )
+        wrong = encoded[(encoded < 0) | (encoded >= codes)]
+        require(
+            wrong.size == 0,
+            f"token {wrong[:1].sum()} is out of range; this run has the codes 0 to {codes - 1}",
+        )
+        return encoded.astype(np.int32)
 
     def encode(self, image: np.ndarray) -> np.ndarray:
         """Returns tokens int32 [B, L] or latents float32 [B, Z] of images uint8 [B, H, W, C]."""

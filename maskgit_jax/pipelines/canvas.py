@@ -6,8 +6,9 @@ from PIL import Image
 from maskgit_jax.configuration import require
 from maskgit_jax.images import BICUBIC, NEAREST, as_array, to_pil
 
+BOX_ORDER = "top,left,height,width in pixels (not left,top,right,bottom as in PIL)"
 Box = tuple[int, int, int, int]
-"""Top, left, height and width in pixels."""
+"""Top, left, height and width in pixels; not left, top, right and bottom as in PIL."""
 Size = tuple[int, int]
 """Height and width."""
 
@@ -24,16 +25,20 @@ def check_mask(mask: np.ndarray) -> None:
 
 def check_box(box: Box, size: Size) -> None:
     """Raises `InputError` if a box is empty or not inside an image of this size."""
-    top, left, height, width = box
     words = ",".join(map(str, box))
     require(
+        len(box) == 4 and all(isinstance(side, int | np.integer) for side in box),
+        f"the box {words} is not a box; give {BOX_ORDER}",
+    )
+    top, left, height, width = box
+    require(
         height > 0 and width > 0,
-        f"the box {words} is empty; give top,left,height,width with a height and width above 0",
+        f"the box {words} is empty; give {BOX_ORDER}",
     )
     require(
         top >= 0 and left >= 0 and top + height <= size[0] and left + width <= size[1],
-        f"the box {words} (top,left,height,width) is not inside the image, which is {size[0]} high "
-        f"and {size[1]} wide",
+        f"the box {words} is not inside the image, which is {size[0]} high and {size[1]} wide; "
+        f"give {BOX_ORDER}",
     )
 
 

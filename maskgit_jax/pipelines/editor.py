@@ -8,8 +8,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from maskgit_jax.arrays import Array, Batch, Key, normalize, to_uint8
-from maskgit_jax.configuration import require
+from maskgit_jax.configuration import check_seed, require
 from maskgit_jax.decoding.regions import box_token_mask, next_window, token_mask
+from maskgit_jax.decoding.sampling import image_keys, random_key
 from maskgit_jax.images import fill_masked_with_nearest
 from maskgit_jax.pipelines.autoencoder import run_padded
 from maskgit_jax.pipelines.canvas import (
@@ -23,7 +24,7 @@ from maskgit_jax.pipelines.canvas import (
     resize_mask,
     working_size,
 )
-from maskgit_jax.pipelines.generator import GeneratorPipeline, check_labels
+from maskgit_jax.pipelines.generator import GeneratorPipeline, check_labels, require_finite
 from maskgit_jax.runs.directory import Run
 from maskgit_jax.stage import Variables
 from maskgit_jax.training import sharding
@@ -91,7 +92,8 @@ class Editor:
 
         def fill(variables: Variables, batch: Batch, key: Key, settings: Any) -> tuple[Array, Any]:
             assert generator.fill is not None
-            return generator.fill(variables, batch, batch["tokens"], batch["mask"], key, settings)
+            keys = image_keys(key, batch["number"])
+            return generator.fill(variables, batch, batch["tokens"], batch["mask"], keys, settings)
 
         replicated = sharding.replicated(mesh)
         self._encode = sharding.pjit(encode, mesh, out_shardings=replicated)
@@ -144,6 +146,12 @@ class Editor:
     def replace(self, image: np.ndarray, box: Box, label: int, **options: Any) -> EditResult:
         """Generates a box, and one more token on each side, as class `label`.
 
+        Args:
+            image: uint8 [H, W, C].
+            box: Top, left, height and width in pixels; not left, top, right and bottom as in PIL.
+            label: The class.
+            options: See the class.
+
         Raises:
             InputError: The box exceeds the image.
 
@@ -170,13 +178,15 @@ class Editor:
             InputError: The share is not between 0 and 1.
         """
         self._check(image)
+        check_seed(options.get("seed", 0))
         require(0 < keep < 1, f"keep is {keep}; it is a share of the tokens, above 0 and below 1")
         tokens = self._tokens(image, self._scale(image))
         num, rng = options.get("num", 1), np.random.default_rng(options.get("seed", 0))
         order = rng.random((num, tokens.size)).argsort(axis=1).argsort(axis=1)
         mask = (order < max(1, round((1 - keep) * tokens.size))).reshape(num, *tokens.shape)
         repeated = np.repeat(tokens[None], num, axis=0)
-        images, frames = self._fill_images(image, repeated, mask, **options)
+        area = np.ones(tokens.shape, bool)
+        images, frames = self._fill_images(image, repeated, mask, area, **options)
         return EditResult(images, np.ones(image.shape[:2], bool), frames)
 
     def interpolate(
@@ -210,6 +220,7 @@ class Editor:
             f"the images are {image.shape[1]}x{image.shape[0]} and "
             f"{other.shape[1]}x{other.shape[0]} pixels; bring them to one size",
         )
+        check_seed(options.get("seed", 0))
         require(columns >= 2, f"columns is {columns}; at least 2 are needed")
         require(
             0 <= resample_fraction < 1,
@@ -225,9 +236,9 @@ class Editor:
         low, high = position * (1 - share), position + share * (1 - position)
         tokens = np.where(thresholds < low, second, first)
         mask = (thresholds >= low) & (thresholds < high)
-        shape = (num * columns, *first.shape)
+        shape, area = (num * columns, *first.shape), np.ones(first.shape, bool)
         images, frames = self._fill_images(
-            image, tokens.reshape(shape), mask.reshape(shape), num=num * columns, **options
+            image, tokens.reshape(shape), mask.reshape(shape), area, num=num * columns, **options
         )
         return EditResult(images, np.ones(image.shape[:2], bool), frames)
 
@@ -240,6 +251,10 @@ class Editor:
 
     def _scale(self, image: np.ndarray) -> float:
         return self.image_size / min(image.shape[:2])
+
+    def working_size(self, image: np.ndarray) -> Size:
+        """Returns height and width at which an image [H, W, C] is edited."""
+        return self._working_size(image, self._scale(image))
 
     def _working_size(self, image: np.ndarray, scale: float) -> Size:
         return working_size(image.shape[:2], scale, self.patch, self.image_size)
@@ -270,51 +285,64 @@ class Editor:
             masked = np.asarray(token_mask(jnp.asarray(pixels[None]), (tokens.shape,)))
             tokens_masked = _dilate(masked.reshape(tokens.shape), dilate)
         repeated = [np.repeat(array[None], num, axis=0) for array in (tokens, tokens_masked)]
-        generated, frames = self._fill_images(image, *repeated, num=num, **options)
+        generated, frames = self._fill_images(image, *repeated, tokens_masked, num=num, **options)
         return EditResult(blend(known, generated, mask, width), mask, frames)
 
     def _fill_images(
-        self, image: np.ndarray, tokens: np.ndarray, mask: np.ndarray, **options: Any
+        self,
+        image: np.ndarray,
+        tokens: np.ndarray,
+        mask: np.ndarray,
+        area: np.ndarray,
+        **options: Any,
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns the decoded token maps of `_fill_tokens` at the size of the image, and frames."""
-        filled, frames = self._fill_tokens(tokens, mask, **options)
+        filled, frames = self._fill_tokens(tokens, mask, area, **options)
         return resize_images(self._decode_maps(filled), image.shape[:2]), frames
 
     def _fill_tokens(
         self,
         tokens: np.ndarray,
         mask: np.ndarray,
+        area: np.ndarray,
         num: int = 1,
         label: int | None = None,
         seed: int = 0,
         frames: bool = False,
         **settings: Any,
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Returns the token maps [N, h, w] with the masked ones generated, and frames."""
+        """Returns the token maps [N, h, w] with the masked ones generated, and frames.
+
+        `area`, bool [h, w], is what the windows visit. It must not depend on the number of
+        candidates, so that a candidate does not.
+        """
         require(num >= 1, f"num is {num}; it is the number of candidates, at least 1")
         chosen, number = self.pipeline.settings(**settings), self._label(label)
         size = sharding.round_up_to_shards(num, self.mesh)
         padded = np.arange(size) % num
         tokens, mask = tokens[padded], mask[padded]
-        labels, root = np.full(size, number, np.int32), jax.random.key(seed)
+        labels, root = np.full(size, number, np.int32), random_key(seed)
         shown: list[np.ndarray] = []
-        step = 0
-        while mask.any():
-            top, left = next_window(np.asarray(mask.any(axis=0)), self.window)
+        step, area = 0, area.copy()
+        while area.any():
+            top, left = next_window(area, self.window)
             rows, columns = slice(top, top + self.window[0]), slice(left, left + self.window[1])
             inside = (slice(None), rows, columns)
             inputs = {
                 "tokens": tokens[inside].reshape(size, -1),
                 "mask": mask[inside].reshape(size, -1),
                 "label": labels,
+                "number": padded.astype(np.int32),
             }
             batch = sharding.put_batch(inputs, self.mesh)
             key = jax.random.fold_in(root, step)
             filled, trajectory = self._fill(self.pipeline.variables, batch, key, chosen)
             if frames:
                 shown.append(self._frames(tokens, mask, inside, trajectory, num))
-            tokens[inside] = np.asarray(filled).reshape(size, *self.window)
-            mask[inside] = False
+            filled = np.asarray(filled)
+            require_finite(filled >= 0)
+            tokens[inside] = filled.reshape(size, *self.window)
+            mask[inside], area[inside[1:]] = False, False
             step += 1
         tokens = tokens[:num]
         return tokens, np.concatenate([*shown, self._decode_maps(tokens)[None]]) if frames else None

@@ -5,25 +5,57 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from maskgit_jax.arrays import Batch, to_uint8
+from maskgit_jax.arrays import Array, Batch, Key, to_uint8
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.conditioning_images import ConditioningImages
+from maskgit_jax.decoding.sampling import MAX_LOGIT, image_keys, random_key
 from maskgit_jax.runs.directory import Run
 from maskgit_jax.stage import Generator, LatentModel, Variables, generator_of
 from maskgit_jax.training import sharding
 
+Sampler = Callable[[Variables, Batch, Key, Any], tuple[Array, Array]]
+"""(variables, inputs with the `number` of each image, key of the seed, settings) -> what is
+sampled, [B, ...], and whether it is finite, bool [B]."""
 
-def sample_pixels(generator: Generator) -> Callable[[Variables, Batch, jax.Array, Any], jax.Array]:
-    """Returns the function (variables, inputs, key, settings) -> images uint8 [B, H, W, C]."""
 
-    def sample(variables: Variables, inputs: Batch, key: jax.Array, settings: Any) -> jax.Array:
-        return to_uint8(generator.sample(variables, inputs, key, settings))
+def sample_pixels(generator: Generator) -> Sampler:
+    """Returns the function that samples images uint8 [B, H, W, C]."""
+
+    def sample(variables: Variables, inputs: Batch, key: Key, settings: Any) -> tuple[Array, Array]:
+        keys = image_keys(key, inputs["number"])
+        image = generator.sample(variables, inputs, keys, settings)
+        return to_uint8(image), jnp.isfinite(image).all(axis=(1, 2, 3))
 
     return sample
+
+
+def _sample_codes(sample_tokens: Callable[[Variables, Batch, Key, Any], Array]) -> Sampler:
+    """Returns the function that samples tokens int32 [B, L]."""
+
+    def sample(variables: Variables, inputs: Batch, key: Key, settings: Any) -> tuple[Array, Array]:
+        keys = image_keys(key, inputs["number"])
+        tokens = sample_tokens(variables, inputs, keys, settings)
+        return tokens, (tokens >= 0).all(axis=1)
+
+    return sample
+
+
+def require_finite(finite: Array | np.ndarray) -> None:
+    """Raises `InputError` unless all outputs were finite; damaged weights must not pass as noise.
+
+    Args:
+        finite: Whether those of each image were, bool [B].
+    """
+    require(
+        bool(np.asarray(finite).all()),
+        "the network's outputs are not finite (NaN, infinite, or logits beyond "
+        f"{MAX_LOGIT:g}): its weights are damaged, or training diverged; give an earlier "
+        "--checkpoint, or train or import the run again",
+    )
 
 
 class GeneratorPipeline:
@@ -44,9 +76,10 @@ class GeneratorPipeline:
         self.generator, self.variables, self.mesh = generator, run.variables, mesh
         self.num_classes, self._stage = generator.num_classes, run.config.stage
         self.program = self._compile(sample_pixels(generator))
-        self._tokens = generator.sample_tokens and self._compile(generator.sample_tokens)
+        sample_tokens = generator.sample_tokens
+        self._tokens = sample_tokens and self._compile(_sample_codes(sample_tokens))
 
-    def _compile(self, function: Callable) -> Callable:
+    def _compile(self, function: Sampler) -> Callable:
         # Every host gets all outputs.
         outputs = sharding.replicated(self.mesh)
         return sharding.pjit(function, self.mesh, static_argnums=3, out_shardings=outputs)
@@ -82,10 +115,11 @@ class GeneratorPipeline:
 
         Args:
             labels: Classes; None is "no class", if the generator was trained with it.
-            seed: Random seed; the same seed and batch size give the same images.
+            seed: Random seed. Image i of a seed is the same for any batch size, number of devices
+                and number of images, up to the rounding of sums.
             settings: From `settings`; the run's own by default.
             batch_size: Images per batch; rounded up so that the devices share it evenly.
-            start: Index of the first image, a multiple of the batch size.
+            start: Index of the first image.
             conditioning: The images that the samples are generated from.
 
         Raises:
@@ -146,18 +180,18 @@ class GeneratorPipeline:
         )
         batch_size = sharding.round_up_to_shards(min(batch_size, len(labels)), self.mesh)
         numbers = np.asarray([null if label is None else label for label in labels], np.int32)
-        settings = settings or self.generator.settings
+        root, settings = random_key(seed), settings or self.generator.settings
 
         def run() -> Iterator[np.ndarray]:
-            root = jax.random.key(seed)
             for first in range(start, len(numbers), batch_size):
                 rows = np.arange(first, min(first + batch_size, len(numbers)))
                 padded = np.resize(rows, (batch_size,))[sharding.process_rows(batch_size)]
-                inputs = {"label": numbers[padded]}
+                inputs = {"label": numbers[padded], "number": padded.astype(np.int32)}
                 inputs |= conditioning.read_batch(padded) if conditioning else {}
-                key = jax.random.fold_in(root, first // batch_size)
                 batch = sharding.put_batch(inputs, self.mesh)
-                yield np.asarray(program(self.variables, batch, key, settings))[: len(rows)]
+                sampled, finite = program(self.variables, batch, root, settings)
+                require_finite(finite)
+                yield np.asarray(sampled)[: len(rows)]
 
         return run()  # a generator, so that the checks above come first
 
@@ -195,7 +229,7 @@ def label_number(label: int | str, class_names: Sequence[str]) -> int:
     if label in class_names:
         return list(class_names).index(str(label))
     try:
-        return int(label)
+        return int(str(label))  # not of 3.7
     except ValueError as error:
         raise InputError(
             f"label '{label}' is neither a number nor one of: {', '.join(class_names)}"

@@ -7,33 +7,43 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from maskgit_jax.configuration import InputError, condition_channels, require
+from maskgit_jax.configuration import InputError, check_seed, condition_channels, require
 from maskgit_jax.data.conditioning_images import ConditioningImages, ImageFiles
 from maskgit_jax.data.cropping import center_crop
 from maskgit_jax.data.sources import image_data, match_classes, open_sources
-from maskgit_jax.images import as_array, read_image, to_channels
+from maskgit_jax.images import UNREADABLE, array_to_uint8, as_array, read_image, to_channels, to_pil
 from maskgit_jax.pipelines.generator import GeneratorPipeline
 
 
-def to_image(image: Any, channels: int) -> np.ndarray:
+def to_image(image: Any, channels: int, background: str = "white") -> np.ndarray:
     """Returns one image uint8 [H, W, channels] of an array, a PIL image or a file name.
 
+    Args:
+        image: Arrays are uint8, or floats in [0, 1], [H, W] or [H, W, C] with C = 1, 3 or 4.
+        channels: 1 or 3; other channels are converted, see `to_channels`.
+        background: Colour that shows through transparent pixels.
+
     Raises:
-        InputError: It is none of these, or has other channels or values.
+        InputError: It is none of these, or has other values.
     """
     if isinstance(image, str | Path):
-        return read_image(image, channels)
-    if isinstance(image, Image.Image):
-        return as_array(to_channels(image, channels))
-    array = np.asarray(image)
-    if array.ndim == 2:
-        array = array[..., None]
-    require(
-        array.dtype == np.uint8 and array.ndim == 3 and array.shape[-1] == channels,
-        f"an image is uint8 [H, W, {channels}] here, a PIL image or a file name, not "
-        f"{array.dtype} {list(array.shape)}",
-    )
-    return array
+        return read_image(image, channels, background)
+    if not isinstance(image, Image.Image):
+        array = np.asarray(image)
+        array = array[..., None] if array.ndim == 2 else array
+        require(
+            array.ndim == 3 and array.shape[-1] in (1, 3, 4) and array.size > 0,
+            f"an image is an array [H, W, {channels}], a PIL image or a file name, not "
+            f"{array.dtype} {list(array.shape)}",
+        )
+        array = array_to_uint8(array)
+        if array.shape[-1] == channels:
+            return array
+        image = to_pil(array)
+    try:
+        return as_array(to_channels(image, channels, background))
+    except UNREADABLE as error:
+        raise InputError(f"the image cannot be converted: {error}") from error
 
 
 def to_images(images: Any, data: ConfigDict) -> np.ndarray:
@@ -46,10 +56,13 @@ def to_images(images: Any, data: ConfigDict) -> np.ndarray:
     Raises:
         InputError: An image cannot be used.
     """
+    if hasattr(images, "shape"):  # an array of any library
+        images = np.asarray(images)
     single = isinstance(images, str | Path | Image.Image) or (
         isinstance(images, np.ndarray) and images.ndim < 4
     )
     several: Any = [images] if single else images
+    require(hasattr(several, "__iter__"), f"{type(images).__name__} is no image")
     converted = [to_image(image, data.channels) for image in several]
     require(len(converted) > 0, "no image is given")
     return np.stack([center_crop(image, data.image_size) for image in converted])
@@ -58,11 +71,13 @@ def to_images(images: Any, data: ConfigDict) -> np.ndarray:
 def to_mask(mask: Any, size: tuple[int, int]) -> np.ndarray:
     """Returns a mask bool [H, W] of an array, or of an image or a file that is white where masked.
 
+    Transparent pixels are not masked, those brighter than half are.
+
     Raises:
         InputError: It has another size than the image that it belongs to.
     """
     if isinstance(mask, str | Path | Image.Image):
-        mask = to_image(mask, 1)[..., 0] > 127
+        mask = to_image(mask, 1, background="black")[..., 0] > 127
     mask = np.asarray(mask)
     mask = mask[..., 0] if mask.ndim == 3 and mask.shape[-1] == 1 else mask
     mask = mask if mask.dtype == bool else mask > (127 if mask.dtype == np.uint8 else 0)
@@ -126,6 +141,7 @@ def open_conditioning_images(
         keep_top is None or 0 < keep_top < 1,
         f"--keep_top is {keep_top}; it is a share of the rows, above 0 and below 1",
     )
+    check_seed(seed)
     data = image_data(data)
     if place in ("", "held_out"):
         source = match_classes(data.source, open_sources(data), data.class_names).evaluation

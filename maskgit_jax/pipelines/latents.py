@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from maskgit_jax.arrays import Array
 from maskgit_jax.autoencoders.latent_paths import interpolate_latents, traverse_latents
-from maskgit_jax.configuration import InputError, require
+from maskgit_jax.configuration import InputError, check_seed, require
 from maskgit_jax.data.image_sets import CenterCropped
 from maskgit_jax.data.sources import open_sources
 from maskgit_jax.pipelines.autoencoder import AutoencoderPipeline
@@ -37,6 +37,7 @@ def latent_walks(
     Raises:
         InputError: The latents of the run are not vectors, or there are too few images.
     """
+    check_seed(seed)
     exports, data = run.stage.exports, run.config.data
     if not isinstance(exports, LatentModel):
         raise InputError(

@@ -1,27 +1,33 @@
 """Grids and arrays of samples and edits, as the commands write them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from maskgit_jax.data.conditioning_images import ConditioningImages
 from maskgit_jax.files import write_arrays
-from maskgit_jax.images import to_pil, write_image_grid, write_png
+from maskgit_jax.images import to_pil, write_image, write_image_grid, write_png
 from maskgit_jax.pipelines.editor import EditResult
 
 
 def write_samples(
-    path: Path, images: np.ndarray, labels: list[int] | None, inputs: ConditioningImages | None
+    path: Path,
+    images: np.ndarray,
+    labels: list[int] | None,
+    inputs: ConditioningImages | None,
+    class_names: Sequence[str] = (),
 ) -> None:
-    """Writes samples: an .npz file, or a .png grid (a column per class, or beside their inputs).
+    """Writes samples: an .npz file, or a grid (a column per class, or beside their inputs).
 
     Args:
         path: The file.
         images: uint8 [N, H, W, C].
         labels: Their classes, if there are any.
         inputs: The images that they were generated from, if any.
+        class_names: Names of the classes, shown above the columns that have one class each.
     """
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         arrays = {"images": images}
         arrays |= {} if labels is None else {"labels": np.asarray(labels, np.int32)}
         write_arrays(path, arrays | (input_arrays(inputs, len(images)) if inputs else {}))
@@ -29,7 +35,16 @@ def write_samples(
         write_image_grid(path, inputs_beside(images, inputs))
     else:
         classes = len(set(labels or ()))
-        write_png(path, images, classes if 4 <= classes <= 20 else round(len(images) ** 0.5))
+        columns = classes if 4 <= classes <= 20 else round(len(images) ** 0.5)
+        titles = _column_titles(labels or [], columns, class_names)
+        write_png(path, images, columns, titles)
+
+
+def _column_titles(labels: list[int], columns: int, class_names: Sequence[str]) -> list[str]:
+    """Returns the name of the class of each column; [] if a column has several."""
+    aligned = all(label == labels[index % columns] for index, label in enumerate(labels))
+    named = all(label < len(class_names) for label in labels)
+    return [class_names[label] for label in labels[:columns]] if aligned and named else []
 
 
 def input_arrays(inputs: ConditioningImages, num: int) -> dict[str, np.ndarray]:
@@ -56,8 +71,10 @@ def inputs_beside(images: np.ndarray, inputs: ConditioningImages) -> np.ndarray:
 
 def write_candidates(
     path: Path, image: np.ndarray, result: EditResult, columns: int | None
-) -> None:
-    """Writes an image and the candidates of an edit as a PNG, or a single candidate alone.
+) -> list[Path]:
+    """Writes an image and the candidates of an edit, then each candidate; returns the files.
+
+    Without `columns`, a single candidate is written alone. Images in colour have an sRGB profile.
 
     Args:
         path: The file.
@@ -69,8 +86,7 @@ def write_candidates(
     if columns:
         write_image_grid(path, images.reshape(-1, columns, *images.shape[1:]))
     elif len(images) == 1:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        to_pil(images[0]).save(path)
+        write_image(path, to_pil(images[0]))
     else:
         original = np.full_like(images[:1], 127)  # the border of an outpainted image is grey
         rows, columns_ = np.nonzero(~result.mask)
@@ -80,3 +96,8 @@ def write_candidates(
             inside = slice(rows.min(), rows.max() + 1), slice(columns_.min(), columns_.max() + 1)
             original[0][inside] = image
         write_image_grid(path, np.concatenate([original, images])[None])
+        single = [path.with_stem(f"{path.stem}-{number + 1}") for number in range(len(images))]
+        for one, candidate in zip(single, images, strict=True):
+            write_image(one, to_pil(candidate))
+        return [path, *single]
+    return [path]

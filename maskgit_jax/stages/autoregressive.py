@@ -24,11 +24,13 @@ from maskgit_jax.decoding.autoregressive import (
     decode_with_cache,
     decode_without_cache,
 )
+from maskgit_jax.decoding.sampling import fold_in_each
 from maskgit_jax.decoding.settings import AutoregressiveSettings, SlidingWindowSettings
 from maskgit_jax.losses.masked_tokens import token_cross_entropy
 from maskgit_jax.stage import Generator, Metrics, Stage, Tokenizer, Variables
 from maskgit_jax.stages.token_priors import (
     check_tokenizer,
+    decode_tokens,
     encode_condition,
     encode_tokens,
     known_tokens,
@@ -183,25 +185,24 @@ class AutoregressiveStage:
         return f"_{level.name}" if len(self.levels) > 1 else ""
 
     def sample(
-        self, variables: Variables, inputs: Batch, key: Key, settings: AutoregressiveSettings
+        self, variables: Variables, inputs: Batch, keys: Key, settings: AutoregressiveSettings
     ) -> Array:
         """Returns images [B, H, W, C] in [-1, 1]; unmasked pixels of `image` stay."""
-        tokens = self.sample_tokens(variables, inputs, key, settings)
-        frozen, large = variables.frozen["tokenizer"], self._large_grid(settings)
-        if large is None:
-            image = self.tokenizer.decode(frozen, tokens)
-        else:
+        tokens = self.sample_tokens(variables, inputs, keys, settings)
+        decode, large = self.tokenizer.decode, self._large_grid(settings)
+        if large is not None:
             assert self.tokenizer.decode_map is not None
-            image = self.tokenizer.decode_map(frozen, tokens.reshape(-1, *large))
+            decode, tokens = self.tokenizer.decode_map, tokens.reshape(-1, *large)
+        image = decode_tokens(decode, variables, tokens)
         return paste_known_pixels(image, inputs)
 
     def sample_tokens(
-        self, variables: Variables, inputs: Batch, key: Key, settings: AutoregressiveSettings
+        self, variables: Variables, inputs: Batch, keys: Key, settings: AutoregressiveSettings
     ) -> Array:
         """Returns tokens int32 [B, L] of all levels, coarsest first."""
         large = self._large_grid(settings)
         if large is not None:
-            return self._sample_large_map(variables, inputs, key, settings, large)
+            return self._sample_large_map(variables, inputs, keys, settings, large)
         tokens, mask = known_tokens(self.tokenizer, variables, inputs, token_grids(self.config))
         condition = encode_condition(self.condition_tokenizer, variables, inputs)
         sampled = tokens[:, :0]
@@ -213,7 +214,7 @@ class AutoregressiveStage:
                 sampled if number else condition,
                 tokens[:, level.span],
                 mask[:, level.span],
-                jax.random.fold_in(key, number),
+                fold_in_each(keys, number),
                 settings,
             )
             sampled = jnp.concatenate([sampled, level_tokens], axis=1)
@@ -228,7 +229,7 @@ class AutoregressiveStage:
         return size[0] // patch, size[1] // patch
 
     def _sample_large_map(
-        self, variables: Variables, inputs: Batch, key: Key, settings: AutoregressiveSettings,
+        self, variables: Variables, inputs: Batch, keys: Key, settings: AutoregressiveSettings,
         grid: tuple[int, int],
     ) -> Array:  # fmt: skip
         """Returns the tokens int32 [B, h*w] of a map larger than the network's."""
@@ -254,17 +255,19 @@ class AutoregressiveStage:
 
         tokens, mask = known_tokens(self.tokenizer, variables, inputs, (grid,))
         maps = (tokens.reshape(-1, *grid), mask.reshape(-1, *grid))
-        level_key = jax.random.fold_in(key, 0)
-        sampled = decode_sliding_window(predict, *maps, window, level_key, settings)
+        level_keys = fold_in_each(keys, 0)
+        sampled = decode_sliding_window(predict, *maps, window, level_keys, settings)
         return sampled.reshape(tokens.shape)
 
     def preview(self, variables: Variables, batch: Batch, key: Key) -> Metrics:
         """Returns samples of classes, or rows of condition, original and two samples."""
         if self.condition_tokenizer is None:
             label = jnp.arange(len(batch["label"])) % self.num_classes
-            return {"samples": self.sample(variables, {"label": label}, key, self.settings)}
+            keys = jax.random.split(key, len(label))
+            return {"samples": self.sample(variables, {"label": label}, keys, self.settings)}
         inputs = {name: batch[name] for name in ("label", "condition")}
-        samples = [self.sample(variables, inputs, k, self.settings) for k in jax.random.split(key)]
+        twice = [jax.random.split(each, len(batch["label"])) for each in jax.random.split(key)]
+        samples = [self.sample(variables, inputs, keys, self.settings) for keys in twice]
         return {"condition_original_and_samples": show_conditions(batch, samples)}
 
     def check_settings(self, settings: AutoregressiveSettings) -> None:
@@ -295,7 +298,7 @@ def _image_size(settings: AutoregressiveSettings) -> tuple[int, int] | None:
 
 def _sample_level(
     network: nn.Module, params: PyTree, label: Array, condition: Array | None,
-    tokens: Array, mask: Array, key: Key, settings: AutoregressiveSettings,
+    tokens: Array, mask: Array, keys: Key, settings: AutoregressiveSettings,
 ) -> Array:  # fmt: skip
     """Returns the tokens int32 [B, L] of one level, the masked ones sampled."""
 
@@ -307,9 +310,9 @@ def _sample_level(
         return jax.lax.dynamic_index_in_dim(logits, index, 1, keepdims=False)
 
     if not settings.use_cache:
-        return decode_without_cache(predict, tokens, mask, key, settings)
+        return decode_without_cache(predict, tokens, mask, keys, settings)
     cache = network.apply(params, label, condition, method="init_cache")
-    return decode_with_cache(decode_step, cache, tokens, mask, key, settings)
+    return decode_with_cache(decode_step, cache, tokens, mask, keys, settings)
 
 
 def build(

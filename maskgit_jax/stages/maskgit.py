@@ -159,7 +159,8 @@ class MaskGITStage(ParallelDecodingStage):
             return {"samples": self.sample_classes(variables, batch, key)}
         inputs = {name: batch[name] for name in ("label", "condition")}
         settings = sampling_settings(self.config)
-        samples = [self.sample(variables, inputs, k, settings) for k in jax.random.split(key)]
+        twice = [jax.random.split(each, len(batch["label"])) for each in jax.random.split(key)]
+        samples = [self.sample(variables, inputs, keys, settings) for keys in twice]
         return {"condition_original_and_samples": show_conditions(batch, samples)}
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
@@ -13,7 +14,12 @@ from maskgit_jax.decoding.guidance import with_guidance
 from maskgit_jax.decoding.parallel import Trajectory, check_decode_settings, decode
 from maskgit_jax.decoding.settings import DecodeSettings, decode_settings_class
 from maskgit_jax.stage import Generator, Tokenizer, Variables
-from maskgit_jax.stages.token_priors import encode_condition, known_tokens, paste_known_pixels
+from maskgit_jax.stages.token_priors import (
+    decode_tokens,
+    encode_condition,
+    known_tokens,
+    paste_known_pixels,
+)
 
 
 def sampling_settings(config: ConfigDict) -> DecodeSettings:
@@ -78,7 +84,7 @@ class ParallelDecodingStage:
         inputs: Batch,
         tokens: Array,
         mask: Array,
-        key: Key,
+        keys: Key,
         settings: DecodeSettings,
     ) -> tuple[Array, Trajectory]:
         """Returns the tokens with the masked ones generated, and the trajectory."""
@@ -98,31 +104,32 @@ class ParallelDecodingStage:
             predict,
             tokens,
             mask,
-            key,
+            keys,
             settings,
             self.tokenizer.grids[0],
             critic and (lambda tokens: critic(variables, tokens, label)),
         )
 
     def sample(
-        self, variables: Variables, inputs: Batch, key: Key, settings: DecodeSettings
+        self, variables: Variables, inputs: Batch, keys: Key, settings: DecodeSettings
     ) -> Array:
         """Returns images in [-1, 1], [B, H, W, C]; known pixels are preserved exactly."""
-        tokens = self.sample_tokens(variables, inputs, key, settings)
-        image = self.tokenizer.decode(variables.frozen["tokenizer"], tokens)
+        tokens = self.sample_tokens(variables, inputs, keys, settings)
+        image = decode_tokens(self.tokenizer.decode, variables, tokens)
         return paste_known_pixels(image, inputs)
 
     def sample_tokens(
-        self, variables: Variables, inputs: Batch, key: Key, settings: DecodeSettings
+        self, variables: Variables, inputs: Batch, keys: Key, settings: DecodeSettings
     ) -> Array:
         """Returns the tokens of the images that `sample` returns, int32 [B, L]."""
         tokens, mask = known_tokens(self.tokenizer, variables, inputs, self.tokenizer.grids)
-        return self.fill(variables, inputs, tokens, mask, key, settings)[0]
+        return self.fill(variables, inputs, tokens, mask, keys, settings)[0]
 
     def sample_classes(self, variables: Variables, batch: Batch, key: Key) -> Array:
         """Returns as many images as the batch has, of the classes in turn."""
         label = jnp.arange(len(batch["label"])) % self.num_classes
-        return self.sample(variables, {"label": label}, key, sampling_settings(self.config))
+        keys = jax.random.split(key, len(label))
+        return self.sample(variables, {"label": label}, keys, sampling_settings(self.config))
 
     def check_settings(self, settings: DecodeSettings) -> None:
         """Raises `InputError` for settings that cannot work."""

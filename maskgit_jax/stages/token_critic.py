@@ -95,7 +95,8 @@ class TokenCriticStage(ParallelDecodingStage):
         tokens = encode_tokens(self.tokenizer, variables, batch)
         mask = sample_mask(mask_key, tokens.shape, self.config.masking.schedule)
         logits = self.logits(variables, tokens, mask, batch["label"])
-        return jnp.where(mask, sample_categorical(token_key, logits), tokens), mask
+        token_keys = jax.random.split(token_key, len(tokens))
+        return jnp.where(mask, sample_categorical(token_keys, logits), tokens), mask
 
     def init(self, key: Key, batch: Batch, frozen: Mapping[str, Variables]) -> Variables:
         """Returns the initial variables, from the generator if the configuration says so."""

@@ -1,6 +1,6 @@
 """Functions shared by the stages of token priors: tokenizers, conditions, known tokens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -132,6 +132,21 @@ def known_tokens(
     tokens = encode(variables.frozen["tokenizer"], normalize(inputs["image"]))
     mask = token_mask(inputs["mask"], grids)
     return tokens.reshape(mask.shape), mask
+
+
+def decode_tokens(
+    decode: Callable[[Variables, Array], Array], variables: Variables, tokens: Array
+) -> Array:
+    """Returns the images [B, H, W, C] of tokens [B, ...]; NaN where a token is negative.
+
+    Args:
+        decode: `Tokenizer.decode` or `decode_map`.
+        variables: The variables of the prior.
+        tokens: int32; `sampling.NO_CODE` where the logits were not finite.
+    """
+    image = decode(variables.frozen["tokenizer"], jnp.maximum(tokens, 0))
+    valid = (tokens >= 0).all(axis=tuple(range(1, tokens.ndim)))
+    return jnp.where(valid[:, None, None, None], image, jnp.nan)
 
 
 def paste_known_pixels(image: Array, inputs: Batch) -> Array:

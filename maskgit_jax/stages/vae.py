@@ -13,6 +13,7 @@ from maskgit_jax.arrays import Array, Batch, Key, PyTree, normalize
 from maskgit_jax.autoencoders.latent_paths import interpolate_latents, traverse_latents
 from maskgit_jax.autoencoders.vae import NETWORKS, POSTERIORS, VAE
 from maskgit_jax.configuration import check_settings, require, require_at_least, require_one_of
+from maskgit_jax.decoding.sampling import draw_each, split_each
 from maskgit_jax.decoding.settings import PriorSettings
 from maskgit_jax.losses.elbo import (
     ANNEALINGS,
@@ -218,15 +219,21 @@ class VAEStage:
         return jax.lax.scan(weigh_sample, None, jax.random.split(samples_key, count))[1]
 
     def sample(
-        self, variables: Variables, inputs: Batch, key: Key, settings: PriorSettings
+        self, variables: Variables, inputs: Batch, keys: Key, settings: PriorSettings
     ) -> Array:
         """Returns images [B, H, W, C] of latents from the prior, one for each label."""
-        latent_key, pixel_key = jax.random.split(key)
-        shape = (len(inputs["label"]), self.config.model.num_latents)
-        latents = settings.temperature * jax.random.normal(latent_key, shape)
+        del inputs
+        latent_keys, pixel_keys = split_each(keys, 2)
+        noise = draw_each(jax.random.normal, latent_keys, self.config.model.num_latents)
+        latents = settings.temperature * noise
         outputs = self.apply(variables, "decode", latents)
         if settings.pixels == "draw":
-            return self.pixels.sample(outputs, self.log_sigma(variables), pixel_key)
+            log_sigma = self.log_sigma(variables)
+
+            def sample(output: Array, key: Key) -> Array:
+                return self.pixels.sample(output[None], log_sigma, key)[0]
+
+            return jax.vmap(sample)(outputs, pixel_keys)
         return self.pixels.mean(outputs)
 
     def evaluate(self, variables: Variables, batch: Batch, key: Key) -> Metrics:
@@ -263,7 +270,8 @@ class VAEStage:
         }
         if self.variational:
             inputs = {"label": jnp.zeros((len(image),), jnp.int32)}
-            images["samples"] = self.sample(variables, inputs, key, sampling_settings(self.config))
+            keys, settings = jax.random.split(key, len(image)), sampling_settings(self.config)
+            images["samples"] = self.sample(variables, inputs, keys, settings)
         return images
 
     def decode_grid(self, variables: Variables, latents: Array) -> Array:

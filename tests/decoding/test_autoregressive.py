@@ -13,6 +13,7 @@ from maskgit_jax.decoding.autoregressive import (
     decode_without_cache,
     window_start,
 )
+from maskgit_jax.decoding.sampling import image_keys
 from maskgit_jax.decoding.settings import AutoregressiveSettings, SlidingWindowSettings
 
 DEFAULT = AutoregressiveSettings()
@@ -38,11 +39,13 @@ def predict(tokens, index):
 
 def with_cache(tokens, mask, key, settings=DEFAULT):
     cache = jnp.zeros(len(tokens), jnp.int32)
-    return decode_with_cache(decode_step, cache, tokens, mask, key, settings)
+    keys = image_keys(key, np.arange(len(tokens)))
+    return decode_with_cache(decode_step, cache, tokens, mask, keys, settings)
 
 
 def without_cache(tokens, mask, key, settings=DEFAULT):
-    return decode_without_cache(predict, tokens, mask, key, settings)
+    keys = image_keys(key, np.arange(len(tokens)))
+    return decode_without_cache(predict, tokens, mask, keys, settings)
 
 
 DECODERS = {"with cache": with_cache, "without cache": without_cache}
@@ -86,15 +89,17 @@ def test_values_of_masked_tokens_have_no_effect():
 
 
 def test_top_k_1_and_low_temperature_give_the_most_likely_tokens_for_every_key():
-    first, second, cold = (
+    first, second, cold, zero = (
         JITTED["with cache"](TOKENS, ALL, jax.random.key(seed), settings)
         for seed, settings in (
             (0, GREEDY),
             (5, GREEDY),
             (7, AutoregressiveSettings(temperature=1e-4)),
+            (8, AutoregressiveSettings(temperature=0.0)),
         )
     )
     np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(first, zero)
     np.testing.assert_array_equal(first, cold)
 
 
@@ -159,7 +164,8 @@ def decode_windows(predict, tokens, mask, window):
     decode = jax.jit(
         lambda *inputs: decode_sliding_window(predict, *inputs[:2], window, inputs[2], DEFAULT)
     )
-    return np.asarray(decode(tokens, mask, jax.random.key(0)))
+    keys = image_keys(jax.random.key(0), np.arange(len(tokens)))
+    return np.asarray(decode(tokens, mask, keys))
 
 
 def test_a_window_of_the_size_of_the_map_equals_decoding_without_cache():
@@ -232,8 +238,8 @@ def test_tokens_and_masks_of_different_shapes_are_refused(key):
 def test_settings_that_cannot_work_are_refused(settings):
     check_autoregressive_settings(settings(), CODES)
     for wrong, message in (
-        (dict(temperature=0.0), "temperature is 0.0"),
-        (dict(temperature=-1.0), "it must be above 0"),
+        (dict(temperature=1e-30), "temperature is 1e-30"),
+        (dict(temperature=-1.0), "it must be at least 0 and at most 1000"),
         (dict(top_k=6), "top_k is 6"),
         (dict(top_k=-1), "top_k is -1"),
         (dict(top_p=0.0), "top_p is 0.0; it must be above 0 and at most 1"),

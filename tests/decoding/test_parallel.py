@@ -18,7 +18,7 @@ from maskgit_jax.decoding.parallel import (
     plan,
 )
 from maskgit_jax.decoding.rules import DecodeState, halton_order, k_lowest
-from maskgit_jax.decoding.sampling import sample_categorical
+from maskgit_jax.decoding.sampling import image_keys, sample_categorical
 from maskgit_jax.decoding.schedules import masked_counts
 from maskgit_jax.decoding.settings import (
     REMASK_SCHEDULES,
@@ -59,7 +59,7 @@ def run(settings, logits, mask, key, tokens=None):
         lambda tokens, mask, progress: logits,
         jnp.zeros(mask.shape, jnp.int32) if tokens is None else tokens,
         mask,
-        key,
+        image_keys(key, np.arange(len(mask))),
         settings,
         (side, side),
         lambda tokens: -tokens.astype(jnp.float32),
@@ -83,12 +83,14 @@ def test_parity_with_the_official_rule(key, schedule, steps):
     log_p = np.asarray(jax.nn.log_softmax(logits))[0]
     masked, tokens = np.ones(length, bool), np.zeros(length, int)
     for step in range(steps):
-        token_key, noise_key, _, _ = jax.random.split(jax.random.fold_in(key, step), 4)
-        sampled = np.asarray(sample_categorical(token_key, logits))[0]
+        image_key = jax.random.fold_in(key, 0)
+        step_key = jax.random.fold_in(image_key, step)
+        token_key, noise_key = (jax.random.fold_in(step_key, number) for number in range(2))
+        sampled = np.asarray(sample_categorical(token_key[None], logits))[0]
         tokens = np.where(masked, sampled, tokens)
         np.testing.assert_array_equal(trajectory.tokens[step, 0], tokens)
         count = official_count(schedule, step, steps, length, masked.sum())
-        noise = np.asarray(jax.random.gumbel(noise_key, (1, length)))[0]
+        noise = np.asarray(jax.random.gumbel(noise_key, (length,)))
         strength = 4.5 * (1 - np.float32((step + 1) / steps))
         confidence = log_p[np.arange(length), tokens] + strength * noise
         confidence = np.where(masked, confidence, np.inf)
@@ -142,8 +144,8 @@ def test_a_rescored_token_is_masked_again_when_it_becomes_unlikely(key):
     zeros = {}
     for decoder in ("confidence", "self_critic"):
         changed = replace(settings, decoder=decoder)
-        tokens, _ = jax.jit(lambda x, key, s=changed: decode(predict, x, x == 0, key, s, (4, 4)))(
-            jnp.zeros((1, 16), jnp.int32), key
+        tokens, _ = jax.jit(lambda x, keys, s=changed: decode(predict, x, x == 0, keys, s, (4, 4)))(
+            jnp.zeros((1, 16), jnp.int32), key[None]
         )
         zeros[decoder] = int((tokens == 0).sum())
     assert zeros["confidence"] == 8 and zeros["self_critic"] < 4
@@ -236,7 +238,8 @@ def test_samples_follow_the_logits():
         frequencies = np.bincount(np.asarray(tokens).ravel(), minlength=3) / tokens.size
         np.testing.assert_allclose(frequencies, [0.7, 0.2, 0.1], atol=0.03)
     # Only the most likely code at low temperature, and with top_k 1.
-    for changes in (dict(last_temperature=1e-3, temperature=1e-3), dict(top_k=1)):
+    cold = dict(last_temperature=1e-3, temperature=1e-3)
+    for changes in (cold, dict(top_k=1), dict(temperature=0.0)):
         assert not run(DecodeSettings(2, **changes), logits, mask, jax.random.key(5))[0].any()
 
 
@@ -287,7 +290,11 @@ def test_num_network_evaluations():
         (dict(guidance=1.0), "label_dropout_rate"),
         (dict(guidance_interval=(0.5, 0.2)), "guidance_interval is 0.5,0.2"),
         (dict(remask_fraction=1.2), "remask_fraction is 1.2; it must be at least 0 and at most 1"),
-        (dict(temperature=0.0), "temperature is 0.0; it must be above 0"),
+        (dict(temperature=1e-9), "temperature is 1e-09; it must be 0 or at least 1e-06"),
+        (dict(temperature=1e9), "temperature is 1000000000.0; it must be at least 0 and at most"),
+        (dict(temperature=0.0, last_temperature=1.0), "but temperature is 0"),
+        (dict(guidance=float("inf")), "guidance is inf"),
+        (dict(choice_temperature=float("nan")), "choice_temperature is nan"),
         (dict(top_k=9), "top_k is 9"),
     ],
 )

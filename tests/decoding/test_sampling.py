@@ -10,6 +10,10 @@ LOGITS = jnp.log(jnp.asarray([0.15, 0.5, 0.05, 0.3]))
 JITTED_SAMPLE = jax.jit(sample_categorical)
 
 
+def keys(num, seed=1):
+    return jax.random.split(jax.random.key(seed), num)
+
+
 def kept_codes(logits, **settings):
     """The codes that may be sampled; their logits must not change."""
     filtered = filter_logits(logits, **settings)
@@ -74,9 +78,7 @@ def test_top_k_larger_than_the_codebook_is_refused():
 def test_samples_are_as_frequent_as_their_probabilities(codes):
     logits = 2.0 * jax.random.normal(jax.random.key(codes), (codes,))
     probability = np.asarray(jax.nn.softmax(logits))
-    samples = np.asarray(
-        JITTED_SAMPLE(jax.random.key(1), jnp.broadcast_to(logits, (40_000, codes)))
-    )
+    samples = np.asarray(JITTED_SAMPLE(keys(40_000), jnp.broadcast_to(logits, (40_000, codes))))
     assert samples.dtype == np.int32 and samples.shape == (40_000,)
     frequency = np.bincount(samples, minlength=codes) / 40_000
     assert len(frequency) == codes
@@ -88,9 +90,9 @@ def test_codes_of_probability_0_are_never_sampled():
     possible = [0, 3, 4, 35]
     logits = np.full((40_000, 37), -np.inf, np.float32)
     logits[:, possible] = 0.0
-    samples = np.asarray(JITTED_SAMPLE(jax.random.key(0), logits))
+    samples = np.asarray(JITTED_SAMPLE(keys(40_000), logits))
     assert set(samples.tolist()) == set(possible)
     certain = np.full((50, 1000), -1e9, np.float32)
     certain[np.arange(50), np.arange(50) * 20] = 1e9
-    samples = JITTED_SAMPLE(jax.random.key(1), certain)
+    samples = JITTED_SAMPLE(keys(50), certain)
     np.testing.assert_array_equal(samples, np.arange(50) * 20)

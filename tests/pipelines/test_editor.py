@@ -105,6 +105,18 @@ def test_interpolations_start_and_end_with_the_reconstructions(editor, image):
         np.testing.assert_array_equal(result.images[4 + column], reconstruction)
 
 
+def test_a_candidate_is_the_same_for_any_number_of_candidates(editor):
+    photo = np.random.default_rng(0).integers(0, 256, (16, 40, 1), np.uint8)
+    calls = (
+        lambda num: editor.inpaint(photo, lower_half((16, 40)), num=num, seed=3),
+        lambda num: editor.variations(photo, num=num, seed=3),
+        lambda num: editor.interpolate(photo, photo[::-1].copy(), columns=2, num=num, seed=3),
+    )
+    for call in calls:
+        few, many = (call(num).images.astype(int) for num in (1, 3))
+        np.testing.assert_allclose(many[: len(few)], few, atol=1)
+
+
 def test_eight_devices_give_the_same_images(editor, image):
     many = build_editor(8)
     settings = dict(num=8, steps=1, temperature=1e-4)  # no randomness
@@ -141,7 +153,15 @@ def test_a_run_without_classes_takes_no_label(image):
         (lambda e, i: e.inpaint(i, lower_half(), speed=3), "has no setting 'speed'"),
         (lambda e, i: e.inpaint(i, lower_half(), decoder="token_critic"), "trained critic"),
         (lambda e, i: e.inpaint(i.repeat(3, axis=2), lower_half()), r"uint8 \[H, W, 1\]"),
-        (lambda e, i: e.replace(i, (10, 0, 8, 8), 1), "is not inside the image"),
+        (lambda e, i: e.replace(i, (10, 0, 8, 8), 1), "is not inside .*give top,left,height,width"),
+        (
+            lambda e, i: e.replace(i, (2, 2, 0, 4), 1),
+            "2,2,0,4 is empty; .*not left,top,right,bottom",
+        ),
+        (lambda e, i: e.replace(i, (2, 2, 4), 1), "2,2,4 is not a box; give top,left,height,width"),
+        (lambda e, i: e.replace(i, (-1, 2, 4, 4), 1), "-1,2,4,4 is not inside the image"),
+        (lambda e, i: e.inpaint(i, lower_half(), seed=2**32), "seed is 4294967296"),
+        (lambda e, i: e.variations(i, seed=-1), "seed is -1"),
         (lambda e, i: e.outpaint(i), "no pixels are added"),
         (lambda e, i: e.variations(i, keep=1.0), "keep is 1.0"),
         (lambda e, i: e.interpolate(i, i[:8]), "bring them to one size"),

@@ -72,13 +72,13 @@ def test_maps_are_sampled_as_often_as_their_probabilities(name):
         return network.apply(params, cache, previous, index, method="decode_step")
 
     @jax.jit
-    def decode(key):
+    def decode(keys):
         cache = network.apply(params, jnp.ones(count, jnp.int32), method="init_cache")
         tokens = jnp.zeros((count, maps.shape[1]), jnp.int32)
         mask = jnp.ones_like(tokens, bool)
-        return decode_with_cache(decode_step, cache, tokens, mask, key, AutoregressiveSettings())
+        return decode_with_cache(decode_step, cache, tokens, mask, keys, AutoregressiveSettings())
 
-    samples = np.asarray(decode(jax.random.key(4)))
+    samples = np.asarray(decode(jax.random.split(jax.random.key(4), count)))
     numbers = np.ravel_multi_index(samples.T, (network.codebook_size,) * maps.shape[1])
     np.testing.assert_array_equal(maps[numbers], samples)
     nll = -log_probability[numbers]
@@ -175,7 +175,8 @@ def sampler(name):
 def sample(name, inputs, seed=0, **settings):
     stage, _, variables = cached_stage(name)
     settings = replace(stage.exports.settings, **settings)
-    return np.asarray(sampler(name)(variables, inputs, jax.random.key(seed), settings))
+    keys = jax.random.split(jax.random.key(seed), len(inputs["label"]))
+    return np.asarray(sampler(name)(variables, inputs, keys, settings))
 
 
 @cache
@@ -327,7 +328,8 @@ def test_exports(name):
 def test_sampled_tokens_are_those_of_the_sampled_images():
     exports, variables = cached_stage("pixelsnail")[0].exports, cached_stage("pixelsnail")[2]
     sample_tokens = jax.jit(exports.sample_tokens, static_argnums=3)
-    tokens = sample_tokens(variables, labels(), jax.random.key(0), exports.settings)
+    keys = jax.random.split(jax.random.key(0), len(labels()["label"]))
+    tokens = sample_tokens(variables, labels(), keys, exports.settings)
     image = sample_class("pixelsnail")
     levels = [tokens_in(image, *level[1:]) for level in levels_of("pixelsnail")]
     np.testing.assert_array_equal(tokens, join_levels(tuple(levels)))
@@ -343,7 +345,7 @@ def test_sampled_tokens_are_those_of_the_sampled_images():
         (dict(losses__keep_rate=0.0), "keep_rate is 0.0; it must be above 0 and at most 1"),
         (dict(losses__keep_rate=1.5), "keep_rate is 1.5"),
         (dict(model__dropout_rate=1.0), "dropout_rate is 1.0"),
-        (dict(sampling__temperature=0.0), "temperature is 0.0"),
+        (dict(sampling__temperature=-1.0), "temperature is -1.0"),
         (dict(sampling__top_k=17), "top_k is 17"),
         (dict(sampling__top_p=0.0), "top_p is 0.0"),
     ],

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from maskgit_jax.configuration import InputError
+from maskgit_jax.decoding.sampling import image_keys
 from maskgit_jax.stage import Variables
 from maskgit_jax.stages import stage_module
 from maskgit_jax.stages.token_critic import critic_errors
@@ -45,18 +46,20 @@ def test_images_depend_on_the_condition_and_guidance_keeps_it():
     assert np.isfinite(loss)
     sample = jax.jit(generator.sample, static_argnums=3)
     settings = replace(generator.settings, guidance=2.0, steps=2, temperature=1e-3)
-    inputs, key = {name: batch[name] for name in ("label", "condition")}, jax.random.key(2)
+    inputs = {name: batch[name] for name in ("label", "condition")}
+    key = jax.random.key(2)
+    keys = image_keys(key, jnp.arange(8))
     # A prior that depends on the condition only: guidance by class then changes nothing.
     params = dict(variables.params["prior"])
     table = params["word_embedding"]
     table = table.at[CODES : CODES + 10].set(table[CODES + 11])  # every class is the null class
     params["word_embedding"] = table.at[CODES + 12 :].multiply(100.0)
     variables = variables._replace(params={"prior": params})
-    unguided = sample(variables, inputs, key, replace(settings, guidance=0.0))
+    unguided = sample(variables, inputs, keys, replace(settings, guidance=0.0))
     assert unguided.shape == (8, 16, 16, 1)
-    np.testing.assert_allclose(sample(variables, inputs, key, settings), unguided, atol=1e-4)
+    np.testing.assert_allclose(sample(variables, inputs, keys, settings), unguided, atol=1e-4)
     reversed_inputs = {**inputs, "condition": batch["condition"][::-1]}
-    assert abs(sample(variables, reversed_inputs, key, settings) - unguided).max() > 1e-3
+    assert abs(sample(variables, reversed_inputs, keys, settings) - unguided).max() > 1e-3
     previews = jax.eval_shape(stage.preview, variables, batch, key)
     assert previews["condition_original_and_samples"].shape == (8, 4, 16, 16, 1)
 
@@ -69,7 +72,8 @@ def test_inpainting_preserves_known_pixels():
     inputs = {"label": batch["label"], "image": batch["image"], "mask": mask}
     generator = stage.exports
     sample = jax.jit(generator.sample, static_argnums=3)
-    images = sample(variables, inputs, jax.random.key(1), generator.settings)
+    keys = jax.random.split(jax.random.key(1), 4)
+    images = sample(variables, inputs, keys, generator.settings)
     known = batch["image"] / 127.5 - 1.0
     np.testing.assert_allclose(images[:, :8], known[:, :8], atol=1e-6)
     assert abs(images[:, 8:] - known[:, 8:]).max() > 0.1
@@ -78,7 +82,7 @@ def test_inpainting_preserves_known_pixels():
 @pytest.mark.slow
 def test_the_critic_is_trained_alone_and_decides_which_tokens_are_masked_again():
     stage, _, frozen = tiny_stage("token_critic")
-    batch, key = digits_batch(), jax.random.key(3)
+    batch, keys = digits_batch(), jax.random.split(jax.random.key(3), 8)
     variables = jax.jit(stage.init)(jax.random.key(0), batch, frozen)
     assert isinstance(variables, Variables) and set(variables.params) == {"critic"}
     assert set(variables.frozen) == {"generator", "tokenizer"}
@@ -98,9 +102,9 @@ def test_the_critic_is_trained_alone_and_decides_which_tokens_are_masked_again()
     fill = jax.jit(generator.fill, static_argnums=5)
     inputs = {"label": jnp.zeros(8, jnp.int32)}
     masked = (jnp.zeros((8, TOKENS), jnp.int32), jnp.ones((8, TOKENS), bool))
-    tokens, trajectory = fill(variables, inputs, *masked, key, settings)
+    tokens, trajectory = fill(variables, inputs, *masked, keys, settings)
     settings = replace(settings, decoder="confidence")
-    tokens_by_confidence, _ = fill(variables, inputs, *masked, key, settings)
+    tokens_by_confidence, _ = fill(variables, inputs, *masked, keys, settings)
     assert tokens.mean() < 0.6 * tokens_by_confidence.mean(), "unlikely tokens are resampled"
     assert (~trajectory.mask[:-1] & trajectory.mask[1:]).any(), "accepted tokens are masked again"
 

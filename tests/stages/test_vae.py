@@ -174,8 +174,8 @@ def test_samples_from_the_prior(likelihood):
     label = jnp.zeros(6, jnp.int32)
 
     def images(**settings):
-        key = jax.random.key(5)
-        return np.asarray(sample(variables, {"label": label}, key, PriorSettings(**settings)))
+        keys = jax.random.split(jax.random.key(5), 6)
+        return np.asarray(sample(variables, {"label": label}, keys, PriorSettings(**settings)))
 
     assert generator.num_classes == 0 and images().shape == (6, 16, 16, 1)
     assert np.ptp(images(), axis=0).max() > 0, "different latents, different images"
