@@ -16,6 +16,7 @@ from absl import flags
 
 from maskgit_jax import command_line
 from maskgit_jax.configuration import InputError, require
+from maskgit_jax.files import check_output_file
 from maskgit_jax.images import write_animation
 from maskgit_jax.model import load
 from maskgit_jax.pipelines.inputs import open_image
@@ -34,6 +35,8 @@ FLAGS = (
     (str, "workdir", "runs/maskgit-digits", "Run directory of a MaskGIT or its critic."),
     (str, "image", "", "Image to edit: a file, or held_out:NUMBER."),
     (str, "other", None, "Second image of interpolate: a file, or held_out:NUMBER."),
+    (str, "data", "", "Images, as in config.data.source, for held_out:NUMBER; by default those of "
+     "the run."),
     (str, "mask", None, "Image of the same size, white where to generate."),
     (int, "dilate", None, "Tokens by which the mask is dilated; default 0."),
     (list, "box", None, "top,left,height,width in pixels."),
@@ -83,7 +86,10 @@ def main(command: str) -> None:
         not given.trajectory or trajectory.suffix == ".gif",
         f"--trajectory is {trajectory}; it must end in .gif",
     )
-    model = load(given.workdir, given.checkpoint)
+    out = check_output_file(out)
+    if given.trajectory:
+        trajectory = check_output_file(trajectory, "--trajectory")
+    model = load(given.workdir, given.checkpoint, data=given.data)
     image = open_image(given.image, model.config.data)
     if "other" in options:
         options["other"] = open_image(options["other"], model.config.data)

@@ -1,6 +1,7 @@
 """Files and directories: atomic writes, output and cache directories, lists of image files."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +15,21 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".ti
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yields a temporary path, which is renamed to `path` when the block ends without an error."""
+    """Yields a temporary path, which is renamed to `path` when the block ends without an error.
+
+    After an error nothing is left of it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.unfinished")
-    yield unfinished
-    unfinished.rename(path)
+    try:
+        yield unfinished
+        unfinished.rename(path)
+    except BaseException:
+        if unfinished.is_dir():
+            shutil.rmtree(unfinished, ignore_errors=True)
+        else:
+            unfinished.unlink(missing_ok=True)
+        raise
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -33,19 +44,47 @@ def write_text(path: Path, text: str) -> None:
         unfinished.write_text(text)
 
 
-def create_output_directory(place: str) -> Path:
-    """Creates the directory of --out up front, so that a long run cannot fail at the end.
+def create_output_directory(place: str | Path, name: str = "--out") -> Path:
+    """Creates a directory up front, so that a long run cannot fail at the end.
+
+    Args:
+        place: The directory.
+        name: The flag that names it, for messages.
 
     Raises:
         InputError: The directory cannot be created or is not writable.
     """
-    folder = Path(place)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out={folder} cannot be created: {error.strerror}") from error
-    require(os.access(folder, os.W_OK), f"--out={folder} is not writable")
+    folder = Path(place).expanduser()
+    _try_to_write(folder / "writable", f"{name}={place}")
     return folder
+
+
+def check_output_file(place: str | Path, name: str = "--out") -> Path:
+    """Returns the path of a file to write, and creates its directory up front.
+
+    Args:
+        place: The file.
+        name: The flag that names it, for messages.
+
+    Raises:
+        InputError: It is a directory, or cannot be written.
+    """
+    path = Path(place).expanduser()
+    _try_to_write(path, f"{name}={place}")
+    return path
+
+
+def _try_to_write(path: Path, flag: str) -> None:
+    try:
+        require(not path.is_dir(), f"{flag} is a directory; name a file in it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        trial = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+        trial.touch()
+        trial.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{flag} cannot be written: {error.strerror}; choose another place"
+        ) from error
 
 
 def default_cache_directory() -> Path:

@@ -1,11 +1,13 @@
 """Images and image files: files of any mode to uint8 arrays; arrays to PNG grids and GIFs."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from maskgit_jax.configuration import InputError, require
+from maskgit_jax.files import atomic_path
 
 BICUBIC, NEAREST = Image.Resampling.BICUBIC, Image.Resampling.NEAREST
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
@@ -130,8 +132,14 @@ def _enlarged_grid(images: np.ndarray, columns: int) -> Image.Image:
 
 def write_png(path: Path, images: np.ndarray, columns: int) -> None:
     """Writes images uint8 [N, H, W, C] as a grid in one PNG file; small images are enlarged."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _enlarged_grid(images, columns).save(path)
+    save_image(path, _enlarged_grid(images, columns))
+
+
+def save_image(path: Path, image: Image.Image, **options: Any) -> None:
+    """Writes an image atomically, in the format of the suffix; `options` are those of Pillow."""
+    formats = Image.registered_extensions()
+    with atomic_path(path) as unfinished:
+        image.save(unfinished, formats[path.suffix.lower()], **options)
 
 
 def write_image_grid(path: Path, images: np.ndarray) -> None:
@@ -152,6 +160,5 @@ def write_animation(path: Path, frames: np.ndarray, milliseconds: int = 250) -> 
         milliseconds: Duration of a frame.
     """
     first, *others = [_enlarged_grid(images, len(images)) for images in frames]
-    path.parent.mkdir(parents=True, exist_ok=True)
     durations = [milliseconds] * len(others) + [8 * milliseconds]
-    first.save(path, save_all=True, append_images=others, duration=durations, loop=0)
+    save_image(path, first, save_all=True, append_images=others, duration=durations, loop=0)

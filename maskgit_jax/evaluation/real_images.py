@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.image_sets import CenterCropped, ImageSet
 from maskgit_jax.data.protocol import Sources
-from maskgit_jax.data.sources import image_data, open_sources
+from maskgit_jax.data.sources import image_data, open_image_sources
 from maskgit_jax.evaluation.features import NUM_FEATURES
 
 Images = CenterCropped | ImageSet
@@ -40,7 +40,7 @@ def open_real_images(data: ConfigDict) -> tuple[RealImages, Sources]:
     A dataset of tokens yields the images that were encoded.
     """
     data = image_data(data)
-    sources = open_sources(data)
+    sources = open_image_sources(data)
     training, held_out = (
         CenterCropped(source, data.image_size, data.channels, data.input)
         for source in (sources.train, sources.evaluation)

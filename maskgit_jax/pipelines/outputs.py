@@ -6,7 +6,7 @@ import numpy as np
 
 from maskgit_jax.data.conditioning_images import ConditioningImages
 from maskgit_jax.files import write_arrays
-from maskgit_jax.images import to_pil, write_image_grid, write_png
+from maskgit_jax.images import save_image, to_pil, write_image_grid, write_png
 from maskgit_jax.pipelines.editor import EditResult
 
 
@@ -69,8 +69,7 @@ def write_candidates(
     if columns:
         write_image_grid(path, images.reshape(-1, columns, *images.shape[1:]))
     elif len(images) == 1:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        to_pil(images[0]).save(path)
+        save_image(path, to_pil(images[0]))
     else:
         original = np.full_like(images[:1], 127)  # the border of an outpainted image is grey
         rows, columns_ = np.nonzero(~result.mask)

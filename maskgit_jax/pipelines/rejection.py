@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from maskgit_jax.arrays import Array, PyTree, normalize
 from maskgit_jax.configuration import require
 from maskgit_jax.data.image_sets import CenterCropped
-from maskgit_jax.data.sources import image_data, open_sources
+from maskgit_jax.data.sources import image_data, open_image_sources
 from maskgit_jax.files import default_cache_directory
 from maskgit_jax.pipelines.classifier import (
     Classifier,
@@ -99,6 +99,8 @@ def open_classifier(data: ConfigDict, mesh: Mesh, path: str = "") -> Classifier:
     if path:
         shape = (data.image_size, data.image_size, data.channels)
         return load_classifier(Path(path), shape, data.num_classes)
-    training = CenterCropped(open_sources(data).train, data.image_size, data.channels, data.input)
+    training = CenterCropped(
+        open_image_sources(data).train, data.image_size, data.channels, data.input
+    )
     title = "classifier of real images"
     return fit_cached(training, data.num_classes, mesh, default_cache_directory(), title)

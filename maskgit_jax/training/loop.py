@@ -225,9 +225,9 @@ class Trainer:
                 saved = self.checkpoints.latest_step()
                 raise NotFinite(
                     f"the loss or gradient of network '{name}' was not finite at step {step}; "
-                    f"the last good checkpoint is step {saved} in {self.workdir}; lower "
-                    f"config.optimizers.{name}.learning_rate or set its clip_norm, and run the "
-                    "same command again"
+                    f"the last good checkpoint is step {saved} in {self.workdir}; run the same "
+                    f"command again with a lower --config.optimizers.{name}.learning_rate and "
+                    f"--allow_change=optimizers.{name}.learning_rate"
                 )
 
     def variables(self) -> Variables:
