@@ -16,7 +16,7 @@ from maskgit_jax.configuration import InputError, config_file, require
 from maskgit_jax.decoding.settings import declared_settings
 from maskgit_jax.distributed import end_with_peers
 from maskgit_jax.distributed import start as start_processes
-from maskgit_jax.files import compilation_cache_directory
+from maskgit_jax.files import compilation_cache_directory, storage_error
 
 _KINDS: dict[Any, Callable] = {
     int: flags.DEFINE_integer,
@@ -151,7 +151,8 @@ def run(main: Callable[..., None], commands: Sequence[str] = (), distributed: bo
             start_processes(*processes())
         main(*words)
 
-    absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax logs thirty lines per checkpoint
+    # Orbax logs thirty lines per checkpoint, and each error that it raises several times.
+    absl_logging.set_verbosity(absl_logging.FATAL)
     # Orbax reads with a hundred tasks; when one fails, the others would each report the failure.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = _unraisable
@@ -207,7 +208,9 @@ def _parse(argv: list[str], commands: Sequence[str]) -> list[str]:
 def _report_errors(main: Callable[[], None]) -> None:
     try:
         main()
-    except InputError as error:
+    except (InputError, OSError) as error:
+        if not (isinstance(error, InputError) or storage_error(error)):
+            raise
         print(_one_line(error), file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()

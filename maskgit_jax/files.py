@@ -1,8 +1,10 @@
 """Files and directories: atomic writes, output and cache directories, lists of image files."""
 
+import errno
+import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,6 +13,9 @@ import numpy as np
 from maskgit_jax.configuration import InputError, require
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.ESTALE)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EIO)
 
 
 @contextmanager
@@ -30,6 +35,22 @@ def atomic_path(path: Path) -> Iterator[Path]:
         else:
             unfinished.unlink(missing_ok=True)
         raise
+
+
+def storage_error(error: BaseException | None) -> str:
+    """Returns why files cannot be written, such as "No space left on device"; "" for other errors.
+
+    Args:
+        error: The error, perhaps of a library that wraps that of the operating system.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (*_FULL, *_REFUSED):
+            return os.strerror(error.errno)
+        for number in _FULL:
+            if os.strerror(number) in str(error):
+                return os.strerror(number)
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -101,6 +122,15 @@ def compilation_cache_directory() -> Path | None:
     if os.environ.get("MASKGIT_JAX_CACHE") == "":
         return None
     return default_cache_directory() / "compiled"
+
+
+def files_state(paths: Iterable[Path]) -> bytes:
+    """Returns a hash of the names, sizes and times of files; it changes when one is replaced."""
+    digest = hashlib.sha256()
+    for path in paths:
+        status = path.stat()
+        digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.digest()
 
 
 def list_image_files(root: Path) -> list[Path]:

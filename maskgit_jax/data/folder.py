@@ -14,7 +14,7 @@ from PIL import Image
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.cropping import ChooseCrop, CroppedFile, crop_file
 from maskgit_jax.data.protocol import Source, Sources
-from maskgit_jax.files import list_image_files
+from maskgit_jax.files import files_state, list_image_files
 from maskgit_jax.images import BICUBIC, UNREADABLE, as_array, to_channels
 
 TRAIN_NAMES, HELD_OUT_NAMES = ("train",), ("val", "valid", "validation", "eval", "test")
@@ -114,6 +114,9 @@ class FolderSource(Source):
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def state(self) -> bytes:
+        return files_state([file.path for file in self.files])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self._first_readable(index, self._read_record)

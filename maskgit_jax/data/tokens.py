@@ -65,8 +65,9 @@ def write_split(
 def write_description(place: Path, description: dict[str, Any]) -> None:
     """Writes `tokens.json`, after everything else: a dataset is complete if it exists.
 
-    It has codebook_size, class_names, data, input, the tokenizer with its step and a checksum of its
-    weights, and grids: rows and columns of each level's token map, coarsest first. A row of tokens is the concatenation of its maps.
+    It has codebook_size, class_names, data, input, the tokenizer with its step and a checksum of
+    its weights, and grids: rows and columns of each level's token map, coarsest first. A row of
+    tokens is the concatenation of its maps.
     """
     write_text(place / "tokens.json", json.dumps(description, indent=2) + "\n")
 

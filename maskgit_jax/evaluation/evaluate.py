@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from maskgit_jax.configuration import InputError
 from maskgit_jax.data.batch_reader import read_batches
 from maskgit_jax.data.conditioning_images import ConditioningImages
+from maskgit_jax.data.image_sets import fingerprint
 from maskgit_jax.data.loader import eval_batches
 from maskgit_jax.data.protocol import Source, Sources
 from maskgit_jax.data.sample_store import SampleStore
@@ -45,6 +46,7 @@ from maskgit_jax.runs.progress import progress_bar
 from maskgit_jax.stage import LatentModel, Tokenizer, generator_of
 from maskgit_jax.training.loop import compile_eval_step, evaluate_split
 from maskgit_jax.training.sharding import check_batch_size
+from maskgit_jax.training.variables import weights_checksum
 
 MAX_SAMPLES = 50_000
 
@@ -123,6 +125,7 @@ def evaluate_loaded(
     evaluated = {
         "stage": run.config.stage,
         "step": run.step,
+        "weights": weights_checksum(run.variables, options.mesh),
         "data": config.source,
         "features": ", ".join(options.features),
     }
@@ -234,7 +237,7 @@ class _RunEvaluator:
         assert real.training is not None and real.held_out is not None
         self.extractors = open_extractors(self.options, real.training, real.num_classes)
         if isinstance(exports, Tokenizer | LatentModel):
-            folder = self._folder(self.run.step, self.settings["data"])
+            folder = self._folder(self.settings["weights"], self.settings["data"])
             autoencoder = AutoencoderPipeline(self.run, self.options.mesh)
             reconstructed = _reconstruct(autoencoder, real.held_out, folder, self.options)
             results.update(self._reconstruction(real.held_out, reconstructed, folder))
@@ -253,8 +256,10 @@ class _RunEvaluator:
         return results
 
     def _folder(self, *key: Any) -> Path:
-        digest = hashlib.sha256(json.dumps(key, default=str).encode()).hexdigest()[:8]
-        return self.root / digest
+        """Returns the folder of what depends on a key and on the held-out images."""
+        assert self.real.held_out is not None
+        words = json.dumps([*key, fingerprint(self.real.held_out)], default=str)
+        return self.root / hashlib.sha256(words.encode()).hexdigest()[:8]
 
     def _generation_evaluator(self, generated: Source, folder: Path) -> GenerationEvaluator:
         return GenerationEvaluator(generated, self.real, self.extractors, folder, self.options)

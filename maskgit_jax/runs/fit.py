@@ -70,12 +70,12 @@ def _fit(config: ConfigDict, workdir: Path, allow_change: Sequence[str]) -> None
         "storage that all hosts share",
     )
     changes = check_resumable(config, workdir, allow_change)
+    check_token_dataset(config)
+    use_tokenizer_of_tokens(config)
+    check_frozen(config, workdir, mesh)
     _report_resume(config, workdir, step, changes)
     if step == config.training.num_steps:
         return
-    use_tokenizer_of_tokens(config)
-    check_token_dataset(config)
-    check_frozen(config, workdir, mesh)
     perceptual = load_perceptual(config)
     sources = open_sources(config.data)
     resolve_classes(config, sources)
@@ -154,23 +154,23 @@ def _missing_stage(name: str, source: str, expected: dict[str, Any], config: Con
     if name not in config:
         return f"{Path(source).parent.parent} holds no {name}; give a run of configs/maskgit.py"
     missing = f"the {name} is missing: {source} holds no run"
+    missing += f"; set --config.{name}=RUN"
     if Path(source).parent.name == "frozen" or config.data.source.startswith("tokens:"):
-        return f"{missing}; set --config.{name}=RUN to the run of a finished {name}"
+        return f"{missing} to the run of a finished {name}"
     stage = Path(config[name]).name.partition("-")[0]  # of the default, runs/STAGE-PRESET
     if stage not in STAGES:
         stage = "vqgan" if expected["input"] == "image" else "vqvae"
     try:
         needed = load_config(f"configs/{stage}.py:{config.preset}").unlock()
     except InputError:  # a preset of the user's own
-        return f"{missing}; train it, or set --config.{name}=RUN"
+        return f"{missing}, or train it"
     data = {"source": config.data.source, "eval_fraction": config.data.eval_fraction}
     needed.data.update({**data, **expected})
     for key in ("codebook_size", "grid"):
         if name != "condition_tokenizer" and key in needed.model and key in config.model:
             needed.model[key] = config.model[key]
     resolve_cadences(needed)
-    command = train_command(needed, source)
-    return f"{missing}; train it with: {command} or set --config.{name}=RUN"
+    return f"{missing}, or train it with: {train_command(needed, source)}"
 
 
 def use_tokenizer_of_tokens(config: ConfigDict) -> None:
