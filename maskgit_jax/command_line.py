@@ -17,7 +17,13 @@ from maskgit_jax.configuration import InputError, config_file, require
 from maskgit_jax.decoding.settings import declared_settings
 from maskgit_jax.distributed import end_with_peers
 from maskgit_jax.distributed import start as start_processes
-from maskgit_jax.files import compilation_cache_directory, expand_user_paths, user_path
+from maskgit_jax.files import (
+    check_output_file,
+    compilation_cache_directory,
+    expand_user_paths,
+    storage_error,
+    user_path,
+)
 from maskgit_jax.images import ReadingRules, set_reading_rules
 
 _KINDS: dict[Any, Callable] = {
@@ -84,13 +90,13 @@ def output_file(name: str, *suffixes: str) -> Path:
     """Returns the file that a flag names, whose suffix is one of `suffixes` in any case.
 
     Raises:
-        InputError: It has another suffix.
+        InputError: It has another suffix, or cannot be written.
     """
     path = Path(flags.FLAGS[name].value)
     *others, last = suffixes
     words = f"{', '.join(others)} or {last}" if others else last
     require(path.suffix.lower() in suffixes, f"--{name} is {path}; it must end in {words}")
-    return path
+    return check_output_file(path, f"--{name}")
 
 
 def _image_size(text: str) -> tuple[int, int]:
@@ -200,7 +206,8 @@ def run(main: Callable[..., None], commands: Sequence[str] = (), distributed: bo
             start_processes(*processes())
         main(*words)
 
-    absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax logs thirty lines per checkpoint
+    # Orbax logs thirty lines per checkpoint, and each error that it raises several times.
+    absl_logging.set_verbosity(absl_logging.FATAL)
     # Orbax reads with a hundred tasks; when one fails, the others would each report the failure.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = _unraisable
@@ -256,7 +263,9 @@ def _parse(argv: list[str], commands: Sequence[str]) -> list[str]:
 def _report_errors(main: Callable[[], None]) -> None:
     try:
         main()
-    except InputError as error:
+    except (InputError, OSError) as error:
+        if not (isinstance(error, InputError) or storage_error(error)):
+            raise
         print(_one_line(error), file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()

@@ -6,9 +6,12 @@ Nothing here touches a device: `start` must come before JAX's first use of one.
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from glob import glob
+from typing import Any
 
 import jax
+import numpy as np
 
 from maskgit_jax.configuration import InputError, require
 
@@ -84,6 +87,22 @@ def wait_for_all(name: str) -> None:
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(name)
+
+
+def in_first_process(action: Callable[[], Any]) -> None:
+    """Runs an action in the first process only; an `InputError` of it is raised in all of them."""
+    message = ""
+    if is_main():
+        try:
+            action()
+        except InputError as error:
+            message = str(error)
+    if has_peers():
+        from jax.experimental import multihost_utils
+
+        text = np.frombuffer(message.encode()[:2000].ljust(2000), np.uint8)
+        message = bytes(multihost_utils.broadcast_one_to_all(text)).decode().strip()
+    require(not message, message)
 
 
 def require_equal(value: int, message: str) -> None:

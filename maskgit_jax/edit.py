@@ -37,6 +37,8 @@ FLAGS = (
     (str, "image", "", "Image to edit: a file, or held_out:NUMBER."),
     (str, "other", None, "Second image of interpolate: a file, or held_out:NUMBER."),
     (str, "mask", None, "Image of the same size, white where to generate; transparent is not."),
+    (str, "data", "", "Images, as in config.data.source, for held_out:NUMBER; by default those of "
+     "the run."),
     (int, "dilate", None, "Tokens by which the mask is dilated; default 0."),
     (list, "box", None, BOX_ORDER),
     *((int, side, None, "Number of pixels to add on this side.") for side in SIDES),
@@ -82,7 +84,7 @@ def main(command: str) -> None:
     given, options = flags.FLAGS, command_options(command)
     out = command_line.output_file("out", *IMAGE_OUTPUTS)
     trajectory = command_line.output_file("trajectory", ".gif") if given.trajectory else None
-    model = load(given.workdir, given.checkpoint)
+    model = load(given.workdir, given.checkpoint, data=given.data)
     image = open_image(given.image, model.config.data)
     if "other" in options:
         options["other"] = open_image(options["other"], model.config.data)

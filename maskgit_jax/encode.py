@@ -8,6 +8,7 @@ from pathlib import Path
 from absl import flags
 
 from maskgit_jax import command_line
+from maskgit_jax.files import create_output_directory
 from maskgit_jax.model import load
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/vqgan-digits", "Run directory of a tokenizer.")
@@ -20,8 +21,9 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Number of images per batch.
 
 def main() -> None:
     """Encodes both splits of a dataset."""
-    folder = Path(OUT.value or Path(WORKDIR.value) / "tokens")
-    counts = load(WORKDIR.value).write_tokens(folder, DATA.value, BATCH_SIZE.value)
+    model = load(WORKDIR.value)
+    folder = create_output_directory(OUT.value or Path(WORKDIR.value) / "tokens")
+    counts = model.write_tokens(folder, DATA.value, BATCH_SIZE.value)
     print(f"wrote the tokens of {' + '.join(map(str, counts))} images to {folder}")
 
 

@@ -17,6 +17,7 @@ from maskgit_jax.evaluation.decoder_comparison import compare_decoders, compare_
 from maskgit_jax.evaluation.evaluate import evaluation_options
 from maskgit_jax.evaluation.generated_images import evaluate_images
 from maskgit_jax.evaluation.options import EvaluationOptions
+from maskgit_jax.files import check_output_file, create_output_directory
 from maskgit_jax.model import load
 from maskgit_jax.training.sharding import all_devices
 
@@ -58,6 +59,7 @@ def compare(given: flags.FlagValues, options: EvaluationOptions) -> str:
     """Returns the table of --decoders, or with --inpaint that of inpainting."""
     require(bool(given.workdir), "--decoders needs a run; add --workdir=RUN")
     run, folder = load(given.workdir, given.checkpoint).run, Path(given.workdir) / "evaluation"
+    create_output_directory(folder, "--workdir")
     nfe, num = command_line.numbers("nfe", len(given.nfe), int), given.num or 1000
     shared: Any = dict(num=num, settings=SETTINGS())
     if given.inpaint is not None:
@@ -78,7 +80,8 @@ def main() -> None:
     shared = (given.features, given.lpips, given.cache, given.batch_size)
     options = evaluation_options(all_devices(), *shared, **limits)
     if given.write_reference:
-        size, path = (given.image_size, given.channels), Path(given.write_reference)
+        size = (given.image_size, given.channels)
+        path = check_output_file(given.write_reference, "--write_reference")
         write_reference(path, given.data, *size, options)
         print(f"wrote {path}")
         return
@@ -89,9 +92,11 @@ def main() -> None:
         return
     if given.workdir:
         folder, model = Path(given.workdir), load(given.workdir, given.checkpoint)
+        check_output_file(folder / "evaluation.json", "--workdir")
         evaluation = model.evaluation(options, given.num, given.data, given.seed, **SETTINGS())
     else:
         folder = Path(given.images).with_name(f"{Path(given.images).stem}.evaluation")
+        create_output_directory(folder.parent, "--images")
         evaluation = evaluate_images(
             given.images, options, folder, reference=given.reference, data=given.data, num=given.num
         )

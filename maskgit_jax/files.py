@@ -1,11 +1,14 @@
 """Files and directories: atomic writes, output and cache directories, lists of image files."""
 
+import errno
+import hashlib
 import os
 import re
+import shutil
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,13 +46,43 @@ def expand_user_paths(config: ConfigDict) -> None:
             config[key] = user_path(value)
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.ESTALE)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EIO)
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yields a temporary path, which is renamed to `path` when the block ends without an error."""
+    """Yields a temporary path, which is renamed to `path` when the block ends without an error.
+
+    After an error nothing is left of it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.unfinished")
-    yield unfinished
-    unfinished.rename(path)
+    try:
+        yield unfinished
+        unfinished.rename(path)
+    except BaseException:
+        if unfinished.is_dir():
+            shutil.rmtree(unfinished, ignore_errors=True)
+        else:
+            unfinished.unlink(missing_ok=True)
+        raise
+
+
+def storage_error(error: BaseException | None) -> str:
+    """Returns why files cannot be written, such as "No space left on device"; "" for other errors.
+
+    Args:
+        error: The error, perhaps of a library that wraps that of the operating system.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (*_FULL, *_REFUSED):
+            return os.strerror(error.errno)
+        for number in _FULL:
+            if os.strerror(number) in str(error):
+                return os.strerror(number)
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -64,19 +97,47 @@ def write_text(path: Path, text: str) -> None:
         unfinished.write_text(text)
 
 
-def create_output_directory(place: str) -> Path:
-    """Creates the directory of --out up front, so that a long run cannot fail at the end.
+def create_output_directory(place: str | Path, name: str = "--out") -> Path:
+    """Creates a directory up front, so that a long run cannot fail at the end.
+
+    Args:
+        place: The directory.
+        name: The flag that names it, for messages.
 
     Raises:
         InputError: The directory cannot be created or is not writable.
     """
-    folder = Path(place)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out={folder} cannot be created: {error.strerror}") from error
-    require(os.access(folder, os.W_OK), f"--out={folder} is not writable")
+    folder = Path(place).expanduser()
+    _try_to_write(folder / "writable", f"{name}={place}")
     return folder
+
+
+def check_output_file(place: str | Path, name: str = "--out") -> Path:
+    """Returns the path of a file to write, and creates its directory up front.
+
+    Args:
+        place: The file.
+        name: The flag that names it, for messages.
+
+    Raises:
+        InputError: It is a directory, or cannot be written.
+    """
+    path = Path(place).expanduser()
+    _try_to_write(path, f"{name}={place}")
+    return path
+
+
+def _try_to_write(path: Path, flag: str) -> None:
+    try:
+        require(not path.is_dir(), f"{flag} is a directory; name a file in it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        trial = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+        trial.touch()
+        trial.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{flag} cannot be written: {error.strerror}; choose another place"
+        ) from error
 
 
 def default_cache_directory() -> Path:
@@ -107,6 +168,15 @@ class FoundImages(NamedTuple):
     paths: list[Path]
     folders: list[Path]
     left_out: Counter[tuple[str, str]]
+
+
+def files_state(paths: Iterable[Path]) -> bytes:
+    """Returns a hash of the names, sizes and times of files; it changes when one is replaced."""
+    digest = hashlib.sha256()
+    for path in paths:
+        status = path.stat()
+        digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.digest()
 
 
 def list_image_files(root: Path) -> list[Path]:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageDraw, ImageFont, ImageOps
 
 from maskgit_jax.configuration import InputError, require
-from maskgit_jax.files import user_path
+from maskgit_jax.files import atomic_path, user_path
 
 BICUBIC, NEAREST = Image.Resampling.BICUBIC, Image.Resampling.NEAREST
 UNREADABLE = (Exception,)
@@ -271,9 +271,8 @@ def _enlarged_grid(images: np.ndarray, columns: int) -> Image.Image:
 
 def write_image(path: Path, image: Image.Image) -> None:
     """Writes a grey or RGB image in the format of the suffix; colours have an sRGB profile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     profile = {"icc_profile": _SRGB_BYTES} if image.mode == "RGB" else {}
-    image.save(path, quality=95, **profile)
+    save_image(path, image, quality=95, **profile)
 
 
 def write_png(path: Path, images: np.ndarray, columns: int, titles: Sequence[str] = ()) -> None:
@@ -302,6 +301,13 @@ def _with_titles(grid: Image.Image, titles: Sequence[str]) -> Image.Image:
     return titled
 
 
+def save_image(path: Path, image: Image.Image, **options: Any) -> None:
+    """Writes an image atomically, in the format of the suffix; `options` are those of Pillow."""
+    formats = Image.registered_extensions()
+    with atomic_path(path) as unfinished:
+        image.save(unfinished, formats[path.suffix.lower()], **options)
+
+
 def write_image_grid(path: Path, images: np.ndarray) -> None:
     """Writes a PNG grid of images uint8 [N, H, W, C], or [rows, columns, H, W, C] as arranged."""
     if images.ndim == 5:
@@ -320,6 +326,5 @@ def write_animation(path: Path, frames: np.ndarray, milliseconds: int = 250) -> 
         milliseconds: Duration of a frame.
     """
     first, *others = [_enlarged_grid(images, len(images)) for images in frames]
-    path.parent.mkdir(parents=True, exist_ok=True)
     durations = [milliseconds] * len(others) + [8 * milliseconds]
-    first.save(path, save_all=True, append_images=others, duration=durations, loop=0)
+    save_image(path, first, save_all=True, append_images=others, duration=durations, loop=0)

@@ -360,19 +360,26 @@ def _collect(batches: Any, total: int) -> np.ndarray:
     return np.concatenate(arrays)
 
 
-def load(path: str | Path, checkpoint: str = "latest", mesh: Mesh | None = None) -> Model:
+def load(
+    path: str | Path, checkpoint: str = "latest", mesh: Mesh | None = None, data: str = ""
+) -> Model:
     """Loads a trained run.
 
     Args:
         path: The run directory.
         checkpoint: "latest", or the step of a checkpoint.
         mesh: The devices; all by default.
+        data: Images, as in `config.data.source`, if those of the run are elsewhere.
 
     Raises:
         InputError: There is no run, or its checkpoint is damaged.
     """
-    mesh, path = mesh or sharding.all_devices(), user_path(path)
-    return Model(load_run(path, mesh, checkpoint), Path(path), mesh)
+    mesh, path = mesh or sharding.all_devices(), Path(user_path(path))
+    run = load_run(path, mesh, checkpoint)
+    if data:
+        with run.config.unlocked():
+            run.config.data.source = data
+    return Model(run, path, mesh)
 
 
 def fit(config: ConfigDict | str, workdir: str | Path = "", **changes: Any) -> Model:

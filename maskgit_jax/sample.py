@@ -34,6 +34,9 @@ INPUT = flags.DEFINE_string(
     "Images to start from: a file, a folder, or held_out (the default if the run or --keep_top "
     "needs images).",
 )
+DATA = flags.DEFINE_string(
+    "data", "", "Images, as in config.data.source, for held_out and the classifier of "
+    "--rejection_keep; by default those of the run.")  # fmt: skip
 KEEP_TOP = flags.DEFINE_float(
     "keep_top", None, "Share of the rows of an input image to keep; the rest is sampled."
 )
@@ -77,7 +80,7 @@ def main() -> None:
         not distributed.has_peers() or (MODE.value == "samples" and REJECTION_KEEP.value == 1),
         f"--mode={MODE.value} and --rejection_keep run in one process; remove --coordinator",
     )
-    model = load(WORKDIR.value, CHECKPOINT.value)
+    model = load(WORKDIR.value, CHECKPOINT.value, data=DATA.value)
     if MODE.value != "samples":
         write_latent_walks(model)
         return

@@ -12,10 +12,16 @@ from maskgit_jax.runs.fit import fit
 CONFIG = command_line.define_config("configs/vqgan.py")
 WORKDIR = flags.DEFINE_string("workdir", "", "Run directory; by default runs/STAGE-PRESET.")
 
+ALLOW_CHANGE = flags.DEFINE_list(
+    "allow_change",
+    [],
+    "Keys that may differ from the run that is resumed, such as optimizers.prior.learning_rate.",
+)
+
 
 def main() -> None:
     """Trains the stage of --config."""
-    fit(command_line.chosen_config(CONFIG), WORKDIR.value)
+    fit(command_line.chosen_config(CONFIG), WORKDIR.value, ALLOW_CHANGE.value)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def test_files_appear_only_when_they_are_complete(tmp_path):
 def test_an_output_directory_that_cannot_be_created_is_refused(tmp_path):
     assert create_output_directory(str(tmp_path / "a/b")).is_dir()
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="--out=.*file/a cannot be created"):
+    with pytest.raises(InputError, match="--out=.*file/a cannot be written"):
         create_output_directory(str(tmp_path / "file/a"))
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.cropping import ChooseCrop, CroppedFile, crop_file
 from maskgit_jax.data.protocol import Source, Sources
-from maskgit_jax.files import find_images, summarize_left_out, top_folder
+from maskgit_jax.files import files_state, find_images, summarize_left_out, top_folder
 from maskgit_jax.images import BICUBIC, UNREADABLE, as_array, open_file, to_channels
 
 TRAIN_NAMES = ("train", "training")
@@ -178,6 +178,9 @@ class FolderSource(Source):
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def state(self) -> bytes:
+        return files_state([file.path for file in self.files])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self._first_readable(index, self._read_record)

@@ -17,7 +17,7 @@ from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.conditions import select_input
 from maskgit_jax.data.cropping import choose_center
 from maskgit_jax.data.protocol import Source
-from maskgit_jax.files import atomic_path, list_image_files, top_folder
+from maskgit_jax.files import atomic_path, files_state, list_image_files, top_folder
 from maskgit_jax.images import count_channels, read_image
 
 IMAGE_KEYS, LABEL_KEYS = ("images", "arr_0"), ("labels", "arr_1")
@@ -49,6 +49,10 @@ class ArrayFile:
     def __len__(self) -> int:
         return self.shape[0]
 
+    def state(self) -> bytes:
+        """See `Source.state`."""
+        return files_state([self._path])
+
     def __getitem__(self, index: int) -> np.ndarray:
         return np.array(np.memmap(self._path, self.dtype, "r", self._offset, self.shape)[index])
 
@@ -79,6 +83,11 @@ class ImageSet(Source):
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def state(self) -> bytes:
+        if isinstance(self.images, np.ndarray):
+            return hashlib.sha256(np.ascontiguousarray(self.images)).digest()
+        return self.images.state()
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         label = -1 if self.labels is None else int(self.labels[index])
@@ -113,6 +122,9 @@ class CenterCropped(Source):
     def __len__(self) -> int:
         return len(self.source)
 
+    def state(self) -> bytes:
+        return self.source.state() + self.input.encode()
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.source.read_cropped(index, choose_center, self.size)
         return select_input(record, self.input)
@@ -128,6 +140,9 @@ class Subset(Source):
     def __len__(self) -> int:
         return len(self.indices)
 
+    def state(self) -> bytes:
+        return self.source.state() + self.indices.tobytes()
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.source[int(self.indices[index])]
 
@@ -140,10 +155,13 @@ def random_subset(source: Source, limit: int | None = None, seed: int = 0) -> Su
 def fingerprint(source: Source) -> str:
     """Returns 8 hex digits that depend on the number of images, their size, pixels and labels.
 
-    It reads up to 64 evenly spaced images.
+    It reads up to 64 evenly spaced images; of the others, the labels and the state of their files.
     """
     assert source.shape is not None
     digest = hashlib.sha256(repr((len(source), tuple(source.shape))).encode())
+    digest.update(source.state())
+    if source.labels is not None:
+        digest.update(np.ascontiguousarray(source.labels, np.int32))
     for index in np.unique(np.linspace(0, len(source) - 1, 64).astype(int)):
         record = source[int(index)]
         digest.update(np.ascontiguousarray(record["image"]).tobytes())
@@ -256,6 +274,9 @@ class _ImageFiles:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def state(self) -> bytes:
+        return files_state(self.paths)
 
     def __getitem__(self, index: int) -> np.ndarray:
         path, (height, width, channels) = self.paths[index], self.shape

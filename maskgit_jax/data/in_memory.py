@@ -1,5 +1,6 @@
 """Images in memory."""
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ class ArraySource(Source):
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def state(self) -> bytes:
+        return hashlib.sha256(np.ascontiguousarray(self.images)).digest()
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {"image": self.images[index], "label": int(self.labels[index])}

@@ -10,7 +10,7 @@ from maskgit_jax.configuration import condition_channels, require
 from maskgit_jax.data.cropping import ChooseCrop
 from maskgit_jax.data.folder import FolderSource, LabelledPath, Splits, list_splits
 from maskgit_jax.data.protocol import Sources
-from maskgit_jax.files import find_images, summarize_left_out
+from maskgit_jax.files import files_state, find_images, summarize_left_out
 from maskgit_jax.images import NEAREST, as_array, to_pil
 
 
@@ -88,6 +88,9 @@ class PairSource(FolderSource):
     ):
         super().__init__(files, size, channels)
         self.conditions, self.condition_channels = conditions, condition_channels
+
+    def state(self) -> bytes:
+        return super().state() + files_state([self.conditions[file.path] for file in self.files])
 
     def _read_record(self, file: LabelledPath) -> dict[str, Any]:
         image = self._read(file.path, self.channels)

@@ -42,6 +42,10 @@ class Source(Records, Protocol):
         """Returns `crop_record` of a record; sources of files decode only what that needs."""
         return crop_record(self[index], choose_crop, size)
 
+    def state(self) -> bytes:
+        """Returns bytes that change with the records, without decoding them; b"" if unknown."""
+        return b""
+
 
 class Sources(NamedTuple):
     """The two splits of a dataset.

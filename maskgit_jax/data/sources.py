@@ -4,6 +4,7 @@ To add a source, write a module with a `Source` and a function `open(place, data
 enter the function in `SOURCES`.
 """
 
+import os
 import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from maskgit_jax import distributed
-from maskgit_jax.configuration import require, validate_conditions
+from maskgit_jax.configuration import InputError, require, validate_conditions
 from maskgit_jax.data.cropping import ChooseCrop
 from maskgit_jax.data.digits import open_digits
 from maskgit_jax.data.folder import open_folder
@@ -32,6 +33,8 @@ SOURCES: dict[str, Callable[[str, ConfigDict], Sources]] = {
     "tokens:DIR": open_tokens,
 }
 """Form of `config.data.source` -> function of what follows the colon and of `config.data`."""
+
+_ELSEWHERE = "if the images of the run are elsewhere, name them with --data=SOURCE"
 
 
 def open_sources(data: ConfigDict) -> Sources:
@@ -57,6 +60,27 @@ def open_sources(data: ConfigDict) -> Sources:
     for split, source in (("training", sources.train), ("evaluation", sources.evaluation)):
         require(len(source) > 0, f"{data.source} has no {split} images")
     return sources
+
+
+def open_image_sources(data: ConfigDict) -> Sources:
+    """Opens the images of a run: its dataset or, for tokens, the images that were encoded.
+
+    Raises:
+        InputError: As `open_sources`; the message says that --data can name other images.
+    """
+    data = image_data(data)
+    try:
+        return open_sources(data)
+    except InputError as error:
+        raise InputError(f"{error}; {_ELSEWHERE}") from error
+
+
+def absolute_source(source: str) -> str:
+    """Returns a `config.data.source` with the absolute path of its directory, if it has one."""
+    kind, _, place = source.partition(":")
+    if f"{kind}:DIR" not in SOURCES:
+        return source
+    return f"{kind}:{os.path.abspath(os.path.expanduser(place))}"
 
 
 def resolve_classes(config: ConfigDict, sources: Sources) -> None:
@@ -170,12 +194,15 @@ def image_data(data: ConfigDict) -> ConfigDict:
     """Returns a copy of `config.data` that reads images: for tokens, the encoded images.
 
     Raises:
-        InputError: The token dataset is missing.
+        InputError: The token dataset is missing; the message says that --data can name images.
     """
     data = data.copy_and_resolve_references()
     kind, _, place = data.source.partition(":")
     if kind == "tokens":
-        description = read_description(place)
+        try:
+            description = read_description(place)
+        except InputError as error:
+            raise InputError(f"{error}; {_ELSEWHERE}") from error
         with data.unlocked():
             data.source, data.input = description["data"], description["input"]
     return data

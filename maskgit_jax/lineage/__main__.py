@@ -13,7 +13,7 @@ from absl import flags
 from maskgit_jax import command_line
 from maskgit_jax.configuration import require
 from maskgit_jax.evaluation.evaluate import evaluation_options
-from maskgit_jax.lineage.commands import python_command
+from maskgit_jax.hints import python_command
 from maskgit_jax.lineage.jobs import run_lineage
 from maskgit_jax.lineage.schedule import (
     Schedule,

@@ -1,16 +1,11 @@
 """The commands that reproduce the trainings of a lineage, for the page."""
 
-import shlex
 from collections.abc import Iterable
 from typing import Any
 
+from maskgit_jax.hints import python_command
 from maskgit_jax.lineage.schedule import Schedule
 from maskgit_jax.lineage.systems import System, Training, needed_trainings
-
-
-def python_command(module: str, words: Iterable[str]) -> str:
-    """Returns a command of this package as a user types it."""
-    return shlex.join(["python", "-m", f"maskgit_jax.{module}", *words])
 
 
 def train_command(schedule: Schedule, training: Training) -> str:

@@ -123,6 +123,7 @@ def _encoding(schedule: Schedule, tokenizer: str) -> Job:
     def encode() -> None:
         folder = schedule.tokens(tokenizer)
         load(schedule.run(tokenizer)).write_tokens(folder, schedule.data)
+        schedule.note_encoded(tokenizer)
 
     return Job(
         f"encoding the images with {tokenizer}",

@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from maskgit_jax.configuration import InputError, apply_changes, load_config, require
-from maskgit_jax.data.tokens import is_complete, read_description
+from maskgit_jax.data.tokens import is_complete, read_description, write_description
 from maskgit_jax.evaluation.options import EvaluationOptions
 from maskgit_jax.files import write_text
 from maskgit_jax.lineage.systems import TRAININGS, Training
@@ -164,13 +164,21 @@ class Schedule:
         folder = self.tokens(tokenizer)
         if not is_complete(folder):
             return False
-        step, newest = read_description(str(folder))["step"], saved_steps(self.run(tokenizer))[-1]
+        written_by = read_description(str(folder)).get("training")
+        if written_by is None:  # Interrupted before it was noted.
+            return False
         require(
-            step == newest,
-            f"{folder} was written by {self.run(tokenizer)} at step {step}, which is at {newest} "
-            "now; delete these tokens and the trainings on them, or choose another --workdir",
+            written_by == self.identity(tokenizer),
+            f"{folder} was written by another training of {self.run(tokenizer)} than the present "
+            "one; delete these tokens and the trainings on them, or choose another --workdir",
         )
         return True
+
+    def note_encoded(self, tokenizer: str) -> None:
+        """Notes in a token dataset which training of the tokenizer wrote it."""
+        folder = self.tokens(tokenizer)
+        description = read_description(str(folder)) | {"training": self.identity(tokenizer)}
+        write_description(folder, description)
 
 
 def default_preset(data: str) -> str:

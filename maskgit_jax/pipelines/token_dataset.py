@@ -9,13 +9,14 @@ from jax.sharding import Mesh
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.loader import eval_batches
 from maskgit_jax.data.protocol import Source
-from maskgit_jax.data.sources import open_sources, print_description
+from maskgit_jax.data.sources import absolute_source, open_image_sources, print_description
 from maskgit_jax.data.tokens import SPLITS, write_description, write_split
 from maskgit_jax.pipelines.autoencoder import AutoencoderPipeline
 from maskgit_jax.runs.directory import Run
 from maskgit_jax.runs.progress import progress_bar
 from maskgit_jax.stage import Tokenizer
 from maskgit_jax.training.sharding import check_batch_size
+from maskgit_jax.training.variables import weights_checksum
 
 
 def write_token_dataset(
@@ -43,9 +44,9 @@ def write_token_dataset(
         )
     if data_source:
         with data.unlocked():
-            data.source = data_source
+            data.source = absolute_source(data_source)
     require(not data.source.startswith("tokens:"), f"{data.source} is encoded already")
-    sources, tokenizer = open_sources(data), AutoencoderPipeline(run, mesh)
+    sources, tokenizer = open_image_sources(data), AutoencoderPipeline(run, mesh)
     print_description(data.source, sources)
 
     def encode(source: Source, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -66,8 +67,9 @@ def write_token_dataset(
             "class_names": list(sources.class_names),
             "data": data.source,
             "input": data.input,
-            "tokenizer": str(workdir),
+            "tokenizer": str(Path(workdir).absolute()),
             "step": run.step,
+            "weights": weights_checksum(run.variables, mesh),
         },
     )
     return len(splits[0]), len(splits[1])

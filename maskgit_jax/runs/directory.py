@@ -1,6 +1,7 @@
 """Run directories: what training writes and everything else loads.
 
-config.json    the resolved configuration
+config.json    the resolved configuration of the last training
+lock           host and process of the training that writes here now
 checkpoints/   see `maskgit_jax.training.checkpoint`
 frozen/NAME/   config.json and variables/ of each finished stage that the run uses
 metrics.jsonl, tensorboard/, previews/
@@ -18,8 +19,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from maskgit_jax import distributed
-from maskgit_jax.configuration import InputError
+from maskgit_jax.configuration import InputError, require
 from maskgit_jax.files import atomic_path, write_text
+from maskgit_jax.hints import train_command
 from maskgit_jax.stage import Stage, Variables
 from maskgit_jax.stages import stage_module
 from maskgit_jax.training.variables import (
@@ -116,9 +118,13 @@ def load_run(workdir: str | Path, mesh: Mesh, checkpoint: str = "latest") -> Run
 def _checkpoint_step(workdir: str | Path, config: ConfigDict, checkpoint: str) -> int:
     steps = saved_steps(workdir)
     if not steps:
+        require(
+            not (Path(workdir) / "variables").exists(),
+            f"{workdir} is the copy of a finished stage inside another run; give the run itself",
+        )
         raise InputError(
-            f"{workdir} has no checkpoint yet; train it with python -m maskgit_jax.train "
-            f"--config=configs/{config.stage}.py:{config.preset} --workdir={workdir}"
+            f"{workdir} has no checkpoint yet; wait for its first one, or train it with: "
+            f"{train_command(config, workdir)}"
         )
     if checkpoint == "latest":
         return steps[-1]
@@ -148,6 +154,16 @@ def load_frozen(
         loaded = restore_variables(folder.resolve() / name / "variables", mesh)
         variables[name] = Variables(loaded["params"], loaded["state"], inner_variables)
     return stages, variables
+
+
+def load_variables(folder: str | Path, mesh: Mesh) -> Variables:
+    """Loads the variables of a run, or of a copy of a finished stage inside another run."""
+    folder = Path(folder)
+    if not (folder / "variables").exists():
+        return load_run(folder, mesh).variables
+    loaded = restore_variables(folder.resolve() / "variables", mesh)
+    _, frozen = load_frozen(folder / "frozen", read_config(folder), mesh)
+    return Variables(loaded["params"], loaded["state"], frozen)
 
 
 def copy_frozen(source: str, folder: Path, mesh: Mesh) -> None:

@@ -1,6 +1,8 @@
 """Training of a run directory: checks before anything is compiled, then the training loop."""
 
 import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +14,42 @@ from maskgit_jax.configuration import (
     InputError,
     condition_channels,
     default_workdir,
+    load_config,
     require,
     resolve_cadences,
     validate,
 )
 from maskgit_jax.data.loader import eval_batches, train_batches
 from maskgit_jax.data.sources import (
+    absolute_source,
     class_difference,
     list_names,
     open_sources,
     print_description,
     resolve_classes,
 )
-from maskgit_jax.data.tokens import read_description
+from maskgit_jax.data.tokens import is_complete, read_description
+from maskgit_jax.files import create_output_directory
+from maskgit_jax.hints import python_command, train_command
 from maskgit_jax.interop.perceptual import load_perceptual_network
 from maskgit_jax.runs.directory import copy_frozen, load_frozen, read_config, write_config
+from maskgit_jax.runs.lock import lock_run
+from maskgit_jax.runs.resume import check_frozen, check_resumable
 from maskgit_jax.stage import Variables
 from maskgit_jax.stages import STAGES, stage_module
 from maskgit_jax.stages.token_priors import token_grids
 from maskgit_jax.training import sharding
 from maskgit_jax.training.loop import Trainer, TrainingData
-from maskgit_jax.training.variables import saved_steps
+from maskgit_jax.training.variables import saved_steps, weights_checksum
 
 
-def fit(config: ConfigDict, workdir: str | Path = "") -> Path:
+def fit(config: ConfigDict, workdir: str | Path = "", allow_change: Sequence[str] = ()) -> Path:
     """Trains the stage of a configuration, or resumes its run; returns the run directory.
 
     Args:
         config: See `configs/`; the run directory keeps a resolved copy.
         workdir: The run directory; by default runs/STAGE-PRESET.
+        allow_change: Keys of a resumed run that may change beside those of `resume.MAY_CHANGE`.
 
     Raises:
         InputError: The configuration, the data or the run directory do not fit together; the
@@ -52,15 +61,28 @@ def fit(config: ConfigDict, workdir: str | Path = "") -> Path:
     resolve_cadences(config)
     validate(config)
     module.validate(config)
-    workdir = Path(workdir or default_workdir(config.stage, config.preset))
-    mesh = sharding.make_mesh(config.mesh)
+    workdir = workdir or default_workdir(config.stage, config.preset)
+    workdir = create_output_directory(workdir, "--workdir")
+    with ExitStack() as stack:
+        distributed.in_first_process(lambda: stack.enter_context(lock_run(workdir)))
+        _fit(config, workdir, allow_change)
+    return workdir
+
+
+def _fit(config: ConfigDict, workdir: Path, allow_change: Sequence[str]) -> None:
+    mesh, step = sharding.make_mesh(config.mesh), (saved_steps(workdir) or [0])[-1]
     distributed.require_equal(
-        (saved_steps(workdir) or [-1])[-1],
+        step,
         f"the processes of this run see different checkpoints in {workdir}; --workdir must be on "
         "storage that all hosts share",
     )
-    check_resumable(config, workdir)
+    changes = check_resumable(config, workdir, allow_change)
     check_token_dataset(config)
+    use_tokenizer_of_tokens(config)
+    check_frozen(config, workdir, mesh)
+    _report_resume(config, workdir, step, changes)
+    if step == config.training.num_steps:
+        return
     perceptual = load_perceptual(config)
     sources = open_sources(config.data)
     print_description(config.data.source, sources)
@@ -68,47 +90,36 @@ def fit(config: ConfigDict, workdir: str | Path = "") -> Path:
     check_resumed_classes(config, workdir)
     copy_frozen_stages(config, workdir, mesh)
     stages, frozen = load_frozen(workdir / "frozen", config, mesh)
-    stage = module.build(config, stages)
+    check_token_weights(config, frozen, mesh)
+    stage = stage_module(config.stage).build(config, stages)
     processes = (jax.process_index(), jax.process_count())
     batch_size = config.training.batch_size
     data = TrainingData(
         train_batches(sources.train, config.data, batch_size, config.seed, *processes),
         lambda: eval_batches(sources.evaluation, config.data, batch_size, *processes),
     )
+    with config.unlocked():
+        config.data.source = absolute_source(config.data.source)
     trainer = Trainer(stage, config, workdir, data, {**frozen, **perceptual}, mesh)
     if distributed.is_main():  # only now is it known that the checkpoint fits the configuration
         write_config(workdir, config)
     trainer.run()
-    return workdir
 
 
-def check_resumable(config: ConfigDict, workdir: Path) -> None:
-    """Compares a configuration with the run that the directory holds already.
-
-    Raises:
-        InputError: The directory holds another stage, or another model.
-    """
-    if not (workdir / "config.json").exists():
+def _report_resume(config: ConfigDict, workdir: Path, step: int, changes: list[str]) -> None:
+    num_steps = config.training.num_steps
+    if not step or not distributed.is_main():
         return
-    before = read_config(workdir)
-    require(
-        before.stage == config.stage,
-        f"{workdir} holds a run of stage '{before.stage}', not '{config.stage}'; choose another "
-        "--workdir",
-    )
-    groups = {
-        "model": list(config.model),
-        "data": ["image_size", "channels", "input", "condition", "condition_channels"],
-        "discriminator": list(config.discriminator) if "discriminator" in config else [],
-    }
-    for group, keys in groups.items():
-        for key in keys:
-            old = before[group].get(key, "unknown")
-            require(
-                old == config[group][key] or not saved_steps(workdir),
-                f"{workdir} holds another model: config.{group}.{key} was {old} and is "
-                f"{config[group][key]}; change it back or choose another --workdir",
-            )
+    if step == num_steps:
+        unused = f"; not used: {', '.join(changes)}" if changes else ""
+        print(
+            f"{workdir} is finished: step {step} of {num_steps}; nothing is trained and nothing "
+            f"changed{unused}; set config.training.num_steps to more to train on",
+            flush=True,
+        )
+        return
+    for change in changes:
+        print(f"from step {step} on: {change}", flush=True)
 
 
 def check_resumed_classes(config: ConfigDict, workdir: Path) -> None:
@@ -172,14 +183,58 @@ def _expected_data(name: str, config: ConfigDict) -> dict[str, Any]:
 def _missing_stage(name: str, source: str, expected: dict[str, Any], config: ConfigDict) -> str:
     if name not in config:
         return f"{Path(source).parent.parent} holds no {name}; give a run of configs/maskgit.py"
+    missing = f"the {name} is missing: {source} holds no run"
+    missing += f"; set --config.{name}=RUN"
+    if Path(source).parent.name == "frozen" or config.data.source.startswith("tokens:"):
+        return f"{missing} to the run of a finished {name}"
     stage = Path(config[name]).name.partition("-")[0]  # of the default, runs/STAGE-PRESET
     if stage not in STAGES:
         stage = "vqgan" if expected["input"] == "image" else "vqvae"
-    option = "" if expected["input"] == "image" else f" --config.data.input={expected['input']}"
-    return (
-        f"the {name} is missing: {source} holds no run; train it with python -m maskgit_jax.train "
-        f"--config=configs/{stage}.py:{config.preset}{option} --workdir={source}, or set "
-        f"--config.{name}=RUN"
+    try:
+        needed = load_config(f"configs/{stage}.py:{config.preset}").unlock()
+    except InputError:  # a preset of the user's own
+        return f"{missing}, or train it"
+    data = {"source": config.data.source, "eval_fraction": config.data.eval_fraction}
+    needed.data.update({**data, **expected})
+    for key in ("codebook_size", "grid"):
+        if name != "condition_tokenizer" and key in needed.model and key in config.model:
+            needed.model[key] = config.model[key]
+    resolve_cadences(needed)
+    return f"{missing}, or train it with: {train_command(needed, source)}"
+
+
+def use_tokenizer_of_tokens(config: ConfigDict) -> None:
+    """Sets `config.tokenizer` to the tokenizer that wrote a token dataset, in place.
+
+    A tokenizer that the user names stays: one that differs from that of the preset.
+    """
+    kind, _, path = config.data.source.partition(":")
+    if kind != "tokens" or "tokenizer" not in config:
+        return
+    run = read_description(path).get("tokenizer", "")
+    try:
+        default = load_config(f"configs/{config.stage}.py:{config.preset}").tokenizer
+    except InputError:  # a preset of the user's own
+        return
+    if config.tokenizer == default and (Path(run) / "config.json").exists():
+        with config.unlocked():
+            config.tokenizer = run
+
+
+def check_token_weights(
+    config: ConfigDict, frozen: Mapping[str, Variables], mesh: jax.sharding.Mesh
+) -> None:
+    """Raises `InputError` if a token dataset was written by another tokenizer than the run's."""
+    kind, _, path = config.data.source.partition(":")
+    if kind != "tokens" or "tokenizer" not in frozen:
+        return
+    description = read_description(path)
+    checksum = weights_checksum(frozen["tokenizer"], mesh)
+    require(
+        description.get("weights", checksum) == checksum,
+        f"{config.data.source} was written by {description['tokenizer']} at step "
+        f"{description['step']}, which has other weights than the tokenizer of this run; write it "
+        "again with the tokenizer of this run, or train in a new --workdir",
     )
 
 
@@ -193,7 +248,10 @@ def check_token_dataset(config: ConfigDict) -> None:
         several or "grid" in config.model,
         f"stage '{config.stage}' is trained on images, not on {config.data.source}",
     )
-    description = read_description(path)
+    try:
+        description = read_description(path)
+    except InputError as error:
+        raise InputError(f"{error}{_encode_hint(config, path)}") from error
     grids = tuple(tuple(grid) for grid in description["grids"])
     require(
         several or len(grids) == 1,
@@ -213,6 +271,14 @@ def check_token_dataset(config: ConfigDict) -> None:
             f"{config.data.source} was written with {key} {dataset}, but config.model.{key} is "
             f"{model}; make them equal",
         )
+
+
+def _encode_hint(config: ConfigDict, folder: str) -> str:
+    """Returns the end of a message: the command that writes a token dataset, if it can work."""
+    run = config.get("tokenizer", "")
+    if is_complete(Path(folder).expanduser()) or not (run and saved_steps(run)):
+        return ""
+    return f"; write it with: {python_command('encode', [f'--workdir={run}', f'--out={folder}'])}"
 
 
 def load_perceptual(config: ConfigDict) -> dict[str, Variables]:

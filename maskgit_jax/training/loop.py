@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from ml_collections import ConfigDict
 from maskgit_jax import distributed
 from maskgit_jax.arrays import to_uint8
 from maskgit_jax.configuration import InputError, require
+from maskgit_jax.files import storage_error
 from maskgit_jax.stage import Stage, Variables
 from maskgit_jax.training import sharding
 from maskgit_jax.training.checkpoint import Checkpoints
@@ -28,11 +30,13 @@ from maskgit_jax.training.step import (
     make_eval_step,
     make_train_step,
 )
-from maskgit_jax.training.variables import inference_variables, with_sharding
+from maskgit_jax.training.variables import inference_variables, saved_steps, with_sharding
 from maskgit_jax.training.writers import SilentWriters, Writers
 
 HostBatch = dict[str, np.ndarray]
 PREVIEW_SIZE = 64
+STEPS_IN_FLIGHT = 2
+"""Steps that the devices may lag behind: enough to keep them busy, few enough to stop soon."""
 
 
 class TrainingData(NamedTuple):
@@ -49,6 +53,10 @@ class TrainingData(NamedTuple):
 
 class NotFinite(InputError):
     """A loss or gradient was not finite; the parameters were not updated with it."""
+
+
+class _StopRequestedError(Exception):
+    """A stop was requested during an evaluation."""
 
 
 class Programs(NamedTuple):
@@ -146,26 +154,44 @@ class Trainer:
 
         Raises:
             NotFinite: A loss or gradient was not finite.
+            InputError: The run directory can no longer be written, for example on a full disk.
         """
-        settings = self.config.training
-        step = int(self.state.step)
-        writers = self._writers(step)
-        with _StopSignals(self.stop_requested):
-            try:
-                if step:
-                    writers.note(f"resuming {self.workdir} at step {step}")
-                self._run_from(step, writers)
-                step = int(self.state.step)
-                if step < settings.num_steps:
-                    self._save(step, None)
-                    writers.note(f"stopped at step {step} of {settings.num_steps}; saved")
-            finally:
-                self.checkpoints.close()
-                writers.close()
+        try:
+            with _StopSignals(self.stop_requested):
+                self._run()
+        except Exception as error:
+            reason = storage_error(error)
+            if not reason:
+                raise
+            saved = (saved_steps(self.workdir) or ["none"])[-1]
+            raise InputError(
+                f"{self.workdir} cannot be written: {reason}; the last complete checkpoint is step "
+                f"{saved}; make room and run the same command again"
+            ) from error
 
-    def _run_from(self, step: int, writers: Any) -> None:
+    def _run(self) -> None:
+        step, num_steps = int(self.state.step), self.config.training.num_steps
+        writers = self._writers(step)
+        try:
+            if step:
+                writers.note(f"resuming {self.workdir} at step {step}")
+            stopped = self._run_from(step, writers) < num_steps
+            if stopped:
+                writers.note("stop requested, saving")
+                self._check_finite()
+                self._save(int(self.state.step), None)
+            self.checkpoints.wait()
+            if stopped:
+                writers.note(f"stopped at step {int(self.state.step)} of {num_steps}; saved")
+        finally:
+            self.checkpoints.close()
+            writers.close()
+
+    def _run_from(self, step: int, writers: Any) -> int:
+        """Trains from a step until the end or a stop; returns the step that is reached."""
         settings = self.config.training
         window: list[dict[str, jax.Array]] = []
+        in_flight: deque[dict[str, jax.Array]] = deque()
         while step < settings.num_steps and not self._should_stop(step):
             batch = sharding.put_batch(next(self.data.train), self.mesh)
             self.state, metrics = self.programs.train_step(
@@ -174,6 +200,9 @@ class Trainer:
             step += 1
             last = step == settings.num_steps
             window.append(metrics)
+            in_flight.append(metrics)
+            if len(in_flight) > STEPS_IN_FLIGHT:
+                jax.block_until_ready(in_flight.popleft())
             if step % settings.log_every == 0 or last:
                 self._check_finite()
                 writers.progress(step, self._mean(window, step))
@@ -181,21 +210,23 @@ class Trainer:
             evaluated = None
             if step % settings.eval_every == 0 or last:
                 evaluated = self.evaluate()
+            if evaluated is not None:
                 writers.evaluation(step, evaluated)
-            if step % settings.preview_every == 0 or last:
+            if (step % settings.preview_every == 0 or last) and not self._interrupted():
                 writers.previews(step, self.preview())
-            if step % settings.checkpoint_every == 0 or last:
+            if step % settings.checkpoint_every == 0 or evaluated is not None or last:
                 self._check_finite()
                 self._save(step, evaluated)
             if evaluated is not None:
                 writers.restart_clock()
+        return step
 
     def _should_stop(self, step: int) -> bool:
-        return (
-            distributed.stop_together(step)
-            if distributed.has_peers()
-            else self.stop_requested.is_set()
-        )
+        return distributed.stop_together(step) if distributed.has_peers() else self._interrupted()
+
+    def _interrupted(self) -> bool:
+        """Returns whether this process, if it is the only one, was asked to stop."""
+        return self.stop_requested.is_set() and not distributed.has_peers()
 
     def _writers(self, step: int) -> Any:
         if not distributed.is_main():
@@ -225,25 +256,34 @@ class Trainer:
                 saved = self.checkpoints.latest_step()
                 raise NotFinite(
                     f"the loss or gradient of network '{name}' was not finite at step {step}; "
-                    f"the last good checkpoint is step {saved} in {self.workdir}; lower "
-                    f"config.optimizers.{name}.learning_rate or set its clip_norm, and run the "
-                    "same command again"
+                    f"the last good checkpoint is step {saved} in {self.workdir}; run the same "
+                    f"command again with a lower --config.optimizers.{name}.learning_rate and "
+                    f"--allow_change=optimizers.{name}.learning_rate"
                 )
 
     def variables(self) -> Variables:
         """Returns the variables to evaluate: the EMA of the parameters where one is kept."""
         return _inference_variables(self.state, self.frozen)
 
-    def evaluate(self) -> dict[str, float]:
-        """Returns the metrics of the held-out split, with the same random masks every time."""
-        return evaluate_split(
-            self.stage,
-            self.variables(),
-            self.data.evaluation(),
-            self.mesh,
-            self.programs.eval_step,
-            self.empty_sums,
-        )
+    def evaluate(self) -> dict[str, float] | None:
+        """Returns the metrics of the held-out split, with the same random masks every time.
+
+        They are None if a stop was requested before the end of the split.
+        """
+
+        def batches() -> Iterator[HostBatch]:
+            for batch in self.data.evaluation():
+                if self._interrupted():
+                    raise _StopRequestedError
+                yield batch
+
+        variables, program = self.variables(), self.programs.eval_step
+        try:
+            return evaluate_split(
+                self.stage, variables, batches(), self.mesh, program, self.empty_sums
+            )
+        except _StopRequestedError:
+            return None
 
     def preview(self) -> dict[str, np.ndarray]:
         """Returns previews of the first held-out images: title -> uint8 [N, H, W, C]."""
@@ -304,9 +344,11 @@ def evaluate_split(
 
 
 class _StopSignals:
-    """Turns SIGTERM and Ctrl-C into a request to stop; a second signal interrupts at once.
+    """Turns SIGTERM, SIGHUP and Ctrl-C into a request to stop; a second one interrupts at once.
 
-    With several processes JAX handles SIGTERM and tells the others; Ctrl-C is passed on as SIGTERM.
+    With several processes JAX handles SIGTERM and tells the others; the others are passed on as
+    SIGTERM. A terminal that is closed may send several SIGHUPs; nohup, which ignores them, is
+    respected.
     """
 
     def __init__(self, requested: threading.Event):
@@ -315,14 +357,17 @@ class _StopSignals:
     def __enter__(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
-        numbers = (signal.SIGINT,) if distributed.has_peers() else (signal.SIGINT, signal.SIGTERM)
+        numbers = {signal.SIGINT, signal.SIGHUP}
+        numbers |= set() if distributed.has_peers() else {signal.SIGTERM}
         for number in numbers:
-            self._before[number] = signal.signal(number, self._request)
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._request)
 
     def _request(self, number: int, frame: Any) -> None:
         del frame
         self._requested.set()
-        signal.signal(number, self._before[number])
+        again = signal.SIG_IGN if number == signal.SIGHUP else self._before[number]
+        signal.signal(number, again)
         if distributed.has_peers():
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -3,16 +3,19 @@
 Sampling imports this module; Orbax is imported where something is read or written.
 """
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
+from maskgit_jax import distributed
 from maskgit_jax.arrays import PyTree
 from maskgit_jax.configuration import InputError
 from maskgit_jax.stage import Variables
-from maskgit_jax.training.sharding import tree_shardings
+from maskgit_jax.training.sharding import pjit, replicated, tree_shardings
 
 
 def inference_variables(
@@ -85,6 +88,18 @@ def save_variables(folder: Path, variables: PyTree) -> None:
 
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder, variables, force=True)
+
+
+def weights_checksum(variables: PyTree, mesh: Mesh) -> str:
+    """Returns 16 hex digits that depend on every bit of all arrays, the same on every mesh."""
+    if distributed.has_peers():  # A host reads only the arrays that it holds completely.
+        variables = pjit(lambda tree: tree, mesh, out_shardings=replicated(mesh))(variables)
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        array = np.ascontiguousarray(jax.device_get(leaf))
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(array.view(np.uint8))
+    return digest.hexdigest()[:16]
 
 
 def damaged_checkpoint(folder: Path, error: Exception) -> InputError:

@@ -1,12 +1,17 @@
 """Writers of a training run: console, metrics.jsonl, TensorBoard and preview images."""
 
 import json
+import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from maskgit_jax.files import write_text
@@ -24,7 +29,12 @@ class Writers:
         self._workdir, self._batch_size = workdir, batch_size
         self._metrics_path = workdir / "metrics.jsonl"
         self._keep_lines_until(first_step)
-        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+        folder = workdir / "tensorboard"
+        folder.mkdir(exist_ok=True)
+        # Not a SummaryWriter, whose thread hides errors: after one the queue fills and blocks.
+        self._tensorboard = EventsWriter(str(folder / "events"))
+        start = SessionLog(status=SessionLog.START)
+        self._add_event(first_step + 1, session_log=start)  # removes later steps of a lost stretch
         self._bar = tqdm(
             total=num_steps,
             initial=first_step,
@@ -51,22 +61,23 @@ class Writers:
         self._record(step, "train", {**scalars, **rates})
         losses = {name: value for name, value in scalars.items() if name.endswith("/loss")}
         shown = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
-        self._bar.update(step - self._bar.n)
+        self._show(self._bar.update, step - self._bar.n)
         if self._bar.disable:
             left = (self._num_steps - step) / max(speed, 1e-9)
-            print(
+            self.note(
                 f"step {step}/{self._num_steps}  {shown}  {speed:.2f} steps/s  "
-                f"{speed * self._batch_size:.0f} images/s  {left:.0f} s left",
-                flush=True,
+                f"{speed * self._batch_size:.0f} images/s  {left:.0f} s left"
             )
         else:
-            self._bar.set_postfix_str(f"{shown}  {speed * self._batch_size:.0f} images/s")
+            self._show(
+                self._bar.set_postfix_str, f"{shown}  {speed * self._batch_size:.0f} images/s"
+            )
 
     def evaluation(self, step: int, scalars: dict[str, float]) -> None:
         """Writes the metrics of an evaluation."""
         self._record(step, "eval", scalars)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
-        tqdm.write(f"step {step}  evaluation: {shown}", file=sys.stdout)
+        self.note(f"step {step}  evaluation: {shown}")
 
     def previews(self, step: int, previews: dict[str, np.ndarray]) -> None:
         """Writes `previews/<title>-<step>.png`, see `Stage.preview`."""
@@ -80,17 +91,30 @@ class Writers:
 
     def note(self, text: str) -> None:
         """Prints a line."""
-        tqdm.write(text, file=sys.stdout)
+        self._show(tqdm.write, text, sys.stdout)
 
     def _record(self, step: int, split: str, scalars: dict[str, float]) -> None:
         with self._metrics_path.open("a") as file:
             file.write(json.dumps({"step": step, "split": split, **scalars}) + "\n")
         for name, value in scalars.items():
-            self._tensorboard.add_scalar(f"{split}/{name}", value, step)
+            self._add_event(step, summary=scalar(f"{split}/{name}", value))
+        self._tensorboard.flush()
+
+    def _add_event(self, step: int, **content: Any) -> None:
+        self._tensorboard.write_event(Event(wall_time=time.time(), step=step, **content))
+
+    def _show(self, show: Callable[..., Any], *arguments: Any) -> None:
+        """Calls what prints; training goes on without the terminal, or the pipe's reader."""
+        try:
+            show(*arguments)
+            sys.stdout.flush()
+        except OSError:
+            for stream in (sys.stdout, sys.stderr):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
     def close(self) -> None:
         """Flushes everything."""
-        self._bar.close()
+        self._show(self._bar.close)
         self._tensorboard.close()
 
 
