@@ -14,6 +14,7 @@ from maskgit_jax.configuration import (
     default_workdir,
     require,
     resolve_cadences,
+    resolve_start_steps,
     validate,
 )
 from maskgit_jax.data.loader import eval_batches, train_batches
@@ -41,12 +42,10 @@ def fit(config: ConfigDict, workdir: str | Path = "") -> Path:
             message says what to do, and nothing in the run directory was changed.
         NotFinite: A loss or gradient was not finite.
     """
-    config = config.copy_and_resolve_references()
-    module = stage_module(config.stage)
-    resolve_cadences(config)
-    validate(config)
-    module.validate(config)
     workdir = Path(workdir or default_workdir(config.stage, config.preset))
+    # A resumed run keeps the start steps of its networks.
+    config = resolved(config, read_config(workdir) if saved_steps(workdir) else None)
+    module = stage_module(config.stage)
     mesh = sharding.make_mesh(config.mesh)
     distributed.require_equal(
         (saved_steps(workdir) or [-1])[-1],
@@ -72,6 +71,20 @@ def fit(config: ConfigDict, workdir: str | Path = "") -> Path:
         write_config(workdir, config)
     trainer.run()
     return workdir
+
+
+def resolved(config: ConfigDict, resumed: ConfigDict | None = None) -> ConfigDict:
+    """Returns a valid copy of a configuration, with the steps that derive from its length.
+
+    Raises:
+        InputError: A value is out of range.
+    """
+    config = config.copy_and_resolve_references()
+    resolve_cadences(config)
+    resolve_start_steps(config, resumed)
+    validate(config)
+    stage_module(config.stage).validate(config)
+    return config
 
 
 def check_resumable(config: ConfigDict, workdir: Path) -> None:
