@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -176,6 +177,7 @@ def run(main: Callable[..., None], commands: Sequence[str] = (), distributed: bo
     # Orbax reads with a hundred tasks; when one fails, the others would each report the failure.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = _unraisable
+    warnings.showwarning = _show_warning
     enable_compilation_cache()
     _show_all_flags_in_help()
     app.run(
@@ -208,6 +210,11 @@ def _show_all_flags_in_help() -> None:
 def _unraisable(event: "sys.UnraisableHookArgs") -> None:
     if str(event.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(event)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Prints a warning as one line, without the source line that caused it."""
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
 
 
 def _parse(argv: list[str], commands: Sequence[str]) -> list[str]:

@@ -20,6 +20,7 @@ from maskgit_jax.images import write_animation
 from maskgit_jax.model import load
 from maskgit_jax.pipelines.inputs import open_image
 from maskgit_jax.pipelines.outputs import write_candidates
+from maskgit_jax.runs.summary import announce
 
 SIDES = ("left", "right", "top", "bottom")
 FLAGS_OF = {
@@ -84,6 +85,7 @@ def main(command: str) -> None:
         f"--trajectory is {trajectory}; it must end in .gif",
     )
     model = load(given.workdir, given.checkpoint)
+    announce(model.run, model.workdir, out)
     image = open_image(given.image, model.config.data)
     if "other" in options:
         options["other"] = open_image(options["other"], model.config.data)

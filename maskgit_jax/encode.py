@@ -9,6 +9,7 @@ from absl import flags
 
 from maskgit_jax import command_line
 from maskgit_jax.model import load
+from maskgit_jax.runs.summary import announce
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/vqgan-digits", "Run directory of a tokenizer.")
 OUT = flags.DEFINE_string("out", "", "Folder to write; by default WORKDIR/tokens.")
@@ -21,7 +22,9 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Number of images per batch.
 def main() -> None:
     """Encodes both splits of a dataset."""
     folder = Path(OUT.value or Path(WORKDIR.value) / "tokens")
-    counts = load(WORKDIR.value).write_tokens(folder, DATA.value, BATCH_SIZE.value)
+    model = load(WORKDIR.value)
+    announce(model.run, model.workdir, folder)
+    counts = model.write_tokens(folder, DATA.value, BATCH_SIZE.value)
     print(f"wrote the tokens of {' + '.join(map(str, counts))} images to {folder}")
 
 

@@ -18,6 +18,7 @@ from maskgit_jax.evaluation.evaluate import evaluation_options
 from maskgit_jax.evaluation.generated_images import evaluate_images
 from maskgit_jax.evaluation.options import EvaluationOptions
 from maskgit_jax.model import load
+from maskgit_jax.runs.summary import announce
 from maskgit_jax.training.sharding import all_devices
 
 LIMITS = ("num_reference", "num_neighbours", "num_novelty", "num_likelihood", "iw_samples")
@@ -82,13 +83,14 @@ def main() -> None:
         write_reference(path, given.data, *size, options)
         print(f"wrote {path}")
         return
-    what = "give either --workdir=RUN or --images=FILE.npz or FOLDER"
-    require(bool(given.workdir) != bool(given.images), what)
+    one = bool(given.workdir) != bool(given.images)
+    require(one, "give either --workdir=RUN or --images=FILE.npz or FOLDER")
     if given.decoders:
         print(compare(given, options))
         return
     if given.workdir:
         folder, model = Path(given.workdir), load(given.workdir, given.checkpoint)
+        announce(model.run, folder, folder / "evaluation.md")
         evaluation = model.evaluation(options, given.num, given.data, given.seed, **SETTINGS())
     else:
         folder = Path(given.images).with_name(f"{Path(given.images).stem}.evaluation")

@@ -16,6 +16,7 @@ from maskgit_jax.configuration import InputError, require
 from maskgit_jax.images import write_image_grid
 from maskgit_jax.model import Model, load
 from maskgit_jax.pipelines.outputs import write_samples
+from maskgit_jax.runs.summary import announce
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/maskgit-digits", "Run directory of the generator.")
 MODE = flags.DEFINE_enum(
@@ -79,6 +80,7 @@ def main() -> None:
         f"--mode={MODE.value} and --rejection_keep run in one process; remove --coordinator",
     )
     model = load(WORKDIR.value, CHECKPOINT.value)
+    announce(model.run, model.workdir, out)
     if MODE.value != "samples":
         write_latent_walks(model, out)
         return

@@ -22,6 +22,7 @@ from maskgit_jax.data.sources import open_sources, resolve_classes
 from maskgit_jax.data.tokens import read_description
 from maskgit_jax.interop.perceptual import load_perceptual_network
 from maskgit_jax.runs.directory import copy_frozen, load_frozen, read_config, write_config
+from maskgit_jax.runs.summary import training_summary
 from maskgit_jax.stage import Variables
 from maskgit_jax.stages import STAGES, stage_module
 from maskgit_jax.stages.token_priors import token_grids
@@ -66,6 +67,10 @@ def fit(config: ConfigDict, workdir: str | Path = "") -> Path:
         train_batches(sources.train, config.data, batch_size, config.seed, *processes),
         lambda: eval_batches(sources.evaluation, config.data, batch_size, *processes),
     )
+    if distributed.is_main():
+        step = (saved_steps(workdir) or [0])[-1]
+        summary = training_summary(config, workdir, stage, sources, mesh, step)
+        print(summary, flush=True)
     trainer = Trainer(stage, config, workdir, data, {**frozen, **perceptual}, mesh)
     if distributed.is_main():  # only now is it known that the checkpoint fits the configuration
         write_config(workdir, config)

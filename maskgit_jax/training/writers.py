@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -42,14 +43,20 @@ class Writers:
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
         write_text(self._metrics_path, "".join(kept))
 
-    def progress(self, step: int, scalars: dict[str, float]) -> None:
-        """Writes training metrics with steps/s and images/s since the last call."""
+    def progress(self, step: int, scalars: dict[str, float], networks: Collection[str]) -> None:
+        """Writes training metrics with steps/s and images/s since the last call.
+
+        Args:
+            step: The step.
+            scalars: The metrics.
+            networks: The networks whose losses are shown.
+        """
         now = time.monotonic()
         speed = (step - self._clock_step) / max(now - self._clock, 1e-9)
         self._clock, self._clock_step = now, step
         rates = {"steps_per_second": speed, "images_per_second": speed * self._batch_size}
         self._record(step, "train", {**scalars, **rates})
-        losses = {name: value for name, value in scalars.items() if name.endswith("/loss")}
+        losses = {f"{name}/loss": scalars[f"{name}/loss"] for name in networks}
         shown = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
         self._bar.update(step - self._bar.n)
         if self._bar.disable:
@@ -97,7 +104,9 @@ class Writers:
 class SilentWriters:
     """The same interface for the processes that do not write."""
 
-    def progress(self, step: int, scalars: dict[str, float]) -> None: ...  # noqa: D102
+    def progress(  # noqa: D102
+        self, step: int, scalars: dict[str, float], networks: Collection[str]
+    ) -> None: ...
     def evaluation(self, step: int, scalars: dict[str, float]) -> None: ...  # noqa: D102
     def previews(self, step: int, previews: dict[str, np.ndarray]) -> None: ...  # noqa: D102
     def restart_clock(self) -> None: ...  # noqa: D102
