@@ -28,7 +28,7 @@ from maskgit_jax.training import sharding
 
 RECIPE = 1  # version of the training below; part of the name of cached files
 STEPS, BATCH_SIZE, LEARNING_RATE = 1000, 128, 2e-3
-EPOCHS = 100  # of small datasets, which need fewer steps
+SMALL, EPOCHS = 1000, 40  # sets of fewer images take this many epochs
 SAVE_EVERY = 10.0  # seconds of work that an interruption may lose
 ROTATIONS = 4
 
@@ -73,8 +73,9 @@ def classifier_outputs(params: PyTree, image: Array, num_classes: int) -> tuple[
 
 
 def num_steps(num_images: int) -> int:
-    """Returns the steps of a training: `EPOCHS` epochs, at most `STEPS` steps."""
-    return min(STEPS, -(-EPOCHS * num_images // BATCH_SIZE))
+    """Returns the steps of a training: `STEPS`, or fewer if there are fewer than `SMALL` images."""
+    epochs = -(-EPOCHS * num_images // BATCH_SIZE)
+    return min(STEPS, epochs) if num_images < SMALL else STEPS
 
 
 def fit_classifier(

@@ -1,6 +1,7 @@
 """Writers of a training run: console, metrics.jsonl, TensorBoard and preview images."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Collection
@@ -58,6 +59,7 @@ class Writers:
         self._record(step, "train", {**scalars, **rates})
         losses = {f"{name}/loss": scalars[f"{name}/loss"] for name in networks}
         shown = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+        shown += _format_bits(scalars)
         self._bar.update(step - self._bar.n)
         if self._bar.disable:
             left = (self._num_steps - step) / max(speed, 1e-9)
@@ -72,7 +74,7 @@ class Writers:
     def evaluation(self, step: int, scalars: dict[str, float]) -> None:
         """Writes the metrics of an evaluation."""
         self._record(step, "eval", scalars)
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
+        shown = "  ".join(map(_format_metric, scalars, scalars.values()))
         tqdm.write(f"step {step}  evaluation: {shown}", file=sys.stdout)
 
     def previews(self, step: int, previews: dict[str, np.ndarray]) -> None:
@@ -99,6 +101,22 @@ class Writers:
         """Flushes everything."""
         self._bar.close()
         self._tensorboard.close()
+
+
+def _format_bits(scalars: dict[str, float]) -> str:
+    """Returns the cross-entropy of a token prior beside those that need no network."""
+    if "bits_per_token" not in scalars:
+        return ""
+    bits, *others = (
+        f"{scalars[f'bits_per_token{kind}']:.3f}" for kind in ("", "_unigram", "_uniform")
+    )
+    return f"  {bits} bits per token (unigram {others[0]}, uniform {others[1]})"
+
+
+def _format_metric(name: str, value: float) -> str:
+    """Returns a metric as text; a cross-entropy also in bits."""
+    bits = f" nats = {value / math.log(2):.4g} bits" if name.endswith("cross_entropy") else ""
+    return f"{name} {value:.4g}{bits}"
 
 
 class SilentWriters:

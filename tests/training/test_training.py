@@ -1,4 +1,5 @@
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -139,6 +140,17 @@ def test_only_the_losses_of_networks_that_act_are_shown(tmp_path, capsys):
     assert "discriminator" not in first and "discriminator/loss 2.0000" in second
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert all("discriminator/loss" in line for line in lines)
+
+
+def test_a_cross_entropy_is_shown_in_bits_beside_its_baselines(tmp_path, capsys):
+    writers = Writers(tmp_path, first_step=0, num_steps=8, batch_size=2)
+    bits = {"bits_per_token": 3.0, "bits_per_token_unigram": 5.0, "bits_per_token_uniform": 7.0}
+    writers.progress(1, {"prior/loss": 2.0, **bits}, ["prior"])
+    writers.evaluation(1, {"token_cross_entropy": math.log(8), "token_accuracy": 0.5})
+    writers.close()
+    train, evaluation = capsys.readouterr().out.splitlines()
+    assert "prior/loss 2.0000  3.000 bits per token (unigram 5.000, uniform 7.000)" in train
+    assert "token_cross_entropy 2.079 nats = 3 bits  token_accuracy 0.5" in evaluation
 
 
 def test_metrics_of_a_lost_stretch_are_removed_on_resume(tmp_path):
