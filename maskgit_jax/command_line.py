@@ -252,6 +252,10 @@ def _reason(text: str) -> str:
     # An error inside a config file arrives as the text of its traceback, whose last line has the
     # message; a KeyError arrives with escapes.
     text = re.sub(r"invalid literal for int\(\) with base 10", "not a whole number", text)
+    # ml_collections' words for a key that a configuration file changes but the base lacks.
+    suggestion = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', text)
+    if suggestion:
+        return f"the configuration has no key '{suggestion[2]}'; did you mean '{suggestion[1]}'?"
     text = text.replace("could not convert string to float", "not a number")
     text = text.replace("\\n", " ").replace("\\", "").strip()
     if "Traceback" in text:
