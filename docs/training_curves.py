@@ -1,8 +1,8 @@
 """Curves of healthy and of failing trainings: `python docs/training_curves.py [RUNS]`.
 
 RUNS (default `runs`) holds the tokenizer `vqgan-digits` of the README; the other runs are trained
-there, in a few minutes. Writes `docs/training_curves.png`: memorization, a discriminator that does
-not learn, and a codebook without restarts.
+there, in a few minutes. Writes `docs/training_curves.png`: a prior that memorizes its images, and
+a discriminator that does not learn.
 """
 
 import json
@@ -28,9 +28,12 @@ PRIOR = {
     "training.preview_every": 240,
     "training.checkpoint_every": 240,
 }
-VQGAN = {"training.log_every": 10, "training.eval_every": 50, "training.checkpoint_every": 50}
-DEAD = {**VQGAN, "optimizers.discriminator.learning_rate": 1e-8}
-WITHOUT_RESTARTS = {**VQGAN, "model.restart_dead_codes_after": 0}
+DEAD = {
+    "training.log_every": 10,
+    "training.eval_every": 50,
+    "training.checkpoint_every": 50,
+    "optimizers.discriminator.learning_rate": 1e-8,
+}
 
 
 def write_few_digits(folder: Path) -> None:
@@ -78,14 +81,6 @@ def plot_discriminators(axes: Any, runs: dict[str, Path]) -> None:
     axes.legend(fontsize=8)
 
 
-def plot_codebooks(axes: Any, runs: dict[str, Path]) -> None:
-    """Plots the perplexity of the codebooks on held-out images."""
-    for label, run in runs.items():
-        axes.plot(*metrics(run, "eval", "codebook_perplexity"), "o-", label=label)
-    axes.set(title="codebook of 128", xlabel="step", ylabel="perplexity, held out", ylim=(0, 128))
-    axes.legend(fontsize=8)
-
-
 def main() -> None:
     """Trains what is missing and writes the figure."""
     runs = Path(sys.argv[1] if len(sys.argv) > 1 else "runs")
@@ -97,20 +92,16 @@ def main() -> None:
         "gpt-all": ("gpt:digits", prior),
         "gpt-few": ("gpt:digits", few),
         "dead": ("vqgan:digits", DEAD),
-        "without-restarts": ("vqgan:digits", WITHOUT_RESTARTS),
-        "vqgan": ("vqgan:digits", VQGAN),
     }
     done = {
         name: fit(load_config(config, **changes), runs / f"curves-{name}")
         for name, (config, changes) in trainings.items()
     }
-    figure = Figure(figsize=(13, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
-    left, middle, right = figure.subplots(1, 3)
+    left, right = figure.subplots(1, 2)
     plot_memorization(left, done["gpt-all"], done["gpt-few"])
-    names = {"learning_rate 1e-3 (preset)": done["vqgan"], "1e-8: dead": done["dead"]}
-    plot_discriminators(middle, names)
-    plot_codebooks(right, {"preset": done["vqgan"], "no restarts": done["without-restarts"]})
+    plot_discriminators(right, {"learning rate 1e-3": tokenizer, "1e-8: dead": done["dead"]})
     figure.savefig(DOCS / "training_curves.png", dpi=80)
 
 

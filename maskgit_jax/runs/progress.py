@@ -50,8 +50,9 @@ class ProgressLines:
         self._printed = now
         speed = (self._count - self._initial) / (now - self._start)
         left = (self._total - self._count) / max(speed, 1e-9)
-        done = f"{self._count} of {self._total} {self._unit}"
-        note(f"{self._description}: {done}s, {left:.0f} s left")
+        plural = f"{self._unit}es" if self._unit.endswith("ch") else f"{self._unit}s"
+        done = f"{self._count} of {self._total} {plural}"
+        note(f"{self._description}: {done}, {left:.0f} s left")
 
     def close(self) -> None:
         """Ends; nothing is printed."""
