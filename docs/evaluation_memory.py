@@ -60,9 +60,9 @@ def main() -> None:
     options = EvaluationOptions(make_mesh(base_config().mesh), folder / "cache")
     extractor = FeatureExtractor(network, options.mesh, options.batch_size)
     generated = open_images(folder / "generated.npz")
-    evaluator = GenerationEvaluator(generated, real, [extractor], folder, options)
+    evaluator = GenerationEvaluator(generated, real, folder, options)
     start = time.monotonic()
-    evaluator.evaluate()
+    evaluator.evaluate([extractor])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(f"{time.monotonic() - start:.0f} s, peak {peak:.2f} GB")
 

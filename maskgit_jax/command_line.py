@@ -1,8 +1,11 @@
 """Command lines: flags, a cache of compiled programs, and one clear line for a user's error."""
 
+import inspect
 import logging
 import os
+import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,7 +16,14 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 import maskgit_jax.decoding.rules  # noqa: F401 (registers the decoders that --help lists)
-from maskgit_jax.configuration import InputError, config_file, require
+from maskgit_jax.config_keys import format_config, source_comments, unknown_key
+from maskgit_jax.configuration import (
+    InputError,
+    base_config,
+    config_file,
+    optimizer,
+    require,
+)
 from maskgit_jax.decoding.settings import declared_settings
 from maskgit_jax.distributed import end_with_peers
 from maskgit_jax.distributed import start as start_processes
@@ -119,13 +129,16 @@ def define_config(default: str | None) -> flags.FlagHolder:
 
     def parse(value: str) -> Any:
         path, *preset = value.split(":", 1)
-        return load(":".join([str(config_file(path)), *preset]))
+        config = load(":".join([str(config_file(path)), *preset]))
+        changed = (re.match(r"--?(?:no)?config\.([^=]+)", word) for word in sys.argv)
+        wrong = [unknown_key(config, match[1]) for match in changed if match and config]
+        if any(wrong):
+            _fail(f"{value}: {next(filter(None, wrong))}")
+        return config
 
     parser.parse = parse  # pyright: ignore[reportAttributeAccessIssue]
     try:
         flags.set_default(holder, default)  # parses the changed keys, unless --config is given
-    except (AttributeError, KeyError) as error:
-        _fail(f"{default} has no such key: {_reason(str(error))}")
     except (TypeError, flags.Error) as error:
         _fail(_reason(str(error)))
     return holder
@@ -145,6 +158,15 @@ def chosen_config(holder: flags.FlagHolder) -> ConfigDict:
     except OSError as error:
         raise InputError(f"--config cannot be loaded: {error}") from error
     return config
+
+
+def describe_config(config: ConfigDict) -> str:
+    """Returns a line for each key of a configuration, with the comment of its source."""
+    base, network = (source_comments(inspect.getsource(part)) for part in (base_config, optimizer))
+    own = source_comments(config_file(config.stage).read_text())
+    networks = {f"optimizers.{key}": text for key, text in network.items()}
+    sampling = {f"sampling.{setting.name}": setting.help for setting in declared_settings()}
+    return format_config(config, {**base, **networks, **sampling, **own})
 
 
 def _define_processes() -> Callable[[], tuple[str, int, int]]:
@@ -211,6 +233,7 @@ def run(main: Callable[..., None], commands: Sequence[str] = (), distributed: bo
     # Orbax reads with a hundred tasks; when one fails, the others would each report the failure.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = _unraisable
+    warnings.showwarning = _show_warning
     enable_compilation_cache()
     _show_all_flags_in_help()
     app.run(
@@ -245,6 +268,11 @@ def _unraisable(event: "sys.UnraisableHookArgs") -> None:
         sys.__unraisablehook__(event)
 
 
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Prints a warning as one line, without the source line that caused it."""
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+
+
 def _parse(argv: list[str], commands: Sequence[str]) -> list[str]:
     try:
         arguments = flags.FLAGS(argv)
@@ -271,6 +299,8 @@ def _report_errors(main: Callable[[], None]) -> None:
         sys.stderr.flush()
         # Everything is saved and closed; threads that still read ahead are not waited for.
         os._exit(2)
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        os._exit(1)
     except jax.errors.JaxRuntimeError as error:
         end_with_peers(error)
         raise
@@ -279,6 +309,12 @@ def _report_errors(main: Callable[[], None]) -> None:
 def _reason(text: str) -> str:
     # An error inside a config file arrives as the text of its traceback, whose last line has the
     # message; a KeyError arrives with escapes.
+    text = re.sub(r"invalid literal for int\(\) with base 10", "not a whole number", text)
+    # ml_collections' words for a key that a configuration file changes but the base lacks.
+    suggestion = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', text)
+    if suggestion:
+        return f"the configuration has no key '{suggestion[2]}'; did you mean '{suggestion[1]}'?"
+    text = text.replace("could not convert string to float", "not a number")
     text = text.replace("\\n", " ").replace("\\", "").strip()
     if "Traceback" in text:
         text = text.splitlines()[-1]

@@ -8,6 +8,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from maskgit_jax.config_keys import key_value, unknown_key
+
 CONDITIONS = ("edges", "low_resolution", "grey_levels", "paired")
 """Conditioning images: derived from the image, or (paired) its partner in `pairs:DIR`."""
 _GREY_CONDITIONS = ("edges", "grey_levels")
@@ -43,27 +45,27 @@ def base_config(stage: str = "", preset: str = "") -> ConfigDict:
                 input="image",  # image | one of CONDITIONS: input of a tokenizer of conditions
                 condition="",  # "" | one of CONDITIONS: conditioning image of each example
                 condition_channels=0,  # 0: 1 of edges and grey_levels, otherwise the image's
-                image_size=16,
-                channels=1,
+                image_size=16,  # pixels; images are cropped to squares
+                channels=1,  # 1: grey | 3: RGB
                 num_classes=0,  # 0: read from the data
-                class_names=(),
+                class_names=(),  # read from the data
                 crop="center",  # training crops: center | random | resized (random area, position)
                 augmentations="",  # of training: names in data/augmentation.py, joined by commas
                 eval_fraction=0.1,  # held out, if the source has no split for evaluation
-                num_threads=2,
-                prefetch=64,
+                num_threads=2,  # that decode images
+                prefetch=64,  # images that are read ahead
             ),
             training=dict(
                 num_steps=1000,
-                batch_size=64,
-                accumulate_steps=1,
-                log_every=0,  # 0: derived from num_steps, as the next three, see resolve_cadences
-                eval_every=0,
-                preview_every=0,
-                checkpoint_every=0,
+                batch_size=64,  # of all devices together
+                accumulate_steps=1,  # parts of a batch that are computed one after another
+                log_every=0,  # 0: a twentieth of num_steps, 1 to 100 steps, see resolve_cadences
+                eval_every=0,  # 0: a quarter of num_steps, 500 to 2,000 steps
+                preview_every=0,  # 0: eval_every
+                checkpoint_every=0,  # 0: a quarter of num_steps, 100 to 1,000 steps
                 keep_last=2,  # number of newest checkpoints that are kept
                 keep_best=True,  # keeps the checkpoint with the smallest best_metric, too
-                best_metric="",
+                best_metric="",  # of the evaluation during training; lower is better
             ),
             # layout: data | fsdp | fsdp_tensor. An axis: 0: by layout; -1: all remaining devices.
             mesh=dict(layout="data", data=0, fsdp=0, tensor=0),
@@ -78,20 +80,21 @@ def optimizer(**changes: Any) -> ConfigDict:
     Rates are per step, durations are steps. `learning_rate` rises linearly over `warmup_steps`,
     then stays constant or falls to 0 along a half cosine at the end of training (`schedule`).
     `weight_decay` applies to kernels only. `clip_norm` = 0: no clipping. The network is frozen
-    until `start_step`. `ema_rate` = 0: no moving average of the parameters.
+    until `start_step`, see `resolve_start_steps`. `ema_rate` = 0: no moving average of parameters.
     """
     config = ConfigDict(
         dict(
             optimizer="adam",  # adam | adamw
             learning_rate=1e-4,
             warmup_steps=0,
-            schedule="constant",  # constant | cosine
+            schedule="constant",  # constant | cosine, to 0 at the end of training
             beta1=0.9,
             beta2=0.999,
-            weight_decay=0.0,
-            clip_norm=0.0,
-            start_step=0,
-            ema_rate=0.0,
+            weight_decay=0.0,  # of kernels
+            clip_norm=0.0,  # of the gradient; 0: no clipping
+            start_step=0,  # the network is frozen before it; 0: start_fraction of num_steps
+            start_fraction=0.0,
+            ema_rate=0.0,  # of the average of the parameters; 0: none
         )
     )
     return apply_changes(config, changes).unlock()
@@ -113,16 +116,17 @@ def apply_changes(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
     """Sets dotted keys (`"model.width": 64`) in place, then locks and returns the config.
 
     Raises:
-        KeyError: The configuration lacks a key.
+        InputError: The configuration lacks a key, or a value has the wrong type.
     """
     for key, value in changes.items():
-        *parents, leaf = key.split(".")
-        node: Any = config
-        for parent in parents:
-            node = node[parent] if isinstance(node, ConfigDict) and parent in node else None
-        if not isinstance(node, ConfigDict) or leaf not in node:
-            raise KeyError(key)
-        node[leaf] = value
+        wrong = unknown_key(config, key)
+        require(not wrong, wrong)
+        group, _, leaf = key.rpartition(".")
+        try:
+            (key_value(config, group) if group else config)[leaf] = value
+        except TypeError as error:
+            kind = type(key_value(config, key)).__name__
+            raise InputError(f"config.{key} is {value!r}; it must be of type {kind}") from error
     return config.lock()
 
 
@@ -148,9 +152,7 @@ def load_config(name: str, **changes: Any) -> ConfigDict:
     config = module.get_config(preset)
     try:
         return apply_changes(config, changes)
-    except KeyError as error:
-        raise InputError(f"{path} has no key '{error.args[0]}'; see configs/README.md") from error
-    except TypeError as error:
+    except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
 
@@ -202,6 +204,18 @@ def resolve_cadences(config: ConfigDict) -> None:
     training.preview_every = training.preview_every or evaluation
 
 
+def resolve_start_steps(config: ConfigDict, resumed: ConfigDict | None = None) -> None:
+    """Replaces each `start_step` that is 0 by `start_fraction` of the run, in place.
+
+    A resumed run keeps the steps at which its networks started, also if it becomes longer.
+    """
+    before = resumed.optimizers if resumed else {}
+    for name, settings in config.optimizers.items():
+        share = round(settings.start_fraction * config.training.num_steps)
+        started = before[name].start_step if name in before else share
+        settings.start_step = settings.start_step or started
+
+
 def require(condition: bool, message: str) -> None:
     """Raises `InputError(message)` unless the condition holds."""
     if not condition:
@@ -210,27 +224,20 @@ def require(condition: bool, message: str) -> None:
 
 def require_one_of(config: ConfigDict, key: str, allowed: Collection[str]) -> None:
     """Raises `InputError` unless the value of the dotted `key` is one of `allowed`."""
-    value, words = _value(config, key), [word or "'' (none)" for word in allowed]
+    value, words = key_value(config, key), [word or "'' (none)" for word in allowed]
     require(value in allowed, f"config.{key} is '{value}'; allowed: {', '.join(words)}")
 
 
 def require_at_least(config: ConfigDict, minimum: float, *keys: str) -> None:
     """Raises `InputError` unless the values of all dotted `keys` are at least `minimum`."""
     for key in keys:
-        value = _value(config, key)
+        value = key_value(config, key)
         require(value >= minimum, f"config.{key} is {value}; it must be at least {minimum}")
 
 
 def check_seed(seed: int, name: str = "seed") -> None:
     """Raises `InputError` for a seed that is not in 0 .. 2**32 - 1: JAX drops higher bits."""
     require(0 <= seed < 2**32, f"{name} is {seed}; it must be between 0 and {2**32 - 1}")
-
-
-def _value(config: ConfigDict, key: str) -> Any:
-    value: Any = config
-    for part in key.split("."):
-        value = value[part]
-    return value
 
 
 def condition_channels(data: ConfigDict) -> int:
@@ -255,14 +262,7 @@ def condition_channels(data: ConfigDict) -> int:
 
 
 def validate_conditions(data: ConfigDict) -> None:
-    """Checks that the source can provide the input and the condition.
-
-    Args:
-        data: `config.data`.
-
-    Raises:
-        InputError: It cannot.
-    """
+    """Raises `InputError` unless the source can provide input and condition of `config.data`."""
     input, condition, source = data.input, data.condition, data.source
     require(
         data.condition_channels in (0, 1, 3),
@@ -326,6 +326,7 @@ def validate(config: ConfigDict) -> None:
         require_one_of(config, f"{key}.schedule", ("constant", "cosine"))
         ema_rate, learning_rate = settings.ema_rate, settings.learning_rate
         require(0 <= ema_rate < 1, f"config.{key}.ema_rate is {ema_rate}; it must be in [0, 1)")
+        require_at_least(config, 0, f"{key}.start_step")
         require(
             learning_rate > 0,
             f"config.{key}.learning_rate is {learning_rate}; it must be positive",

@@ -22,6 +22,7 @@ from maskgit_jax.model import load
 from maskgit_jax.pipelines.canvas import BOX_ORDER
 from maskgit_jax.pipelines.inputs import open_image
 from maskgit_jax.pipelines.outputs import write_candidates
+from maskgit_jax.runs.summary import announce
 
 SIDES = ("left", "right", "top", "bottom")
 FLAGS_OF = {
@@ -85,6 +86,7 @@ def main(command: str) -> None:
     out = command_line.output_file("out", *IMAGE_OUTPUTS)
     trajectory = command_line.output_file("trajectory", ".gif") if given.trajectory else None
     model = load(given.workdir, given.checkpoint, data=given.data)
+    announce(model.run, model.workdir, out)
     image = open_image(given.image, model.config.data)
     if "other" in options:
         options["other"] = open_image(options["other"], model.config.data)

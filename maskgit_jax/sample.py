@@ -14,6 +14,7 @@ from maskgit_jax.configuration import InputError, require
 from maskgit_jax.images import IMAGE_OUTPUTS, write_image_grid
 from maskgit_jax.model import Model, load
 from maskgit_jax.pipelines.outputs import write_samples
+from maskgit_jax.runs.summary import announce
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/maskgit-digits", "Run directory of the generator.")
 MODE = flags.DEFINE_enum(
@@ -81,6 +82,7 @@ def main() -> None:
         f"--mode={MODE.value} and --rejection_keep run in one process; remove --coordinator",
     )
     model = load(WORKDIR.value, CHECKPOINT.value, data=DATA.value)
+    announce(model.run, model.workdir, out)
     if MODE.value != "samples":
         write_latent_walks(model)
         return

@@ -12,6 +12,7 @@ from maskgit_jax.configuration import (
     load_config,
     optimizer,
     resolve_cadences,
+    resolve_start_steps,
     setting,
     settings_dict,
     settings_table,
@@ -63,6 +64,19 @@ def test_given_cadences_are_kept_and_evaluations_coincide_with_checkpoints():
             assert found["eval"] % found["checkpoint"] == 0 or found["eval"] < found["checkpoint"]
 
 
+def test_a_discriminator_starts_at_its_share_of_the_run():
+    def start(resumed=None, **changes) -> int:
+        config = load_config("vqgan", **changes)
+        resolve_start_steps(config, resumed)
+        return config.optimizers.discriminator.start_step
+
+    steps, own = "training.num_steps", "optimizers.discriminator.start_step"
+    assert (start(), start(**{steps: 30}), start(**{own: 7})) == (200, 15, 7)
+    assert start(**{"optimizers.discriminator.start_fraction": 0.0}) == 0
+    resumed = load_config("vqgan", **{own: 200})
+    assert start(resumed, **{steps: 4_000}) == 200, "a longer run keeps the step of its start"
+
+
 def test_imagenet_presets_evaluate_rarely():
     config = load_config("maskgit:imagenet256")
     resolve_cadences(config)
@@ -87,9 +101,9 @@ def test_presets_are_loaded_by_file_or_stage_from_any_directory(tmp_path, monkey
         ("mine/vqgan.py", {}, "no configuration 'mine/vqgan.py'"),
         ("README.md", {}, "README.md is not a Python file"),
         ("vqgan:huge", {}, "no preset 'huge'; the presets are: digits, fashion_mnist,"),
-        ("vqgan", {"model.filter": 8}, "vqgan has no key 'model.filter'"),
-        ("vqgan", {"seed.filter": 8}, "vqgan has no key 'seed.filter'"),
-        ("vqgan", {"model.filters": "many"}, "filters"),
+        ("vqgan", {"model.filter": 8}, "vqgan: there is no key 'config.model.filter'"),
+        ("vqgan", {"seed.filter": 8}, "config.seed is a value, not a group"),
+        ("vqgan", {"model.filters": "many"}, "filters is 'many'; it must be of type int"),
     ],
 )
 def test_unknown_presets_and_keys_are_refused(name, changes, message, monkeypatch):
@@ -120,9 +134,9 @@ def test_values_out_of_range_are_refused(key, value, message):
 
 
 def test_changes_of_unknown_keys_are_errors():
-    with pytest.raises(KeyError, match="momentum"):
+    with pytest.raises(InputError, match="momentum"):
         optimizer(momentum=0.9)
-    with pytest.raises(KeyError, match="data.size"):
+    with pytest.raises(InputError, match="data.size"):
         apply_changes(base_config(), {"data.size": 1})
 
 

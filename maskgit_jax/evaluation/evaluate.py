@@ -20,8 +20,12 @@ from maskgit_jax.data.loader import eval_batches
 from maskgit_jax.data.protocol import Source, Sources
 from maskgit_jax.data.sample_store import SampleStore
 from maskgit_jax.data.sources import image_data
-from maskgit_jax.evaluation import latents
-from maskgit_jax.evaluation.features import open_extractors, parse_feature_networks
+from maskgit_jax.evaluation import latents, report
+from maskgit_jax.evaluation.features import (
+    FeatureExtractor,
+    open_extractors,
+    parse_feature_networks,
+)
 from maskgit_jax.evaluation.generation import GenerationEvaluator
 from maskgit_jax.evaluation.ngram_baselines import ngram_metrics
 from maskgit_jax.evaluation.options import EvaluationOptions
@@ -42,7 +46,7 @@ from maskgit_jax.interop.feature_weights import load_lpips
 from maskgit_jax.pipelines.autoencoder import AutoencoderPipeline
 from maskgit_jax.pipelines.generator import GeneratorPipeline
 from maskgit_jax.runs.directory import Run
-from maskgit_jax.runs.progress import progress_bar
+from maskgit_jax.runs.progress import note, progress_bar
 from maskgit_jax.stage import LatentModel, Tokenizer, generator_of
 from maskgit_jax.training.loop import compile_eval_step, evaluate_split
 from maskgit_jax.training.sharding import check_batch_size
@@ -129,7 +133,7 @@ def evaluate_loaded(
         "step": run.step,
         "weights": weights_checksum(run.variables, options.mesh),
         "data": config.source,
-        "features": ", ".join(options.features),
+        "features": ", ".join(options.features) or "none",
     }
     skipped = {}
     # Invalid settings and sizes are refused before anything is computed.
@@ -146,13 +150,9 @@ def evaluate_loaded(
             # The other metrics of a VAE do not need as many images.
             skipped["generation"], sampling = str(error), None
     evaluator = _RunEvaluator(run, real, options, Path(workdir) / "evaluation", evaluated)
-    results = evaluator.evaluate(sampling)
-    results.skipped |= skipped
-    # Metrics of images as written take precedence over a stage's own, of unrounded pixels.
-    names = {metric.name for metric in results.metrics}
     own = _stage_metrics(run, config, sources.evaluation, options)
-    results.metrics += [metric for metric in own if metric.name not in names]
-    return Evaluation(str(workdir), evaluated, results.metrics, results.skipped)
+    results = evaluator.evaluate(sampling, own)
+    return Evaluation(str(workdir), evaluated, results.metrics, results.skipped | skipped)
 
 
 def _data_config(run: Run, data: str) -> ConfigDict:
@@ -234,29 +234,57 @@ class _RunEvaluator:
     root: Path
     settings: dict[str, Any]
 
-    def evaluate(self, sampling: _Sampling | None) -> Measurements:
-        """Returns the metrics of reconstructions, latents, samples and n-gram baselines."""
+    def evaluate(self, sampling: _Sampling | None, own: list[Metric]) -> Measurements:
+        """Returns the metrics of reconstructions, latents, samples and n-gram baselines.
+
+        Those that need no feature network are measured and shown first.
+
+        Args:
+            sampling: The samples to generate, if any.
+            own: The stage's own metrics.
+        """
         real, exports, results = self.real, self.run.stage.exports, Measurements()
         assert real.training is not None and real.held_out is not None
-        self.extractors = open_extractors(self.options, real.training, real.num_classes)
+        if "tokenizer" in self.run.stages:
+            own = [*ngram_metrics(self.run, real, self.options), *own]
+        note(report.format_metrics(own))
+        reconstructed, folder = None, self._folder(self.settings["weights"], self.settings["data"])
+        autoencoder = generation = None
         if isinstance(exports, Tokenizer | LatentModel):
-            folder = self._folder(self.settings["weights"], self.settings["data"])
             autoencoder = AutoencoderPipeline(self.run, self.options.mesh)
             reconstructed = _reconstruct(autoencoder, real.held_out, folder, self.options)
-            results.update(self._reconstruction(real.held_out, reconstructed, folder))
+            results = reconstruction_metrics(
+                real.held_out, reconstructed, self.options, self.options.lpips
+            )
+            note(report.format_metrics(results.metrics))
+        if sampling is not None:
+            generation = self._sample(sampling, real.training.shape)
+            note(report.format_metrics(generation.results.metrics))
+        extractors = open_extractors(self.options, real.training, real.num_classes)
+        if autoencoder and reconstructed:
+            results.update(self._distances(extractors, real.held_out, reconstructed, folder))
             if isinstance(exports, LatentModel):
                 results.update(
-                    self._latents(exports, autoencoder, real.held_out, reconstructed, folder)
+                    self._latents(
+                        exports, extractors, autoencoder, real.held_out, reconstructed, folder
+                    )
                 )
-        if sampling is not None:
-            # The samples do not depend on the feature networks.
-            kept = {name: value for name, value in self.settings.items() if name != "features"}
-            folder = self._folder(kept)
-            store = _sample(sampling, real.training.shape, folder)
-            results.update(self._generation_evaluator(store, folder).evaluate())
-        if "tokenizer" in self.run.stages:
-            results.metrics += ngram_metrics(self.run, real, self.options)
+        if generation is not None:
+            results.update(generation.measure_features(extractors))
+        # Metrics of images as written take precedence over a stage's own, of unrounded pixels.
+        names = {metric.name for metric in results.metrics}
+        results.metrics += [metric for metric in own if metric.name not in names]
         return results
+
+    def _sample(self, sampling: _Sampling, shape: tuple[int, int, int]) -> GenerationEvaluator:
+        """Samples images and measures their pixels."""
+        # The samples do not depend on the feature networks.
+        kept = {name: value for name, value in self.settings.items() if name != "features"}
+        folder = self._folder(kept)
+        store = _sample(sampling, shape, folder)
+        evaluator = GenerationEvaluator(store, self.real, folder, self.options)
+        evaluator.measure_pixels()
+        return evaluator
 
     def _folder(self, *key: Any) -> Path:
         """Returns the folder of what depends on a key and on the held-out images."""
@@ -264,30 +292,34 @@ class _RunEvaluator:
         words = json.dumps([*key, fingerprint(self.real.held_out)], default=str)
         return self.root / hashlib.sha256(words.encode()).hexdigest()[:8]
 
-    def _generation_evaluator(self, generated: Source, folder: Path) -> GenerationEvaluator:
-        return GenerationEvaluator(generated, self.real, self.extractors, folder, self.options)
-
-    def _reconstruction(
-        self, held_out: Images, reconstructed: SampleStore, folder: Path
+    def _distances(
+        self,
+        extractors: list[FeatureExtractor],
+        held_out: Images,
+        reconstructed: SampleStore,
+        folder: Path,
     ) -> Measurements:
-        options = self.options
-        results = reconstruction_metrics(held_out, reconstructed, options, options.lpips)
-        for extractor in self.extractors:
+        """Returns the distances of reconstructions from their originals in features."""
+        results, cache = Measurements(), self.options.cache
+        for extractor in extractors:
             name = f"reconstruction_frechet_distance ({extractor.network.name})"
             if len(held_out) <= extractor.network.widths[0]:
                 results.skipped[name] = f"{len(held_out)} images are fewer than its features"
                 continue
+            reference = f"{self.real.name}, held out"
             results.metrics.append(
                 reconstruction_frechet_distance(
-                    held_out, reconstructed, extractor, f"{self.real.name}, held out", folder,
-                    options.cache,
+                    held_out, reconstructed, extractor, reference, folder, cache
                 )
-            )  # fmt: skip
+            )
+        if not extractors:
+            results.skipped["reconstruction_frechet_distance"] = "--features=none"
         return results
 
     def _latents(
         self,
         exports: LatentModel,
+        extractors: list[FeatureExtractor],
         autoencoder: AutoencoderPipeline,
         held_out: Images,
         reconstructed: SampleStore,
@@ -296,7 +328,9 @@ class _RunEvaluator:
         run, options, model = self.run, self.options, exports.variational
         metrics = [latents.shuffled_latents_metric(held_out, reconstructed, options)]
         midpoints = latents.decode_midpoints(autoencoder, held_out, folder, options)
-        interpolation = latents.midpoint_metrics(self._generation_evaluator(midpoints, folder))
+        interpolation = latents.midpoint_metrics(
+            GenerationEvaluator(midpoints, self.real, folder, options), extractors
+        )
         if model is not None:
             metrics += latents.posterior_metrics(run, model, held_out, folder, options)
             metrics += latents.likelihood_metrics(run, model, held_out, options)

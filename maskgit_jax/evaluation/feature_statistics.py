@@ -1,9 +1,9 @@
 """Statistics of features from one pass over a set of images, in constant memory."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,12 +19,16 @@ from maskgit_jax.runs.progress import progress_bar
 SAVE_EVERY = 60.0  # seconds of work that an interruption may lose
 
 
+Reader = Callable[..., Iterator[tuple[ReadBatch, Any]]]
+"""(source, start) -> batches from record `start` on, with outputs: a `FeatureExtractor`."""
+
+
 class Accumulator(Protocol):
     """Accumulates the outputs of a feature network; can be saved and restored."""
 
     count: int  # images so far
 
-    def add(self, batch: ReadBatch, outputs: Outputs) -> None: ...
+    def add(self, batch: ReadBatch, outputs: Any) -> None: ...
 
     def to_arrays(self) -> dict[str, np.ndarray]: ...
 
@@ -113,7 +117,7 @@ def compute_statistics(
 
 
 def accumulate(
-    extractor: FeatureExtractor, source: Source, path: Path, accumulator: Accumulator, title: str
+    reader: Reader, source: Source, path: Path, accumulator: Accumulator, title: str
 ) -> None:
     """Adds every batch of a source to an accumulator, resuming from `path` and saving to it."""
     if path.exists():
@@ -123,7 +127,7 @@ def accumulate(
         return
     saved, start = time.monotonic(), accumulator.count
     with progress_bar(len(source), title, "image", start) as bar:
-        for batch, outputs in extractor(source, start):
+        for batch, outputs in reader(source, start):
             accumulator.add(batch, outputs)
             bar.update(batch.count)
             if time.monotonic() - saved > SAVE_EVERY:

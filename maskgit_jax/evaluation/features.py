@@ -131,16 +131,20 @@ def _hash_weights(params: PyTree) -> str:
 
 
 def parse_feature_networks(words: Sequence[str]) -> dict[str, str | None]:
-    """Returns {network: weight file or None} for words NAME or NAME:FILE.
+    """Returns {network: weight file or None} for words NAME or NAME:FILE; {} for "none" or no word.
 
     Raises:
         InputError: A network is unknown, or its weight file is missing.
     """
     features = {}
+    if list(words) in (["none"], [""]):
+        return features
     for word in words:
         name, _, path = word.partition(":")
         if name not in NUM_FEATURES:
-            raise InputError(f"--features has '{name}'; choose from {', '.join(NUM_FEATURES)}")
+            raise InputError(
+                f"--features has '{name}'; choose from {', '.join(NUM_FEATURES)}, or none alone"
+            )
         if name == "inception" and not path:
             raise InputError(
                 "--features=inception needs its weights: inception:FILE, where FILE is "
@@ -224,6 +228,7 @@ def open_extractor(
         )
     else:
         title = "classifier of real images"
-        classifier = fit_cached(training, num_classes, options.mesh, options.cache, title)
+        hint = "; skip with --features=none"
+        classifier = fit_cached(training, num_classes, options.mesh, options.cache, title, hint)
         network = classifier_network(classifier)
     return FeatureExtractor(network, options.mesh, options.batch_size)

@@ -12,11 +12,13 @@ from maskgit_jax.data.image_sets import (
     random_subset,
     read_statistics,
 )
+from maskgit_jax.evaluation import report
 from maskgit_jax.evaluation.features import open_extractors
 from maskgit_jax.evaluation.generation import GenerationEvaluator
 from maskgit_jax.evaluation.options import EvaluationOptions
 from maskgit_jax.evaluation.real_images import RealImages, check_image_sets, open_real_images
 from maskgit_jax.evaluation.report import Evaluation
+from maskgit_jax.runs.progress import note
 
 
 def evaluate_images(
@@ -52,12 +54,15 @@ def evaluate_images(
         require(num <= len(generated), f"--num={num}, but {images} holds {len(generated)} images")
     chosen = random_subset(generated, num)
     check_image_sets(generated.shape, len(chosen), real, options.features, options.num_reference)
+    evaluator = GenerationEvaluator(chosen, real, folder, options)
+    evaluator.measure_pixels()
+    note(report.format_metrics(evaluator.results.metrics))
     extractors = open_extractors(options, real.training, real.num_classes)
-    results = GenerationEvaluator(chosen, real, extractors, folder, options).evaluate()
+    results = evaluator.measure_features(extractors)
     settings = {
         "images": images,
         "reference": reference or data,
-        "features": ", ".join(options.features),
+        "features": ", ".join(options.features) or "none",
         "num": len(chosen),
     }
     return Evaluation(images, settings, results.metrics, results.skipped)

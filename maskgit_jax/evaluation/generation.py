@@ -13,9 +13,11 @@ from maskgit_jax.evaluation.features import (
     open_extractor,
 )
 from maskgit_jax.evaluation.novelty import (
+    NearestImages,
     closest_pairs,
     count_duplicates,
     find_nearest_training_images,
+    pixel_reader,
 )
 from maskgit_jax.evaluation.options import EvaluationOptions
 from maskgit_jax.evaluation.real_images import RealImages
@@ -54,7 +56,6 @@ class GenerationEvaluator:
     Args:
         generated: The images, with their labels if known.
         real: Real images to compare with.
-        extractors: Feature networks; the first one serves the search for nearest images.
         folder: Folder for intermediate results, from which an interrupted evaluation resumes.
         options: Options of the evaluation.
 
@@ -63,22 +64,36 @@ class GenerationEvaluator:
     """
 
     def __init__(
-        self,
-        generated: Source,
-        real: RealImages,
-        extractors: list[FeatureExtractor],
-        folder: Path,
-        options: EvaluationOptions,
+        self, generated: Source, real: RealImages, folder: Path, options: EvaluationOptions
     ):
-        self.generated, self.real, self.extractors = generated, real, extractors
+        self.generated, self.real = generated, real
         self.folder, self.options = folder, options
         self.results = Measurements()
 
-    def evaluate(self) -> Measurements:
-        """Returns all metrics; writes `closest_pairs.png` into the folder."""
-        for extractor in self.extractors:
+    def evaluate(self, extractors: list[FeatureExtractor]) -> Measurements:
+        """Returns all metrics; the first network serves the search for nearest images."""
+        self.measure_pixels()
+        return self.measure_features(extractors)
+
+    def measure_pixels(self) -> None:
+        """Adds the metrics that need no network; writes `closest_pairs.png` into the folder."""
+        duplicates = count_duplicates(self.generated, self.options.batch_size)
+        self._add("sample_duplicates", duplicates, "0", count=len(self.generated),
+                  source="equal pixels")  # fmt: skip
+        if self.real.training is None:
+            self._skip(["novelty_train_copies", *_NOVELTY], f"{self.real.name} holds no images")
+            return
+        self._measure_novelty(self.real.training, None)
+
+    def measure_features(self, extractors: list[FeatureExtractor]) -> Measurements:
+        """Returns the metrics measured so far and those of feature networks."""
+        for extractor in extractors:
             self.compare_distributions(extractor)
-        self._measure_novelty(self.extractors[0])
+        if not extractors:
+            self._skip(["metrics of features and labels"], "--features=none")
+            return self.results
+        if self.real.training is not None:
+            self._measure_novelty(self.real.training, extractors[0])
         self._measure_label_agreement()
         return self.results
 
@@ -165,44 +180,48 @@ class GenerationEvaluator:
             self._add(name, values[name], better, real_value=real_values.get(name), source=source,
                       **details)  # fmt: skip
 
-    def _measure_novelty(self, extractor: FeatureExtractor) -> None:
-        real, network, options = self.real, extractor.network, self.options
-        duplicates = count_duplicates(self.generated, options.batch_size)
-        self._add("sample_duplicates", duplicates, "0", count=len(self.generated),
-                  source="equal pixels")  # fmt: skip
-        if real.training is None:
-            self._skip(["novelty_train_copies", *_NOVELTY], f"{real.name} holds no images")
-            return
+    def _measure_novelty(self, training: Source, extractor: FeatureExtractor | None) -> None:
+        """Adds the metrics of nearest training images, in pixels without an extractor."""
+        real, options = self.real, self.options
         sample = random_subset(self.generated, options.num_novelty)
         held_out = real.held_out and random_subset(real.held_out, options.num_novelty)
-        prints = map(fingerprint, filter(None, (sample, held_out, real.training)))
-        path = self.folder / f"novelty-{'-'.join(prints)}-{network.identity}.npz"
-        nearest = find_nearest_training_images(extractor, sample, held_out, real.training, path)
-        pairs = closest_pairs(nearest, sample, real.training)
-        write_png(self.folder / "closest_pairs.png", pairs, 8)
+        space, reader = "pixels", pixel_reader(options.batch_size)
+        preprocessing: dict[str, Any] = {"preprocessing": "at most 32 pixels wide"}
+        if extractor is not None:
+            network, space, reader = extractor.network, "features", extractor
+            preprocessing = {"network": network.identity, "preprocessing": network.preprocessing}
+        prints = map(fingerprint, filter(None, (sample, held_out, training)))
+        name = "-".join([space, *prints, preprocessing.get("network", "")]).strip("-")
+        path = self.folder / f"nearest-{name}.npz"
+        nearest = find_nearest_training_images(reader, sample, held_out, training, path)
         details = {
             "reference": f"{real.name}, training",
-            "reference_count": len(real.training),
+            "reference_count": len(training),
             "count": len(sample),
             "real_count": len(held_out) if held_out else 0,
         }
-        copies, real_copies = (int(part.sum()) for part in nearest.split(nearest.copies))
-        self._add("novelty_train_copies", copies, "0", real_value=real_copies if held_out else None,
-                  source="equal pixels", **details)  # fmt: skip
+        if extractor is None:
+            self._add_copies(nearest, sample, training, details)
         if held_out is None:
             self._skip(list(_NOVELTY), f"{real.name} has no held-out images to compare with")
             return
-        spaces: dict[str, dict[str, Any]] = {
-            "pixels": {"preprocessing": "at most 32 pixels wide"},
-            "features": {"network": network.identity, "preprocessing": network.preprocessing},
-        }
-        for space, preprocessing in spaces.items():
-            values = novelty_metrics(*nearest.split(nearest.distances[space]))
-            rates = (values.closer_than_heldout, 0.5), (values.memorization_rate, 0.01)
-            for name, (value, expected) in zip(_NOVELTY, rates, strict=True):
-                self._add(f"{name}_{space}", value, f"{expected}", real_value=expected,
-                          source="distance to the nearest training image", **details,
-                          **preprocessing)  # fmt: skip
+        values = novelty_metrics(*nearest.split(nearest.distance))
+        rates = (values.closer_than_heldout, 0.5), (values.memorization_rate, 0.01)
+        for name, (value, expected) in zip(_NOVELTY, rates, strict=True):
+            self._add(f"{name}_{space}", value, f"{expected}", real_value=expected,
+                      source="distance to the nearest training image", **details,
+                      **preprocessing)  # fmt: skip
+
+    def _add_copies(
+        self, nearest: NearestImages, sample: Source, training: Source, details: dict[str, Any]
+    ) -> None:
+        """Adds the number of copies of training images; writes the closest pairs."""
+        pairs = closest_pairs(nearest, sample, training)
+        write_png(self.folder / "closest_pairs.png", pairs, 8)
+        copies, real_copies = (int(part.sum()) for part in nearest.split(nearest.copies))
+        real_value = real_copies if details["real_count"] else None
+        self._add("novelty_train_copies", copies, "0", real_value=real_value,
+                  source="equal pixels", **details)  # fmt: skip
 
     def _measure_label_agreement(self) -> None:
         """Adds the accuracies of classifiers trained on real and on generated images."""

@@ -12,7 +12,7 @@ from maskgit_jax.arrays import Array, Key, PyTree, normalize
 from maskgit_jax.data.batch_reader import read_batches
 from maskgit_jax.data.image_sets import Subset
 from maskgit_jax.data.sample_store import SampleStore
-from maskgit_jax.evaluation.features import NUM_FEATURES
+from maskgit_jax.evaluation.features import NUM_FEATURES, FeatureExtractor
 from maskgit_jax.evaluation.generation import GenerationEvaluator
 from maskgit_jax.evaluation.options import EvaluationOptions
 from maskgit_jax.evaluation.plots import plot_posteriors
@@ -231,14 +231,17 @@ def decode_midpoints(
     return store
 
 
-def midpoint_metrics(evaluator: GenerationEvaluator) -> Measurements:
+def midpoint_metrics(
+    evaluator: GenerationEvaluator, extractors: list[FeatureExtractor]
+) -> Measurements:
     """Returns the metrics that tell how real the images of `decode_midpoints` look.
 
     Args:
-        evaluator: Evaluates these images; its feature networks are independent of the model.
+        evaluator: Evaluates these images.
+        extractors: Feature networks, independent of the model.
     """
     skipped = {}
-    for extractor in evaluator.extractors:
+    for extractor in extractors:
         network = extractor.network.name
         count = min(len(evaluator.generated), len(evaluator.real.training or ()))
         if count <= NUM_FEATURES[network]:

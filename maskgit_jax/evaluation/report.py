@@ -196,6 +196,16 @@ def _format_table(table: Sequence[tuple[str, ...]]) -> str:
     return "\n".join([head, rule, *body])
 
 
+def format_metrics(metrics: Iterable[Metric]) -> str:
+    """Returns a short table of metrics, without their protocols."""
+    rows = [
+        (metric.name, _format_value(metric.value, metric.error), _format_value(metric.real_value),
+         metric.better)
+        for metric in metrics
+    ]  # fmt: skip
+    return _format_table([("metric", "value", "real images", "better"), *rows])
+
+
 def _format_reference(metric: Metric) -> str:
     count = f" ({metric.reference_count})" if metric.reference_count else ""
     return f"{metric.reference}{count}" if metric.reference else ""

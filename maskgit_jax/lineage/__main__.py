@@ -60,7 +60,8 @@ def main() -> None:
     )
     minutes = (1.5 if given.data == "digits" else 20.0) if given.budget is None else given.budget
     require(minutes > 0, "--budget is 0; give minutes, such as 1.5")
-    require(len(given.features) == 1, "--features takes one network here; remove the others")
+    one = len(given.features) == 1 and given.features != ["none"]
+    require(one, "--features takes one network here, such as --features=classifier")
     preset = given.preset or default_preset(given.data)
     schedule = Schedule(
         Path(given.workdir or f"runs/lineage-{preset}"),

@@ -10,7 +10,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from maskgit_jax.configuration import InputError, apply_changes, load_config, require
+from maskgit_jax.configuration import (
+    InputError,
+    apply_changes,
+    load_config,
+    require,
+    resolve_start_steps,
+)
 from maskgit_jax.data.tokens import is_complete, read_description, write_description
 from maskgit_jax.evaluation.options import EvaluationOptions
 from maskgit_jax.files import write_text
@@ -98,6 +104,7 @@ class Schedule:
     def scaled_changes(self, training: Training, num_steps: int) -> dict[str, Any]:
         """Returns the changed keys of a training of `num_steps` steps, scaled from its preset."""
         config = self.configuration(training)
+        resolve_start_steps(config)
         changes: dict[str, Any] = {
             "training.num_steps": num_steps,
             "training.eval_every": num_steps,

@@ -63,3 +63,19 @@ def any_order_nll_bits(errors: Array, mask: Array) -> Array:
     2022, Autoregressive Diffusion Models, eq. 3 (L * mean over the masked ones; here per token).
     """
     return masked_mean(errors, mask) / jnp.log(2.0)
+
+
+def unigram_entropy_bits(tokens: Array, codebook_size: int) -> Array:
+    """Returns the entropy of the frequencies of tokens in bits, a scalar.
+
+    A prior that knows nothing but these frequencies has this cross-entropy per token. The entropy
+    of few tokens is too small on average; the correction of Miller 1955 adds what is missing.
+
+    Args:
+        tokens: int32 of any shape, 0 .. K-1.
+        codebook_size: K.
+    """
+    counts = jnp.bincount(tokens.ravel(), length=codebook_size)
+    entropy = jax.scipy.special.entr(counts / tokens.size).sum()
+    correction = ((counts > 0).sum() - 1) / (2 * tokens.size)
+    return jnp.minimum((entropy + correction) / jnp.log(2.0), jnp.log2(float(codebook_size)))

@@ -4,6 +4,7 @@ It learns the labels of the dataset or, without labels, by how many quarter turn
 rotated, which yields useful features too (Gidaris et al. 2018).
 """
 
+import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,11 +24,14 @@ from maskgit_jax.data.protocol import Source
 from maskgit_jax.data.sources import class_difference
 from maskgit_jax.files import write_arrays
 from maskgit_jax.networks.classifier import ImageClassifier
-from maskgit_jax.runs.progress import progress_bar
+from maskgit_jax.runs.progress import note, progress_bar
 from maskgit_jax.training import sharding
 
 RECIPE = 1  # version of the training below; part of the name of cached files
 STEPS, BATCH_SIZE, LEARNING_RATE = 1000, 128, 2e-3
+# Sets of fewer than SMALL images: many steps with small batches learn as much in less time.
+SMALL, SMALL_BATCH_SIZE, EPOCHS = 1000, 32, 40
+SAVE_EVERY = 10.0  # seconds of work that an interruption may lose
 ROTATIONS = 4
 
 
@@ -70,12 +74,25 @@ def classifier_outputs(params: PyTree, image: Array, num_classes: int) -> tuple[
     return cast("tuple[Array, Array]", outputs)
 
 
-def fit_classifier(
-    source: Source, num_classes: int, mesh: Mesh, seed: int = 0, title: str = ""
-) -> Classifier:
-    """Trains a classifier in `STEPS` steps, however many images there are.
+def training_length(num_images: int) -> tuple[int, int]:
+    """Returns the number of steps and the batch size of a training."""
+    if num_images >= SMALL:
+        return STEPS, BATCH_SIZE
+    return min(STEPS, -(-EPOCHS * num_images // SMALL_BATCH_SIZE)), SMALL_BATCH_SIZE
 
-    The same source and seed give the same classifier on the same kind of machine.
+
+def fit_classifier(
+    source: Source,
+    num_classes: int,
+    mesh: Mesh,
+    seed: int = 0,
+    title: str = "",
+    unfinished: Path | None = None,
+) -> Classifier:
+    """Trains a classifier, see `training_length`.
+
+    The same source and seed give the same classifier on the same kind of machine, also if the
+    training was interrupted.
 
     Args:
         source: Images of one size with labels 0 .. num_classes - 1.
@@ -83,6 +100,7 @@ def fit_classifier(
         mesh: Devices.
         seed: Random seed.
         title: Title of the progress bar.
+        unfinished: File that an interrupted training resumes from; None to save nothing.
 
     Raises:
         InputError: There are no labels, and the images are not square.
@@ -96,7 +114,9 @@ def fit_classifier(
     )
     num_classes = ROTATIONS if rotations else num_classes
     network = ImageClassifier(num_classes)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, LEARNING_RATE, STEPS // 10, STEPS)
+    steps, batch_size = training_length(len(source))
+    batch_size = sharding.round_up_to_shards(batch_size, mesh)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, LEARNING_RATE, steps // 10, steps)
     optimizer = optax.adamw(schedule, weight_decay=1e-3)
     root = jax.random.key(seed)
 
@@ -120,38 +140,75 @@ def fit_classifier(
         return params, optimizer.init(params)
 
     replicated = sharding.replicated(mesh)
-    params, state = sharding.pjit(init, mesh, out_shardings=replicated)(
-        jax.random.fold_in(root, STEPS)
-    )
+    # Steps use the folds 0, 1, ...; initialization uses the one after the last.
+    trained = sharding.pjit(init, mesh, out_shardings=replicated)(jax.random.fold_in(root, STEPS))
     program = sharding.pjit(step, mesh, out_shardings=replicated, donate_argnums=(0, 1))
-    with progress_bar(STEPS, title, "step") as bar:
-        for number, batch in enumerate(_training_batches(source, seed)):
+    first, trained = _restore(unfinished, trained)
+    batches = _training_batches(source, seed, (first, steps), batch_size)
+    saved = time.monotonic()
+    with progress_bar(steps, title, "step", first) as bar:
+        for number, batch in enumerate(batches, first):
             inputs = sharding.put_batch({"image": batch.image, "label": batch.label}, mesh)
-            params, state = program(params, state, inputs, jnp.uint32(number))
+            trained = program(*trained, inputs, jnp.uint32(number))
             bar.update(1)
-    return Classifier(jax.device_get(params), num_classes, rotations)
+            if unfinished and time.monotonic() - saved > SAVE_EVERY:
+                write_arrays(unfinished, {"step": np.asarray(number + 1), **_arrays(trained)})
+                saved = time.monotonic()
+    return Classifier(jax.device_get(trained[0]), num_classes, rotations)
 
 
-def _training_batches(source: Source, seed: int) -> Iterator[ReadBatch]:
-    """Yields `STEPS` batches, reshuffled in each epoch."""
-    rng, num_epochs = np.random.default_rng(seed), -(-STEPS * BATCH_SIZE // len(source))
+def _arrays(tree: PyTree) -> dict[str, np.ndarray]:
+    return {f"{number:03d}": np.asarray(leaf) for number, leaf in enumerate(jax.tree.leaves(tree))}
+
+
+def _restore(path: Path | None, trained: PyTree) -> tuple[int, PyTree]:
+    """Returns the step and the state of an interrupted training; 0 and `trained` without one."""
+    if path is None or not path.exists():
+        return 0, trained
+    leaves, structure = jax.tree.flatten(trained)
+    with np.load(path) as file:
+        saved = [file[f"{number:03d}"] for number in range(len(leaves))]
+        step = int(file["step"])
+    placed = [jax.device_put(new, old.sharding) for new, old in zip(saved, leaves, strict=True)]
+    return step, jax.tree.unflatten(structure, placed)
+
+
+def _training_batches(
+    source: Source, seed: int, steps: tuple[int, int], batch_size: int
+) -> Iterator[ReadBatch]:
+    """Yields the batches of a range of steps, reshuffled in each epoch."""
+    first, last = steps
+    rng, num_epochs = np.random.default_rng(seed), -(-last * batch_size // len(source))
     indices = np.concatenate([rng.permutation(len(source)) for _ in range(num_epochs)])
-    return read_batches(source, BATCH_SIZE, indices[: STEPS * BATCH_SIZE])
+    return read_batches(source, batch_size, indices[: last * batch_size], first * batch_size)
 
 
 def fit_cached(
-    source: Source, num_classes: int, mesh: Mesh, cache: Path, title: str = ""
+    source: Source, num_classes: int, mesh: Mesh, cache: Path, title: str = "", hint: str = ""
 ) -> Classifier:
-    """Returns the classifier of a source from the cache; trains it if it is missing."""
+    """Returns the classifier of a source from the cache; trains it if it is missing.
+
+    Args:
+        source: See `fit_classifier`.
+        num_classes: See `fit_classifier`.
+        mesh: Devices.
+        cache: Folder of the file.
+        title: Title of the progress bar.
+        hint: What else to say before a training.
+    """
     kind = f"{num_classes}-classes" if num_classes > 1 else "rotations"
-    path = cache / f"classifier-{RECIPE}-{kind}-{fingerprint(source)}.npz"
+    steps, _ = training_length(len(source))
+    path = cache / f"classifier-{RECIPE}-{steps}-{kind}-{fingerprint(source)}.npz"
     if path.exists():
         assert source.shape is not None
         return load_classifier(path, source.shape, num_classes)
-    classifier = fit_classifier(source, num_classes, mesh, title=title)
-    arrays = jax.tree.leaves(classifier.params)
+    note(f"training a {title} on {len(source)} images, {steps} steps (once, cached in {cache}"
+         f"{hint})")  # fmt: skip
+    unfinished = path.with_suffix(".training.npz")
+    classifier = fit_classifier(source, num_classes, mesh, title=title, unfinished=unfinished)
     names = {"class_names": np.asarray(source.class_names, str)}
-    write_arrays(path, names | {f"{number:03d}": array for number, array in enumerate(arrays)})
+    write_arrays(path, names | _arrays(classifier.params))
+    unfinished.unlink(missing_ok=True)
     return classifier
 
 

@@ -17,6 +17,7 @@ from maskgit_jax.configuration import (
     load_config,
     require,
     resolve_cadences,
+    resolve_start_steps,
     validate,
 )
 from maskgit_jax.data.loader import eval_batches, train_batches
@@ -25,7 +26,6 @@ from maskgit_jax.data.sources import (
     class_difference,
     list_names,
     open_sources,
-    print_description,
     resolve_classes,
 )
 from maskgit_jax.data.tokens import is_complete, read_description
@@ -35,6 +35,7 @@ from maskgit_jax.interop.perceptual import load_perceptual_network
 from maskgit_jax.runs.directory import copy_frozen, load_frozen, read_config, write_config
 from maskgit_jax.runs.lock import lock_run
 from maskgit_jax.runs.resume import check_frozen, check_resumable
+from maskgit_jax.runs.summary import training_summary
 from maskgit_jax.stage import Variables
 from maskgit_jax.stages import STAGES, stage_module
 from maskgit_jax.stages.token_priors import token_grids
@@ -56,13 +57,10 @@ def fit(config: ConfigDict, workdir: str | Path = "", allow_change: Sequence[str
             message says what to do, and nothing in the run directory was changed.
         NotFinite: A loss or gradient was not finite.
     """
-    config = config.copy_and_resolve_references()
-    module = stage_module(config.stage)
-    resolve_cadences(config)
-    validate(config)
-    module.validate(config)
-    workdir = workdir or default_workdir(config.stage, config.preset)
-    workdir = create_output_directory(workdir, "--workdir")
+    workdir = Path(workdir or default_workdir(config.stage, config.preset))
+    # A resumed run keeps the start steps of its networks.
+    config = resolved(config, read_config(workdir) if saved_steps(workdir) else None)
+    create_output_directory(str(workdir), "--workdir")
     with ExitStack() as stack:
         distributed.in_first_process(lambda: stack.enter_context(lock_run(workdir)))
         _fit(config, workdir, allow_change)
@@ -85,7 +83,6 @@ def _fit(config: ConfigDict, workdir: Path, allow_change: Sequence[str]) -> None
         return
     perceptual = load_perceptual(config)
     sources = open_sources(config.data)
-    print_description(config.data.source, sources)
     resolve_classes(config, sources)
     check_resumed_classes(config, workdir)
     copy_frozen_stages(config, workdir, mesh)
@@ -100,6 +97,8 @@ def _fit(config: ConfigDict, workdir: Path, allow_change: Sequence[str]) -> None
     )
     with config.unlocked():
         config.data.source = absolute_source(config.data.source)
+    if distributed.is_main():
+        print(training_summary(config, workdir, stage, sources, mesh, step), flush=True)
     trainer = Trainer(stage, config, workdir, data, {**frozen, **perceptual}, mesh)
     if distributed.is_main():  # only now is it known that the checkpoint fits the configuration
         write_config(workdir, config)
@@ -120,6 +119,20 @@ def _report_resume(config: ConfigDict, workdir: Path, step: int, changes: list[s
         return
     for change in changes:
         print(f"from step {step} on: {change}", flush=True)
+
+
+def resolved(config: ConfigDict, resumed: ConfigDict | None = None) -> ConfigDict:
+    """Returns a valid copy of a configuration, with the steps that derive from its length.
+
+    Raises:
+        InputError: A value is out of range.
+    """
+    config = config.copy_and_resolve_references()
+    resolve_cadences(config)
+    resolve_start_steps(config, resumed)
+    validate(config)
+    stage_module(config.stage).validate(config)
+    return config
 
 
 def check_resumed_classes(config: ConfigDict, workdir: Path) -> None:

@@ -29,6 +29,7 @@ from maskgit_jax.decoding.settings import AutoregressiveSettings, SlidingWindowS
 from maskgit_jax.losses.masked_tokens import token_cross_entropy
 from maskgit_jax.stage import Generator, Metrics, Stage, Tokenizer, Variables
 from maskgit_jax.stages.token_priors import (
+    bits_metrics,
     check_tokenizer,
     decode_tokens,
     encode_condition,
@@ -125,12 +126,17 @@ class AutoregressiveStage:
             codes = jax.random.randint(code_key, tokens.shape, 0, self.config.model.codebook_size)
             inputs = jnp.where(keep, tokens, codes)
         logits = self._logits(variables, batch, tokens, inputs, dropout_key)
-        losses, metrics = {}, {}
+        losses, metrics, bits = {}, {}, dict[str, Array]()
         for level in self.levels:
             targets = tokens[:, level.span]
             correct = logits[level.name].argmax(axis=-1) == targets
-            losses[level.name] = token_cross_entropy(logits[level.name], targets).mean()
+            errors = token_cross_entropy(logits[level.name], targets)
+            losses[level.name] = errors.mean()
             metrics[f"token_accuracy{self._suffix(level)}"] = correct.mean(dtype=jnp.float32)
+            share = targets.size / tokens.size
+            level_bits = bits_metrics(errors, targets, self.config.model.codebook_size)
+            bits = {name: bits.get(name, 0.0) + share * each for name, each in level_bits.items()}
+        metrics |= bits
         return losses, ({}, metrics)
 
     def evaluate(self, variables: Variables, batch: Batch, key: Key) -> Metrics:

@@ -25,6 +25,7 @@ from maskgit_jax.stages.parallel_decoding import (
     transformer_fields,
 )
 from maskgit_jax.stages.token_priors import (
+    bits_metrics,
     check_attention,
     check_tokenizer,
     condition_tokenizer,
@@ -126,7 +127,11 @@ class MaskGITStage(ParallelDecodingStage):
         logits = self.logits(variables, tokens, mask, label, condition, dropout_key)
         errors = token_cross_entropy(logits, tokens, weights.label_smoothing)
         selected = mask if weights.loss_on == "masked" else jnp.ones_like(mask)
-        metrics = {"token_accuracy": masked_mean(_is_correct(logits, tokens), mask).mean()}
+        plain = token_cross_entropy(logits, tokens) if weights.label_smoothing else errors
+        metrics = {
+            "token_accuracy": masked_mean(_is_correct(logits, tokens), mask).mean(),
+            **bits_metrics(plain, tokens, self.config.model.codebook_size, mask),
+        }
         return {"prior": reduce_masked(errors, selected, weights.reduction)}, ({}, metrics)
 
     def evaluate(self, variables: Variables, batch: Batch, key: Key) -> Metrics:

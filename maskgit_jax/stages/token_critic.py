@@ -20,7 +20,12 @@ from maskgit_jax.stages.parallel_decoding import (
     sampling_settings,
     transformer_fields,
 )
-from maskgit_jax.stages.token_priors import check_attention, check_tokenizer, encode_tokens
+from maskgit_jax.stages.token_priors import (
+    bits_metrics,
+    check_attention,
+    check_tokenizer,
+    encode_tokens,
+)
 
 
 def validate(config: ConfigDict) -> None:
@@ -118,7 +123,9 @@ class TokenCriticStage(ParallelDecodingStage):
         label = jnp.where(dropped, self.num_classes, label)
         log_odds = self.log_odds(variables, tokens, label, dropout_key)
         errors, correct = critic_errors(log_odds, generated)
-        return {"critic": errors.mean()}, ({}, {"critic_accuracy": correct.mean()})
+        # The critic's codes are two: a token is real or generated.
+        metrics = bits_metrics(errors, generated.astype(jnp.int32), 2)
+        return {"critic": errors.mean()}, ({}, {"critic_accuracy": correct.mean(), **metrics})
 
     def evaluate(self, variables: Variables, batch: Batch, key: Key) -> Metrics:
         """Returns the cross-entropy in nats and the accuracy per token of each example, [B]."""

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from maskgit_jax.arrays import Array, Batch, normalize
 from maskgit_jax.configuration import InputError, require, require_one_of
 from maskgit_jax.decoding.regions import token_mask
+from maskgit_jax.losses.masked_tokens import unigram_entropy_bits
 from maskgit_jax.stage import Exports, Stage, Tokenizer, Variables
 
 Grids = tuple[tuple[int, int], ...]
@@ -169,3 +170,24 @@ def encode_tokens(tokenizer: Tokenizer, variables: Variables, batch: Batch) -> A
     if "tokens" in batch:
         return batch["tokens"]
     return tokenizer.encode(variables.frozen["tokenizer"], normalize(batch["image"]))
+
+
+def bits_metrics(
+    errors: Array, tokens: Array, codebook_size: int, selected: Array | None = None
+) -> dict[str, Array]:
+    """Returns the cross-entropy in bits per token and, to compare, two that need no network.
+
+    `bits_per_token_uniform` is that of equally likely codes, `bits_per_token_unigram` that of the
+    frequencies of the codes in this batch.
+
+    Args:
+        errors: Cross-entropy of each token in nats, [B, L].
+        tokens: int32 [B, L].
+        codebook_size: K.
+        selected: Tokens whose errors count, bool [B, L]; None for all.
+    """
+    return {
+        "bits_per_token": errors.mean(where=selected) / jnp.log(2.0),
+        "bits_per_token_unigram": unigram_entropy_bits(tokens, codebook_size),
+        "bits_per_token_uniform": jnp.log2(float(codebook_size)),
+    }

@@ -205,7 +205,7 @@ class Trainer:
                 jax.block_until_ready(in_flight.popleft())
             if step % settings.log_every == 0 or last:
                 self._check_finite()
-                writers.progress(step, self._mean(window, step))
+                writers.progress(step, self._mean(window, step), self._acting(step))
                 window = []
             evaluated = None
             if step % settings.eval_every == 0 or last:
@@ -248,6 +248,11 @@ class Trainer:
                 np.asarray(learning_rate(settings, updates)(count))
             )
         return means
+
+    def _acting(self, step: int) -> list[str]:
+        """Returns the networks that have been trained by step `step`."""
+        optimizers = self.config.optimizers
+        return [name for name in self.state.params if optimizers[name].start_step < step]
 
     def _check_finite(self) -> None:
         failed = {name: int(step) for name, step in self.state.failed_at.items()}

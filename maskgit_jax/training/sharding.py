@@ -91,12 +91,20 @@ def make_mesh(config: ConfigDict, devices: list[Any] | None = None) -> Mesh:
         )
     sizes = [len(devices) // known if size == -1 else size for size in sizes]
     if np.prod(sizes) != len(devices):
-        raise InputError(
-            f"config.mesh {dict(zip(AXES, sizes, strict=True))} does not use "
-            f"{len(devices)} devices; set one axis to -1"
-        )
+        raise InputError(_wrong_mesh(config, known, len(devices)))
     # Automatic axes: explicit ones, the default, break convolutions and codebook look-ups.
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def _wrong_mesh(config: ConfigDict, known: int, count: int) -> str:
+    given = [f"config.mesh.{axis} is {config[axis]}" for axis in AXES if config[axis] > 0]
+    there = "there is 1 device" if count == 1 else f"there are {count} devices"
+    if not given:
+        return f"config.mesh.layout={config.layout} needs a multiple of {known} devices; {there}"
+    return (
+        f"{' and '.join(given)}, but {there}; the sizes of the axes must multiply to the number of "
+        "devices: remove one, or set it to -1 for all remaining devices"
+    )
 
 
 def path_name(path: tuple) -> str:

@@ -1,10 +1,11 @@
 """Writers of a training run: console, metrics.jsonl, TensorBoard and preview images."""
 
 import json
+import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +53,22 @@ class Writers:
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
         write_text(self._metrics_path, "".join(kept))
 
-    def progress(self, step: int, scalars: dict[str, float]) -> None:
-        """Writes training metrics with steps/s and images/s since the last call."""
+    def progress(self, step: int, scalars: dict[str, float], networks: Collection[str]) -> None:
+        """Writes training metrics with steps/s and images/s since the last call.
+
+        Args:
+            step: The step.
+            scalars: The metrics.
+            networks: The networks whose losses are shown.
+        """
         now = time.monotonic()
         speed = (step - self._clock_step) / max(now - self._clock, 1e-9)
         self._clock, self._clock_step = now, step
         rates = {"steps_per_second": speed, "images_per_second": speed * self._batch_size}
         self._record(step, "train", {**scalars, **rates})
-        losses = {name: value for name, value in scalars.items() if name.endswith("/loss")}
+        losses = {f"{name}/loss": scalars[f"{name}/loss"] for name in networks}
         shown = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+        shown += _format_bits(scalars)
         self._show(self._bar.update, step - self._bar.n)
         if self._bar.disable:
             left = (self._num_steps - step) / max(speed, 1e-9)
@@ -76,7 +84,7 @@ class Writers:
     def evaluation(self, step: int, scalars: dict[str, float]) -> None:
         """Writes the metrics of an evaluation."""
         self._record(step, "eval", scalars)
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
+        shown = "  ".join(map(_format_metric, scalars, scalars.values()))
         self.note(f"step {step}  evaluation: {shown}")
 
     def previews(self, step: int, previews: dict[str, np.ndarray]) -> None:
@@ -118,10 +126,28 @@ class Writers:
         self._tensorboard.close()
 
 
+def _format_bits(scalars: dict[str, float]) -> str:
+    """Returns the cross-entropy of a token prior beside those that need no network."""
+    if "bits_per_token" not in scalars:
+        return ""
+    bits, *others = (
+        f"{scalars[f'bits_per_token{kind}']:.3f}" for kind in ("", "_unigram", "_uniform")
+    )
+    return f"  {bits} bits per token (unigram {others[0]}, uniform {others[1]})"
+
+
+def _format_metric(name: str, value: float) -> str:
+    """Returns a metric as text; a cross-entropy also in bits."""
+    bits = f" nats = {value / math.log(2):.4g} bits" if name.endswith("cross_entropy") else ""
+    return f"{name} {value:.4g}{bits}"
+
+
 class SilentWriters:
     """The same interface for the processes that do not write."""
 
-    def progress(self, step: int, scalars: dict[str, float]) -> None: ...  # noqa: D102
+    def progress(  # noqa: D102
+        self, step: int, scalars: dict[str, float], networks: Collection[str]
+    ) -> None: ...
     def evaluation(self, step: int, scalars: dict[str, float]) -> None: ...  # noqa: D102
     def previews(self, step: int, previews: dict[str, np.ndarray]) -> None: ...  # noqa: D102
     def restart_clock(self) -> None: ...  # noqa: D102

@@ -1,17 +1,24 @@
 """Degenerate generators: each is caught by the metrics that exist for it."""
 
+import jax
 import numpy as np
 import pytest
 
 from maskgit_jax.configuration import InputError
 from maskgit_jax.data.image_sets import ImageSet
-from maskgit_jax.evaluation.features import FeatureExtractor, FeatureNetwork, Outputs
+from maskgit_jax.evaluation.features import (
+    FeatureExtractor,
+    FeatureNetwork,
+    Outputs,
+    parse_feature_networks,
+)
 from maskgit_jax.evaluation.generation import GenerationEvaluator
 from maskgit_jax.evaluation.novelty import (
     TrainingSearch,
     count_duplicates,
     downsample_pixels,
     hash_images,
+    pixel_reader,
 )
 from maskgit_jax.evaluation.real_images import RealImages
 from maskgit_jax.pipelines import classifier
@@ -25,8 +32,8 @@ def image_set(images: np.ndarray, labels: np.ndarray | None = None) -> ImageSet:
 @pytest.fixture
 def measure(real, extractor, options, tmp_path):
     def evaluate(images: np.ndarray) -> dict[str, float]:
-        evaluator = GenerationEvaluator(image_set(images), real, [extractor], tmp_path, options)
-        results = evaluator.evaluate()
+        evaluator = GenerationEvaluator(image_set(images), real, tmp_path, options)
+        results = evaluator.evaluate([extractor])
         reason = results.skipped["classifier_accuracy"]
         assert reason == "the generated images have no labels"
         assert (tmp_path / "closest_pairs.png").exists()
@@ -82,7 +89,7 @@ def test_labels_add_classifier_accuracy_and_accuracy_score(
     monkeypatch.setattr(classifier, "STEPS", 20)
     labels = digits.train.labels[:COUNT]
     generated = image_set(digits.train.images[:COUNT], labels)
-    results = GenerationEvaluator(generated, real, [extractor], tmp_path, options).evaluate()
+    results = GenerationEvaluator(generated, real, tmp_path, options).evaluate([extractor])
     metrics = {metric.name: metric for metric in results.metrics}
     accuracy = metrics["classifier_accuracy"]
     assert accuracy.value > 0.2 and accuracy.real_count == len(real.held_out)
@@ -110,22 +117,67 @@ def test_duplicates_are_counted_across_batches():
     assert count_duplicates(image_set(images), 7) == expected > 0
 
 
-@pytest.mark.slow
-def test_search_of_training_images_resumes_bit_for_bit(real, extractor, tmp_path):
+def test_search_of_training_images_resumes_bit_for_bit(real, tmp_path):
     digests = hash_images(real.held_out.images)
     pixels = downsample_pixels(real.held_out.images)
-    features = np.concatenate([outputs.features for _, outputs in extractor(real.held_out)])
-    whole, half = (TrainingSearch(pixels, features, digests) for _ in range(2))
-    for number, (batch, outputs) in enumerate(extractor(real.training)):
+    whole, half = (TrainingSearch(pixels, digests) for _ in range(2))
+    for number, (batch, outputs) in enumerate(pixel_reader(80)(real.training)):
         whole.add(batch, outputs)
         if number == 3:
             np.savez(tmp_path / "half.npz", **half.to_arrays())
-            half = TrainingSearch(pixels, features, digests)
+            half = TrainingSearch(pixels, digests)
             with np.load(tmp_path / "half.npz") as file:
                 half.restore(dict(file))
         half.add(batch, outputs)
     for name, array in whole.to_arrays().items():
         np.testing.assert_array_equal(array, half.to_arrays()[name])
+
+
+def test_metrics_of_pixels_need_no_network(real, generated, options, tmp_path):
+    images = np.concatenate([generated[:30], generated[:2], real.training.images[:3]])
+    evaluator = GenerationEvaluator(image_set(images), real, tmp_path, options)
+    evaluator.measure_pixels()
+    metrics = {metric.name: metric.value for metric in evaluator.results.metrics}
+    assert metrics["sample_duplicates"] == 2 and metrics["novelty_train_copies"] == 3
+    pixels = real.training.images.reshape(len(real.training), -1).astype(float)
+    points = images.reshape(len(images), -1).astype(float)
+    nearest = [np.sqrt(((point - pixels) ** 2).sum(-1).min()) / 255 for point in points]
+    found = np.load(next(tmp_path.glob("nearest-pixels-*.npz")))["squares"][: len(images)]
+    np.testing.assert_allclose(np.sort(np.sqrt(found)), np.sort(nearest), atol=1e-5)
+    results = evaluator.measure_features([])
+    assert list(results.skipped.values()) == ["--features=none"]
+    assert {metric.network for metric in results.metrics} == {""}
+
+
+@pytest.mark.parametrize("words", [["none"], [], [""]])
+def test_no_feature_network_can_be_chosen(words):
+    assert parse_feature_networks(words) == {}
+    with pytest.raises(InputError, match="choose from classifier, .* or none alone"):
+        parse_feature_networks(["classifier", "none"])
+
+
+def test_an_interrupted_classifier_resumes_and_small_sets_take_fewer_steps(
+    real, mesh, tmp_path, monkeypatch
+):
+    lengths = [classifier.training_length(count) for count in (32, 463, 1437, 50_000)]
+    assert lengths == [(40, 32), (579, 32), (1000, 128), (1000, 128)]
+    monkeypatch.setattr(classifier, "STEPS", 4)
+    monkeypatch.setattr(classifier, "SAVE_EVERY", 0.0)
+    whole = classifier.fit_classifier(real.training, 10, mesh)
+    batches = classifier._training_batches
+
+    def interrupted(*arguments):
+        yield next(batches(*arguments))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(classifier, "_training_batches", interrupted)
+        classifier.fit_cached(real.training, 10, mesh, tmp_path)
+    (unfinished,) = tmp_path.glob("*.training.npz")
+    assert np.load(unfinished)["step"] == 1
+    resumed = classifier.fit_cached(real.training, 10, mesh, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
+    assert not unfinished.exists() and len(list(tmp_path.glob("classifier-*.npz"))) == 1
 
 
 def test_statistics_of_a_reference_file_replace_its_images(generated, mesh, options, tmp_path):
@@ -140,8 +192,8 @@ def test_statistics_of_a_reference_file_replace_its_images(generated, mesh, opti
     statistics |= {"mu_s": 2 * mean[:6], "sigma_s": 4 * covariance[:6, :6]}
     real = RealImages("file", None, None, 0, statistics)
     extractor = FeatureExtractor(network, mesh, options.batch_size)
-    evaluator = GenerationEvaluator(image_set(generated), real, [extractor], tmp_path, options)
-    results = evaluator.evaluate()
+    evaluator = GenerationEvaluator(image_set(generated), real, tmp_path, options)
+    results = evaluator.evaluate([extractor])
     metrics = {metric.name: metric.value for metric in results.metrics}
     # Only the means differ: by 3 in 8 features, by 6 in 6 spatial ones.
     assert metrics["frechet_distance"] == pytest.approx(8 * 9, rel=1e-4)

@@ -172,7 +172,11 @@ def test_malformed_changes_are_refused(word, message):
 @pytest.mark.parametrize(
     "word, guidance, message",
     [
-        ("vqgan.model.filter=3", 0.0, r"'vqgan' cannot be trained: .* no key 'model.filter'"),
+        (
+            "vqgan.model.filter=3",
+            0.0,
+            r"'vqgan' cannot be trained: .* no key 'config.model.filter'",
+        ),
         ("vqgan.model.codebook_size=64", 0.0, r"lineage/vqgan has 64 codes, but .* is 128"),
         ("maskgit.model.grid=(8, 8)", 0.0, r"\(4, 4\)"),
         ("maskgit.losses.label_dropout_rate=0.0", 1.0, "--guidance needs a MaskGIT that"),

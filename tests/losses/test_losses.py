@@ -9,6 +9,7 @@ from maskgit_jax.losses.masked_tokens import (
     masked_mean,
     reduce_masked,
     token_cross_entropy,
+    unigram_entropy_bits,
 )
 from maskgit_jax.losses.quantization import quantization_loss
 from maskgit_jax.losses.reconstruction import pixel_loss
@@ -113,3 +114,14 @@ def test_any_order_bits_are_exact_for_independent_tokens():
     ]
     np.testing.assert_allclose(bits[0], 2.0, rtol=1e-6)
     np.testing.assert_allclose(bits[1:], [1.0, 2.0, 3.0], rtol=1e-6)
+
+
+def test_unigram_entropy_of_known_frequencies():
+    same, even = jnp.zeros((4, 8), jnp.int32), jnp.arange(4096).reshape(64, 64) % 16
+    assert unigram_entropy_bits(same, 16) == 0
+    np.testing.assert_allclose(unigram_entropy_bits(even, 16), 4.0, rtol=1e-6)
+    np.testing.assert_allclose(unigram_entropy_bits(even, 64), 4.0, atol=0.01)
+    frequencies = np.asarray([0.5, 0.25, 0.125, 0.125])
+    draw = np.random.default_rng(0).choice(4, (200, 40), p=frequencies)  # 40 tokens at a time
+    means = np.mean([unigram_entropy_bits(jnp.asarray(row), 4) for row in draw])
+    np.testing.assert_allclose(means, 1.75, atol=0.02)

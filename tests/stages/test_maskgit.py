@@ -144,3 +144,17 @@ def test_a_critic_needs_a_class_conditional_maskgit():
 def test_invalid_configurations_are_refused(stage, changes, message):
     with pytest.raises(InputError, match=message):
         stage_module(stage).validate(tiny_config(stage, **changes))
+
+
+@pytest.mark.parametrize("name", ["maskgit", "gpt", "token_critic"])
+def test_training_compares_the_cross_entropy_with_those_of_no_network(name):
+    stage, config, frozen = tiny_stage(name)
+    variables = jax.jit(stage.init)(jax.random.key(0), digits_batch(), frozen)
+    losses, (_, metrics) = jax.jit(stage.losses)(variables, digits_batch(), jax.random.key(1), 0)
+    codes = 2 if name == "token_critic" else config.model.codebook_size
+    assert metrics["bits_per_token_uniform"] == np.log2(codes)
+    assert 0 < metrics["bits_per_token_unigram"] <= np.log2(codes)
+    if name != "maskgit":  # its loss is smoothed and weighs examples
+        (loss,) = losses.values()
+        np.testing.assert_allclose(metrics["bits_per_token"], loss / np.log(2), rtol=1e-5)
+    assert abs(metrics["bits_per_token"] - np.log2(codes)) < 1.5, "untrained"

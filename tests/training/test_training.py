@@ -1,4 +1,5 @@
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -76,11 +77,30 @@ def test_a_loss_that_is_not_finite_freezes_the_state():
 
 @pytest.mark.parametrize(
     ("sizes", "message"),
-    [((3, 1, 1), "does not use 8 devices"), ((-1, -1, 1), "one may be -1"), ((-2, 1, 1), "posit")],
+    [
+        ((3, 1, 1), "config.mesh.data is 3 and .*fsdp is 1.*there are 8 devices"),
+        ((-1, -1, 1), "one may be -1"),
+        ((-2, 1, 1), "posit"),
+    ],
 )
 def test_a_mesh_that_does_not_fit_is_refused(sizes, message):
     with pytest.raises(InputError, match=message):
         make_mesh(ConfigDict(dict(zip(AXES, sizes, strict=True), layout="data")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fsdp": 8}, "config.mesh.fsdp is 8, but there is 1 device; the sizes .* set it to -1"),
+        ({"data": 2, "tensor": -1}, "config.mesh.data is 2, but there is 1 device"),
+        ({"layout": "fsdp_tensor"}, "fsdp_tensor needs a multiple of 2 devices; there is 1 device"),
+    ],
+)
+def test_a_mesh_for_more_devices_names_its_key(changes, message):
+    config = preset("vqgan").mesh.unlock()
+    config.update(changes)
+    with pytest.raises(InputError, match=message):
+        make_mesh(config, jax.devices()[:1])
 
 
 def test_parameters_are_divided_where_they_can_be():
@@ -111,11 +131,33 @@ def test_pixels_survive_the_way_in_and_out():
     assert to_uint8(jnp.asarray([-3.0, 3.0])).tolist() == [0, 255]
 
 
+def test_only_the_losses_of_networks_that_act_are_shown(tmp_path, capsys):
+    writers = Writers(tmp_path, first_step=0, num_steps=8, batch_size=2)
+    for step, acting in ((1, ["autoencoder"]), (2, ["autoencoder", "discriminator"])):
+        writers.progress(step, {"autoencoder/loss": 1.0, "discriminator/loss": 2.0}, acting)
+    writers.close()
+    first, second = capsys.readouterr().out.splitlines()
+    assert "discriminator" not in first and "discriminator/loss 2.0000" in second
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert all("discriminator/loss" in line for line in lines)
+
+
+def test_a_cross_entropy_is_shown_in_bits_beside_its_baselines(tmp_path, capsys):
+    writers = Writers(tmp_path, first_step=0, num_steps=8, batch_size=2)
+    bits = {"bits_per_token": 3.0, "bits_per_token_unigram": 5.0, "bits_per_token_uniform": 7.0}
+    writers.progress(1, {"prior/loss": 2.0, **bits}, ["prior"])
+    writers.evaluation(1, {"token_cross_entropy": math.log(8), "token_accuracy": 0.5})
+    writers.close()
+    train, evaluation = capsys.readouterr().out.splitlines()
+    assert "prior/loss 2.0000  3.000 bits per token (unigram 5.000, uniform 7.000)" in train
+    assert "token_cross_entropy 2.079 nats = 3 bits  token_accuracy 0.5" in evaluation
+
+
 def test_metrics_of_a_lost_stretch_are_removed_on_resume(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 2}\n{"step": 4}\n{"step": 6}\n{"step": 7, "cut')
     writers = Writers(tmp_path, first_step=4, num_steps=8, batch_size=2)
-    writers.progress(5, {"prior/loss": 1.0})
+    writers.progress(5, {"prior/loss": 1.0, "other/loss": 2.0}, ["prior"])
     writers.close()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 5]
