@@ -13,7 +13,12 @@ from maskgit_jax.decoding.guidance import with_guidance
 from maskgit_jax.decoding.parallel import Trajectory, check_decode_settings, decode
 from maskgit_jax.decoding.settings import DecodeSettings, decode_settings_class
 from maskgit_jax.stage import Generator, Tokenizer, Variables
-from maskgit_jax.stages.token_priors import encode_condition, known_tokens, paste_known_pixels
+from maskgit_jax.stages.token_priors import (
+    encode_condition,
+    known_tokens,
+    layer_options,
+    paste_known_pixels,
+)
 
 
 def sampling_settings(config: ConfigDict) -> DecodeSettings:
@@ -33,7 +38,8 @@ def transformer_fields(config: ConfigDict) -> dict[str, Any]:
         "attention",
         "remat",
     )
-    return {name: config.model[name] for name in names} | {"dtype": config.dtype}
+    fields = {name: config.model[name] for name in names}
+    return {**fields, "layer_options": layer_options(config), "dtype": config.dtype}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
