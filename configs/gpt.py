@@ -7,7 +7,8 @@ is a tokenizer of these images (`configs/vqvae.py --config.data.input=edges`).
 from ml_collections import ConfigDict
 
 from configs import common
-from maskgit_jax.configuration import apply_changes, choose_preset, optimizer
+from maskgit_jax.configuration import apply_changes, choose_preset, optimizer, settings_dict
+from maskgit_jax.networks.transformer import LayerOptions
 
 IMAGENET = {**common.IMAGENET_CLASSES, "training.num_steps": 1_000_000}
 FOLDER = {**common.FOLDER, **common.TRANSFORMER_384, "training.num_steps": 200_000}
@@ -68,6 +69,7 @@ def get_config(preset: str = "") -> ConfigDict:
         dropout_rate=0.0,
         attention="xla",  # xla | cudnn: fused, bfloat16 on GPUs, no dropout of attention weights
         remat=True,
+        layer_options=settings_dict(LayerOptions),
     )
     config.optimizers.prior = optimizer(
         optimizer="adamw", learning_rate=4.5e-4, beta2=0.95, weight_decay=0.01, ema_rate=0.999

@@ -16,6 +16,7 @@ from maskgit_jax.configuration import (
     settings_dict,
 )
 from maskgit_jax.decoding.settings import decode_settings_class
+from maskgit_jax.networks.transformer import LayerOptions
 
 IMAGENET = {**common.IMAGENET_CLASSES, "training.num_steps": 2_000_000}
 FOLDER = {
@@ -92,6 +93,7 @@ def get_config(preset: str = "") -> ConfigDict:
         dropout_rate=0.1,
         attention="xla",  # xla | cudnn: fused, bfloat16 on GPUs, no dropout of attention weights
         remat=True,
+        layer_options=settings_dict(LayerOptions),
     )
     config.losses = dict(
         loss_on="masked",  # masked | all

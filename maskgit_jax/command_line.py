@@ -102,7 +102,7 @@ def output_file(name: str, *suffixes: str) -> Path:
     Raises:
         InputError: It has another suffix, or cannot be written.
     """
-    path = Path(flags.FLAGS[name].value)
+    path = Path(str(flags.FLAGS[name].value))
     *others, last = suffixes
     words = f"{', '.join(others)} or {last}" if others else last
     require(path.suffix.lower() in suffixes, f"--{name} is {path}; it must end in {words}")

@@ -84,8 +84,9 @@ def optimizer(**changes: Any) -> ConfigDict:
     """
     config = ConfigDict(
         dict(
-            optimizer="adam",  # adam | adamw
+            optimizer="adam",  # adam | adamw | muon: of kernels, AdamW of everything else
             learning_rate=1e-4,
+            muon_learning_rate=0.02,  # of kernels with optimizer=muon
             warmup_steps=0,
             schedule="constant",  # constant | cosine, to 0 at the end of training
             beta1=0.9,
@@ -322,7 +323,7 @@ def validate(config: ConfigDict) -> None:
     validate_conditions(data)
     for name, settings in config.optimizers.items():
         key = f"optimizers.{name}"
-        require_one_of(config, f"{key}.optimizer", ("adam", "adamw"))
+        require_one_of(config, f"{key}.optimizer", ("adam", "adamw", "muon"))
         require_one_of(config, f"{key}.schedule", ("constant", "cosine"))
         ema_rate, learning_rate = settings.ema_rate, settings.learning_rate
         require(0 <= ema_rate < 1, f"config.{key}.ema_rate is {ema_rate}; it must be in [0, 1)")

@@ -5,7 +5,9 @@ import tempfile
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests are small: compiling is what takes time. No expensive passes, and nothing twice.
 os.environ.setdefault(
-    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
 )
 _OWN = tempfile.TemporaryDirectory(prefix="maskgit_jax_tests_")
 _SHARED = os.environ.setdefault("MASKGIT_JAX_TESTS", _OWN.name)  # by all processes of the tests

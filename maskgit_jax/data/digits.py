@@ -1,5 +1,7 @@
 """The 1,797 handwritten digits of scikit-learn."""
 
+from functools import lru_cache
+
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -16,15 +18,20 @@ def open_digits(place: str, data: ConfigDict) -> Sources:
     Raises:
         InputError: A place is given.
     """
+    require(not place, f"config.data.source is 'digits:{place}'; write 'digits', without a place")
+    return _digits(data.image_size, data.channels)
+
+
+@lru_cache  # resizing takes half a second, and some processes open the digits several times
+def _digits(size: int, channels: int) -> Sources:
     from sklearn.datasets import load_digits
 
-    require(not place, f"config.data.source is 'digits:{place}'; write 'digits', without a place")
     pixels, labels = load_digits(return_X_y=True)  # [N, 64], from 0 to 16
     images = np.round(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     order = np.random.default_rng(0).permutation(len(images))
     train, held_out = order[NUM_HELD_OUT:], order[:NUM_HELD_OUT]
     return Sources(
-        open_arrays(images[train], labels[train], data),
-        open_arrays(images[held_out], labels[held_out], data),
+        open_arrays(images[train], labels[train], size, channels),
+        open_arrays(images[held_out], labels[held_out], size, channels),
         tuple("0123456789"),
     )

@@ -44,9 +44,12 @@ class Splits(NamedTuple):
 
 def open_folder(place: str, data: ConfigDict) -> Sources:
     """Opens a directory of images, see `list_splits`."""
-    train, held_out, *others = list_splits(place, data.eval_fraction)
-    sources = [FolderSource(files, data.image_size, data.channels) for files in (train, held_out)]
-    return Sources(*sources, *others)
+    splits = list_splits(place, data.eval_fraction)
+    train, held_out = (
+        FolderSource(files, data.image_size, data.channels)
+        for files in (splits.train, splits.held_out)
+    )
+    return Sources(train, held_out, splits.class_names, splits.left_out)
 
 
 def list_splits(place: str, eval_fraction: float) -> Splits:

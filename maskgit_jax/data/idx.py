@@ -21,8 +21,8 @@ def open_idx(place: str, data: ConfigDict) -> Sources:
     train, held_out = (read_split(place, split) for split in ("train", "t10k"))
     num_classes = int(train[1].max()) + 1
     return Sources(
-        open_arrays(train[0][..., None], train[1], data),
-        open_arrays(held_out[0][..., None], held_out[1], data),
+        open_arrays(train[0][..., None], train[1], data.image_size, data.channels),
+        open_arrays(held_out[0][..., None], held_out[1], data.image_size, data.channels),
         tuple(str(label) for label in range(num_classes)),
     )
 

@@ -4,7 +4,6 @@ import hashlib
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from maskgit_jax.data.cropping import center_crop
 from maskgit_jax.data.protocol import Source
@@ -24,7 +23,7 @@ class ArraySource(Source):
         return len(self.images)
 
     def state(self) -> bytes:
-        return hashlib.sha256(np.ascontiguousarray(self.images)).digest()
+        return hashlib.sha256(self.images.tobytes()).digest()
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {"image": self.images[index], "label": int(self.labels[index])}
@@ -33,9 +32,8 @@ class ArraySource(Source):
         return {"image": self.images[indices], "label": self.labels[indices]}
 
 
-def open_arrays(images: np.ndarray, labels: np.ndarray, data: ConfigDict) -> ArraySource:
-    """Returns images uint8 [N, H, W, C], center-cropped to the size and channels of the config."""
-    size, channels = data.image_size, data.channels
+def open_arrays(images: np.ndarray, labels: np.ndarray, size: int, channels: int) -> ArraySource:
+    """Returns images uint8 [N, H, W, C], center-cropped to a size, with 1 or 3 channels."""
     if images.shape[1:] != (size, size, channels):
         converted = (as_array(to_channels(to_pil(image), channels)) for image in images)
         images = np.stack([center_crop(image, size) for image in converted])

@@ -78,7 +78,9 @@ class AutoencoderPipeline:
         right = encoded.shape[1:] == self._encoded.shape[1:] and encoded.size > 0
         if not codes:
             require(
-                right and np.issubdtype(encoded.dtype, np.number) and np.isfinite(encoded).all(),
+                bool(
+                    right and np.issubdtype(encoded.dtype, np.number) and np.isfinite(encoded).all()
+                ),
                 f"latents are finite numbers [N, {self._encoded.shape[1]}] here, not "
                 f"{encoded.dtype} {list(encoded.shape)}",
             )

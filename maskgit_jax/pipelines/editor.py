@@ -284,8 +284,12 @@ class Editor:
             pixels = resize_mask(mask, self._working_size(image, scale))
             masked = np.asarray(token_mask(jnp.asarray(pixels[None]), (tokens.shape,)))
             tokens_masked = _dilate(masked.reshape(tokens.shape), dilate)
-        repeated = [np.repeat(array[None], num, axis=0) for array in (tokens, tokens_masked)]
-        generated, frames = self._fill_images(image, *repeated, tokens_masked, num=num, **options)
+        candidates, masks = (
+            np.repeat(array[None], num, axis=0) for array in (tokens, tokens_masked)
+        )
+        generated, frames = self._fill_images(
+            image, candidates, masks, tokens_masked, num=num, **options
+        )
         return EditResult(blend(known, generated, mask, width), mask, frames)
 
     def _fill_images(

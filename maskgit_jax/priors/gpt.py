@@ -10,7 +10,15 @@ from flax.linen.spmd import with_logical_constraint
 
 from maskgit_jax.arrays import Array, Key
 from maskgit_jax.networks.causal import Grid
-from maskgit_jax.networks.transformer import KVCache, layer_norm, scaled_by_width, stacked_layers
+from maskgit_jax.networks.transformer import (
+    KVCache,
+    LayerOptions,
+    Rotations,
+    axial_rotations,
+    make_norm,
+    scaled_by_width,
+    stacked_layers,
+)
 
 EPSILON = 1e-5
 POSITION_SCALE = 0.03  # gives positions the deviation of the word embeddings
@@ -46,6 +54,7 @@ class GPT(nn.Module):
         num_heads: Attention heads.
         mlp_width: Hidden width of each layer's MLP.
         dropout_rate: Dropout rate of embeddings, attention weights and branch outputs.
+        layer_options: See `LayerOptions`.
         attention: "xla" or "cudnn", see `SelfAttention.implementation`.
         remat: Whether layers are recomputed in the backward pass.
         row_multiple: The embedding table has a multiple of this number of rows.
@@ -68,6 +77,7 @@ class GPT(nn.Module):
     num_heads: int = 16
     mlp_width: int = 4096
     dropout_rate: float = 0.0
+    layer_options: LayerOptions = LayerOptions()
     attention: str = "xla"
     remat: bool = True
     row_multiple: int = 128
@@ -87,7 +97,8 @@ class GPT(nn.Module):
         rows = self.codebook_size + self.num_classes + self.condition_codebook_size
         rows = -(-rows // self.row_multiple) * self.row_multiple
         self.word_embedding = self.param("word_embedding", initialize, (rows, self.width))
-        self.position_embedding = self.param("position_embedding", self._init_positions)
+        if self.layer_options.learned_positions:
+            self.position_embedding = self.param("position_embedding", self._init_positions)
         self.dropout = nn.Dropout(self.dropout_rate)
         self.layers = stacked_layers(
             self.num_layers,
@@ -102,8 +113,9 @@ class GPT(nn.Module):
             approximate_gelu=False,
             kernel_init=scaled_by_width(self.width),
             dtype=self.dtype,
+            options=self.layer_options,
         )
-        self.final_norm = layer_norm(EPSILON, self.dtype)
+        self.final_norm = make_norm(self.layer_options, EPSILON, self.dtype)
         self.head_logit = nn.Dense(
             self.codebook_size, use_bias=False, kernel_init=initialize, dtype=self.dtype
         )
@@ -124,7 +136,7 @@ class GPT(nn.Module):
         if self.num_condition_tokens:
             rows = [self._condition_rows(condition), *rows]
         x = self._embed(jnp.concatenate(rows, axis=1), jnp.int32(0), train)  # [B, Lc + L, D]
-        x, _ = self.layers(x, train, None, None)
+        x, _ = self.layers(x, train, None, None, self._rotations())
         return self._logits(x[:, self.num_condition_tokens :])
 
     def init_cache(self, label: Array, condition: Array | None = None) -> GPTCache:
@@ -135,7 +147,7 @@ class GPT(nn.Module):
         layers = KVCache(zeros, zeros)
         if self.num_condition_tokens:
             x = self._embed(self._condition_rows(condition), jnp.int32(0), False)
-            _, layers = self.layers(x, False, layers, jnp.int32(0))
+            _, layers = self.layers(x, False, layers, jnp.int32(0), self._rotations())
         return GPTCache(label, layers)
 
     def decode_step(self, cache: GPTCache, previous: Array, index: Array) -> tuple[Array, GPTCache]:
@@ -149,7 +161,7 @@ class GPT(nn.Module):
         row = jnp.where(index == 0, self._class_row(cache.label), previous)
         start = self.num_condition_tokens + index
         x = self._embed(row[:, None], start, False)  # [B, 1, D]
-        x, layers = self.layers(x, False, cache.layers, start)
+        x, layers = self.layers(x, False, cache.layers, start, self._rotations())
         return self._logits(x)[:, 0], cache._replace(layers=layers)
 
     def _init_positions(self, key: Key) -> Array:
@@ -159,6 +171,13 @@ class GPT(nn.Module):
             return initialize(key, (length, self.width), jnp.float32)
         tables = [sinusoidal_positions(g, self.width) for g in (*self.condition_grids, self.grid)]
         return jnp.concatenate(tables) * POSITION_SCALE
+
+    def _rotations(self) -> Rotations | None:
+        """Returns the rotations of [condition, class, image tokens]; the last is no input."""
+        if not self.layer_options.rotary:
+            return None
+        grids = (*self.condition_grids, None, self.grid)
+        return axial_rotations(grids, self.width // self.num_heads)
 
     def _class_row(self, label: Array) -> Array:
         return self.codebook_size + label
@@ -170,8 +189,9 @@ class GPT(nn.Module):
 
     def _embed(self, rows: Array, start: Array, train: bool) -> Array:
         x = jnp.take(self.word_embedding, rows, axis=0)
-        positions = jax.lax.dynamic_slice_in_dim(self.position_embedding, start, rows.shape[1])
-        x = with_logical_constraint(x + positions[None], ("batch", "length", "embed"))
+        if self.layer_options.learned_positions:
+            x += jax.lax.dynamic_slice_in_dim(self.position_embedding, start, rows.shape[1])[None]
+        x = with_logical_constraint(x, ("batch", "length", "embed"))
         return self.dropout(x.astype(self.dtype), deterministic=not train)
 
     def _logits(self, x: Array) -> Array:

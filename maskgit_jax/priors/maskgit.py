@@ -8,8 +8,11 @@ from flax.linen.spmd import with_logical_constraint
 from maskgit_jax.arrays import Array
 from maskgit_jax.networks.transformer import (
     Dropout,
+    LayerOptions,
+    Rotations,
+    axial_rotations,
     initialize,
-    layer_norm,
+    make_norm,
     scaled_by_width,
     stacked_layers,
 )
@@ -41,6 +44,9 @@ class MaskGIT(nn.Module):
         initialization: "official" (standard deviation 0.02 everywhere), or "scaled": kernels of the
             layers by width, 0.02 at 1024, and embeddings of deviation 0.1.
         dropout_rate: Of embeddings, attention weights and outputs of the layers.
+        layer_options: See `LayerOptions`.
+        grids: Rows and columns (h, w) of the image's token map, then those of the condition's; for
+            rotary positions.
         attention: "xla" or "cudnn", see `SelfAttention.implementation`.
         remat: Whether layers are recomputed in the backward pass.
         row_multiple: The number of rows of the embedding table is a multiple of it.
@@ -66,6 +72,8 @@ class MaskGIT(nn.Module):
     head: str = "tied"
     initialization: str = "official"
     dropout_rate: float = 0.1
+    layer_options: LayerOptions = LayerOptions()
+    grids: tuple[tuple[int, int], ...] = ()
     attention: str = "xla"
     remat: bool = True
     row_multiple: int = 128
@@ -120,10 +128,11 @@ class MaskGIT(nn.Module):
             chex.assert_shape(condition, (len(label), self.num_condition_tokens))
             indices = jnp.concatenate([indices, self._first_condition_row + condition], axis=1)
         x = jnp.take(table, indices, axis=0)  # [B, 1 + L + Lc, D]
-        positions = self.param("position_embedding", embedding_init, x.shape[1:])
-        x = with_logical_constraint(x + positions[None], ("batch", "length", "embed"))
+        if self.layer_options.learned_positions:
+            x = x + self.param("position_embedding", embedding_init, x.shape[1:])[None]
+        x = with_logical_constraint(x, ("batch", "length", "embed"))
         if self.norm == "post":
-            x = layer_norm(self._epsilon, self.dtype, "embedding_norm")(x)
+            x = self._norm("embedding_norm")(x)
         x = Dropout(self.dropout_rate)(x.astype(self.dtype), deterministic=not train)
         x, _ = stacked_layers(
             self.num_layers,
@@ -136,10 +145,19 @@ class MaskGIT(nn.Module):
             epsilon=self._epsilon,
             kernel_init=scaled_by_width(self.width) if scaled else initialize,
             dtype=self.dtype,
-        )(x, train, None, None)
+            options=self.layer_options,
+        )(x, train, None, None, self._rotations())
         if self.norm == "pre":
-            x = layer_norm(self._epsilon, self.dtype, "final_norm")(x)
+            x = self._norm("final_norm")(x)
         return x[:, 1 : 1 + self.num_tokens], table
+
+    def _rotations(self) -> Rotations | None:
+        if not self.layer_options.rotary:
+            return None
+        return axial_rotations((None, *self.grids), self.width // self.num_heads)
+
+    def _norm(self, name: str) -> nn.Module:
+        return make_norm(self.layer_options, self._epsilon, self.dtype, name)
 
     def _rows(self, tokens: Array, mask: Array, label: Array) -> Array:
         """Returns the rows of the embedding table of class and image tokens, int32 [B, 1 + L]."""
@@ -156,7 +174,7 @@ class MaskGIT(nn.Module):
             )
             return dense(x).astype(jnp.float32)
         x = nn.Dense(self.width, kernel_init=initialize, dtype=self.dtype, name="head_dense")(x)
-        x = layer_norm(self._epsilon, self.dtype, "head_norm")(nn.gelu(x))
+        x = self._norm("head_norm")(nn.gelu(x))
         bias = self.param("head_bias", nn.initializers.zeros, (len(table),))
         codes = table[: self.codebook_size].astype(self.dtype)
         logits = jnp.einsum("bld,kd->blk", x, codes, preferred_element_type=jnp.float32)

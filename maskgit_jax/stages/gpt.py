@@ -9,8 +9,9 @@ from maskgit_jax.priors.gpt import GPT
 from maskgit_jax.stage import Stage, Tokenizer
 from maskgit_jax.stages import autoregressive
 from maskgit_jax.stages.token_priors import (
-    check_attention,
+    check_transformer,
     condition_tokenizer,
+    layer_options,
     tokenizer_runs,
     validate_condition,
 )
@@ -21,7 +22,7 @@ needs = tokenizer_runs
 def validate(config: ConfigDict) -> None:
     """Raises `InputError` for a configuration that cannot work."""
     autoregressive.validate(config)
-    check_attention(config)
+    check_transformer(config)
     validate_condition(config)
 
 
@@ -39,6 +40,7 @@ def network(config: ConfigDict, condition: Tokenizer | None = None) -> GPT:
         num_heads=model.num_heads,
         mlp_width=model.mlp_width,
         dropout_rate=model.dropout_rate,
+        layer_options=layer_options(config),
         attention=model.attention,
         remat=model.remat,
         dtype=config.dtype,

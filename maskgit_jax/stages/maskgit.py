@@ -26,8 +26,8 @@ from maskgit_jax.stages.parallel_decoding import (
 )
 from maskgit_jax.stages.token_priors import (
     bits_metrics,
-    check_attention,
     check_tokenizer,
+    check_transformer,
     condition_tokenizer,
     encode_condition,
     encode_tokens,
@@ -48,7 +48,7 @@ def validate(config: ConfigDict) -> None:
     require_one_of(config, "losses.loss_on", ("masked", "all"))
     require_one_of(config, "losses.reduction", ("examples", "tokens"))
     check_schedule(config.masking.schedule, "config.masking.schedule")
-    check_attention(config)
+    check_transformer(config)
     for key in ("label_dropout_rate", "label_smoothing"):
         value = config.losses[key]
         require(0 <= value < 1, f"config.losses.{key} is {value}; it must be in [0, 1)")
@@ -62,14 +62,15 @@ def validate(config: ConfigDict) -> None:
 
 def build_network(config: ConfigDict, condition: Tokenizer | None = None) -> MaskGIT:
     """Returns the transformer of a configuration, with condition tokens of the given tokenizer."""
-    model = config.model
+    model, condition_grids = config.model, condition.grids if condition else ()
     return MaskGIT(
         codebook_size=model.codebook_size,
         num_classes=max(1, config.data.num_classes),
         num_tokens=model.grid[0] * model.grid[1],
         null_class=config.losses.label_dropout_rate > 0,
         condition_codebook_size=condition.codebook_size if condition else 0,
-        num_condition_tokens=sum(h * w for h, w in condition.grids) if condition else 0,
+        num_condition_tokens=sum(h * w for h, w in condition_grids),
+        grids=(tuple(model.grid), *condition_grids),
         head=model.head,
         initialization=model.initialization,
         **transformer_fields(config),

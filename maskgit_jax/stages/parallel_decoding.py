@@ -18,6 +18,7 @@ from maskgit_jax.stages.token_priors import (
     decode_tokens,
     encode_condition,
     known_tokens,
+    layer_options,
     paste_known_pixels,
 )
 
@@ -39,7 +40,8 @@ def transformer_fields(config: ConfigDict) -> dict[str, Any]:
         "attention",
         "remat",
     )
-    return {name: config.model[name] for name in names} | {"dtype": config.dtype}
+    fields = {name: config.model[name] for name in names}
+    return {**fields, "layer_options": layer_options(config), "dtype": config.dtype}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -22,8 +22,8 @@ from maskgit_jax.stages.parallel_decoding import (
 )
 from maskgit_jax.stages.token_priors import (
     bits_metrics,
-    check_attention,
     check_tokenizer,
+    check_transformer,
     encode_tokens,
 )
 
@@ -34,7 +34,7 @@ def validate(config: ConfigDict) -> None:
     require_one_of(config, "model.norm", ("post", "pre"))
     require_one_of(config, "model.init_from", ("generator", "random"))
     check_schedule(config.masking.schedule, "config.masking.schedule")
-    check_attention(config)
+    check_transformer(config)
     rate = config.losses.label_dropout_rate
     require(0 <= rate < 1, f"config.losses.label_dropout_rate is {rate}; it must be in [0, 1)")
     require(
@@ -190,6 +190,7 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         codebook_size=tokenizer.codebook_size,
         num_classes=generator.num_classes,
         num_tokens=height * width,
+        grids=((height, width),),
         null_class=True,
         **transformer_fields(config),
     )

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array, Batch, normalize
-from maskgit_jax.configuration import InputError, require, require_one_of
+from maskgit_jax.configuration import InputError, check_settings, require, require_one_of
 from maskgit_jax.decoding.regions import token_mask
 from maskgit_jax.losses.masked_tokens import unigram_entropy_bits
+from maskgit_jax.networks.transformer import LayerOptions
 from maskgit_jax.stage import Exports, Stage, Tokenizer, Variables
 
 Grids = tuple[tuple[int, int], ...]
@@ -54,9 +55,10 @@ def check_tokenizer(config: ConfigDict, exports: Exports) -> Tokenizer:
     return exports
 
 
-def check_attention(config: ConfigDict) -> None:
-    """Raises `InputError` for a number of heads or an attention kernel that cannot work."""
-    model = config.model
+def check_transformer(config: ConfigDict) -> None:
+    """Raises `InputError` for heads, an attention kernel or layer options that cannot work."""
+    model, options = config.model, layer_options(config)
+    check_settings(options)
     require_one_of(config, "model.attention", ("xla", "cudnn"))
     if model.attention == "cudnn":
         kinds = {device.platform for device in jax.devices()}
@@ -70,6 +72,16 @@ def check_attention(config: ConfigDict) -> None:
         f"config.model.width {model.width} is not a multiple of config.model.num_heads "
         f"{model.num_heads}",
     )
+    require(
+        not options.rotary or model.width // model.num_heads % 4 == 0,
+        f"config.model.width / num_heads is {model.width // model.num_heads}; with rotary "
+        "positions it must be a multiple of 4",
+    )
+
+
+def layer_options(config: ConfigDict) -> LayerOptions:
+    """Returns the options of the transformer's layers."""
+    return LayerOptions(**config.model.layer_options.to_dict())
 
 
 def condition_tokenizer(config: ConfigDict, frozen: Mapping[str, Stage]) -> Tokenizer | None:

@@ -1,16 +1,28 @@
 """Optimizers of networks, from their settings in `config.optimizers`."""
 
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array, PyTree
 
 
-def learning_rate(settings: ConfigDict, num_steps: int) -> optax.Schedule:
-    """Returns the schedule update -> learning rate of a network with `num_steps` updates."""
-    peak, warmup = settings.learning_rate, settings.warmup_steps
+def learning_rate(
+    settings: ConfigDict, num_steps: int, peak: float | None = None
+) -> optax.Schedule:
+    """Returns the schedule update -> learning rate of a network with `num_steps` updates.
+
+    Args:
+        settings: See `maskgit_jax.configuration.optimizer`.
+        num_steps: Number of updates.
+        peak: Largest value; by default `settings.learning_rate`.
+    """
+    peak, warmup = peak or settings.learning_rate, settings.warmup_steps
     if settings.schedule == "cosine":
         after = optax.cosine_decay_schedule(peak, max(1, num_steps - warmup))
     else:
@@ -28,19 +40,76 @@ def is_matrix(params: PyTree) -> PyTree:
 
 
 def make_optimizer(settings: ConfigDict, num_steps: int) -> optax.GradientTransformation:
-    """Returns the chain of clipping, Adam, decoupled weight decay ("adamw") and learning rate.
+    """Returns the chain of clipping, the optimizer, decoupled weight decay and learning rate.
 
     Args:
         settings: See `maskgit_jax.configuration.optimizer`.
         num_steps: Steps of the whole training; the network starts at its `start_step`.
     """
-    chain = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
-    chain.append(optax.scale_by_adam(settings.beta1, settings.beta2))
-    if settings.optimizer == "adamw":
-        chain.append(optax.add_decayed_weights(settings.weight_decay, mask=is_matrix))
     updates = num_steps - settings.start_step
+    chain = [optax.scale_by_adam(settings.beta1, settings.beta2)]
+    if settings.optimizer != "adam":
+        chain.append(optax.add_decayed_weights(settings.weight_decay, mask=is_matrix))
     chain.append(optax.scale_by_learning_rate(learning_rate(settings, updates)))
-    return optax.chain(*chain)
+    optimizer = optax.chain(*chain)
+    if settings.optimizer == "muon":
+        transforms = {"muon": muon(settings, updates), "adam": optimizer}
+        optimizer = optax.partition(transforms, muon_labels)
+    clip = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
+    return optax.chain(*clip, optimizer)
+
+
+def muon(settings: ConfigDict, num_steps: int) -> optax.GradientTransformation:
+    """Returns Muon: momentum whose matrices are orthogonalized.
+
+    A convolution's kernel [h, w, in, out] is the matrix [h*w*in, out]. The update of a matrix is
+    scaled by sqrt(max(1, out / in)).
+
+    Source: Jordan et al. 2024, Muon; `optax.contrib.scale_by_muon`.
+    """
+    return optax.chain(
+        optax.contrib.scale_by_muon(weight_dimension_numbers=_matrix_axes),
+        optax.stateless_with_tree_map(lambda update, _: _scale_by_shape(update)),
+        optax.add_decayed_weights(settings.weight_decay),
+        optax.scale_by_learning_rate(
+            learning_rate(settings, num_steps, settings.muon_learning_rate)
+        ),
+    )
+
+
+def muon_labels(params: PyTree) -> PyTree:
+    """Returns "muon" for kernels inside the network, "adam" for everything else.
+
+    Embeddings, heads and the first and last convolution are not matrices between features, so they
+    are left to Adam, as Muon's authors recommend.
+    """
+
+    def label(path: tuple, leaf: Array) -> str:
+        *modules, name = (part.key for part in path)
+        outer = any(re.match(OUTER, module) for module in modules)
+        return "muon" if name == "kernel" and leaf.ndim >= 2 and not outer else "adam"
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
+OUTER = r"head_|logits$|conv_in$|conv_out$"
+"""Names of the modules that read inputs or write outputs."""
+
+
+def _matrix_axes(params: PyTree) -> PyTree:
+    return jax.tree.map(
+        lambda leaf: optax.contrib.MuonDimensionNumbers(_input_axes(leaf), leaf.ndim - 1), params
+    )
+
+
+def _input_axes(kernel: Array) -> tuple[int, ...]:
+    """Returns the axes of the inputs: [in, out], [layers, in, out] or [h, w, in, out]."""
+    return (0, 1, 2) if kernel.ndim == 4 else (kernel.ndim - 2,)
+
+
+def _scale_by_shape(update: Array) -> Array:
+    inputs = math.prod(update.shape[axis] for axis in _input_axes(update))
+    return update * max(1.0, update.shape[-1] / inputs) ** 0.5
 
 
 def update_average(average: PyTree, params: PyTree, rate: float, step: Array) -> PyTree:

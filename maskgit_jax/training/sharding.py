@@ -43,8 +43,8 @@ PARAMETER_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(query|key|value)/bias", ("heads",)),
     (r"attention/out/kernel", ("heads", "width")),
     (r"attention/out/bias", (None,)),
-    (r"mlp_in/kernel", ("width", "mlp")),
-    (r"mlp_in/bias", ("mlp",)),
+    (r"mlp_(in|gate)/kernel", ("width", "mlp")),
+    (r"mlp_(in|gate)/bias", ("mlp",)),
     (r"mlp_out/kernel", ("mlp", "width")),
     (r"mlp_out/bias", (None,)),
     (r"head_(dense|logit|codes)/kernel", ("width", None)),
@@ -67,6 +67,7 @@ PARAMETER_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"usage/replacement", (None, None)),
     (r"ema/counts", (None,)),
     (r"ema/means", (None, None)),
+    (r"ns_coeffs", (None,)),  # of Muon's state
 )
 
 

@@ -16,7 +16,6 @@ from maskgit_jax.stages import stage_module
 from maskgit_jax.training.loop import compile_eval_step, evaluate_split
 from maskgit_jax.training.sharding import (
     PARAMETER_AXES,
-    all_devices,
     make_mesh,
     path_name,
     tree_shardings,
@@ -156,7 +155,8 @@ def test_a_parameter_without_a_row_is_an_error():
 @pytest.mark.parametrize("name", STAGE_NAMES)
 def test_padded_rows_change_no_evaluation(name):
     stage, config, frozen, _, state = compiled_stage(name)
-    variables, mesh = Variables(state.params, state.state, frozen), all_devices()
+    variables = Variables(state.params, state.state, frozen)
+    mesh = make_mesh(config.mesh, jax.devices()[:1])
     held_out, metrics = open_sources(config.data).evaluation, []
     for size in (16, 40):  # 360 held-out images: 22.5 and 9 batches
         batches, program = eval_batches(held_out, config.data, size), compile_eval_step(stage, mesh)
