@@ -291,6 +291,8 @@ def _parse(argv: list[str], commands: Sequence[str]) -> list[str]:
 def _report_errors(main: Callable[[], None]) -> None:
     try:
         main()
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        os._exit(1)
     except (InputError, OSError) as error:
         if not (isinstance(error, InputError) or storage_error(error)):
             raise
@@ -299,8 +301,6 @@ def _report_errors(main: Callable[[], None]) -> None:
         sys.stderr.flush()
         # Everything is saved and closed; threads that still read ahead are not waited for.
         os._exit(2)
-    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
-        os._exit(1)
     except jax.errors.JaxRuntimeError as error:
         end_with_peers(error)
         raise

@@ -56,7 +56,7 @@ def list_splits(place: str, eval_fraction: float) -> Splits:
     """Lists the images in a directory, see `files.find_images`.
 
     Subdirectories such as `train` and `val` are the splits. Without a held-out one a fraction of
-    the files is held out, chosen by a hash of their names, so that added files move none from one
+    the files is held out, chosen by a hash of their names, so that added files move few from one
     split to the other. Subdirectories with training images are the classes.
 
     Raises:
@@ -75,8 +75,8 @@ def list_splits(place: str, eval_fraction: float) -> Splits:
     else:
         require(len(files) > 1, f"folder:{place} has one image; add another one, which is held out")
         files, others = _hold_out(files, root, eval_fraction)
-    for name in set(groups) - {train, held_out} if train else ():
-        left_out["outside of the split folders", name or "no folder"] = len(groups[name])
+    for name in groups.keys() - {train, held_out or None} if train else ():
+        left_out["outside of the split folders", name or "in no folder"] = len(groups[name])
     used = {path.parent for path in found.paths}
     used |= {parent for folder in used for parent in folder.parents}
     for folder in set(found.folders) - used:

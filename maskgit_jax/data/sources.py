@@ -151,7 +151,7 @@ def match_classes(name: str, sources: Sources, class_names: Sequence[str]) -> So
     require(
         len(known) == 1 or not unknown,
         f"{name} has classes that the run lacks ({list_names(unknown, 5)}); those of the run are "
-        f"{list_names(known)}; rename or remove the others, or give other images with --data",
+        f"{list_names(known)}; rename or remove the others, or use other images",
     )
     labels = np.asarray([known.index(each) if len(known) > 1 else 0 for each in names], np.int32)
     train, evaluation = (Relabelled(each, labels) for each in (sources.train, sources.evaluation))

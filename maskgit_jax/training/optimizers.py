@@ -2,6 +2,7 @@
 
 import math
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,15 +23,15 @@ def learning_rate(
         num_steps: Number of updates.
         peak: Largest value; by default `settings.learning_rate`.
     """
-    peak, warmup = peak or settings.learning_rate, settings.warmup_steps
+    top, warmup = float(peak or settings.learning_rate), settings.warmup_steps
     if settings.schedule == "cosine":
-        after = optax.cosine_decay_schedule(peak, max(1, num_steps - warmup))
+        after = optax.cosine_decay_schedule(top, max(1, num_steps - warmup))
     else:
-        after = optax.constant_schedule(peak)
+        after = optax.constant_schedule(top)
     if not warmup:
         return after
     # The first update has 1/warmup of the peak, not 0.
-    rise = optax.linear_schedule(peak / warmup, peak, warmup - 1 or 1)
+    rise = optax.linear_schedule(top / warmup, top, warmup - 1 or 1)
     return optax.join_schedules([rise, after], [warmup])
 
 
@@ -53,7 +54,7 @@ def make_optimizer(settings: ConfigDict, num_steps: int) -> optax.GradientTransf
     chain.append(optax.scale_by_learning_rate(learning_rate(settings, updates)))
     optimizer = optax.chain(*chain)
     if settings.optimizer == "muon":
-        transforms = {"muon": muon(settings, updates), "adam": optimizer}
+        transforms: Any = {"muon": muon(settings, updates), "adam": optimizer}
         optimizer = optax.partition(transforms, muon_labels)
     clip = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
     return optax.chain(*clip, optimizer)
@@ -107,7 +108,7 @@ def _input_axes(kernel: Array) -> tuple[int, ...]:
     return (0, 1, 2) if kernel.ndim == 4 else (kernel.ndim - 2,)
 
 
-def _scale_by_shape(update: Array) -> Array:
+def _scale_by_shape(update: Any) -> Array:
     inputs = math.prod(update.shape[axis] for axis in _input_axes(update))
     return update * max(1.0, update.shape[-1] / inputs) ** 0.5
 

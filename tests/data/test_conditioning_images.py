@@ -64,3 +64,16 @@ def test_unusable_files_are_named(tmp_path):
         ImageFiles(str(tmp_path), 1, "image")
     with pytest.raises(InputError, match="none does not exist"):
         ImageFiles(str(tmp_path / "none"), 1, "image")
+
+
+def test_directories_with_names_of_classes_give_the_labels(tmp_path):
+    for name in ("dog/1.png", "cat/2", "cat/deep/3.webp"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (16, 16), 9).save(tmp_path / name, "WEBP")
+
+    def labels(*class_names: str):
+        files = ImageFiles(str(tmp_path), 1, "image", class_names)
+        return ConditioningImages(files, data(), (16, 16), 2, keep_top=0.5).labels(6)
+
+    assert labels("ant", "cat", "dog") == [1, 1, 1, 1, 2, 2]
+    assert labels("ant", "cat") is None and labels() is None

@@ -11,8 +11,10 @@ from maskgit_jax.configuration import InputError
 from maskgit_jax.data import tokens as token_files
 from maskgit_jax.data.cropping import choose_center
 from maskgit_jax.data.idx import read_idx
+from maskgit_jax.data.in_memory import ArraySource
 from maskgit_jax.data.loader import eval_batches, train_batches
-from maskgit_jax.data.sources import open_sources
+from maskgit_jax.data.protocol import Sources
+from maskgit_jax.data.sources import class_difference, match_classes, open_sources
 from tests.example import preset
 
 
@@ -204,3 +206,43 @@ def test_tokens_of_an_earlier_version_are_refused(tmp_path):
     token_files.write_description(tmp_path, {"codebook_size": 300, "grid": [2, 2]})
     with pytest.raises(InputError, match="earlier version.*encode"):
         token_files.read_description(str(tmp_path))
+
+
+def labelled_sources(class_names: tuple[str, ...]) -> Sources:
+    labels = np.arange(2 * len(class_names)) % len(class_names)
+    source = ArraySource(np.zeros((len(labels), 16, 16, 1), np.uint8), labels)
+    return Sources(source, source, class_names, ("not an image: 1 (.txt)",))
+
+
+@pytest.mark.parametrize(
+    ("names", "known", "labels"),
+    [
+        (("cat", "dog"), ("cat", "dog"), [0, 1]),
+        (("cat", "dog"), ("dog", "cat"), [1, 0]),
+        (("cat", "dog"), ("ant", "cat", "bee", "dog"), [1, 3]),
+        (("cafe\u0301", "cat"), ("caf\u00e9", "cat"), [0, 1]),
+        (("a", "b", "c"), ("all",), [0, 0, 0]),
+        (("a", "b"), (), [0, 1]),
+    ],
+)
+def test_labels_are_matched_by_the_names_of_classes(names, known, labels):
+    sources = match_classes("mine", labelled_sources(names), known)
+    for source in (sources.train, sources.evaluation):
+        expected = labels * 2
+        assert source.labels.tolist() == expected and len(source) == len(expected)
+        assert [source[index]["label"] for index in range(len(source))] == expected
+        assert source.read_batch(np.arange(len(source)))["label"].tolist() == expected
+        assert source.read_cropped(1, choose_center, 8)["label"] == expected[1]
+    assert sources.left_out == ("not an image: 1 (.txt)",)
+    if len(known) > 1:
+        assert class_difference(sources.class_names, known) == ""
+
+
+@pytest.mark.parametrize(
+    ("names", "culprits"),
+    [(("cat", "zebra"), "zebra"), (("ant", "cat", "dog"), "ant"), (("all",), "all")],
+)
+def test_classes_that_a_run_lacks_are_refused(names, culprits):
+    message = rf"mine has classes that the run lacks \({culprits}\); those of the run are cat, dog"
+    with pytest.raises(InputError, match=message):
+        match_classes("mine", labelled_sources(names), ("cat", "dog"))

@@ -33,6 +33,17 @@ def test_labels_of_a_dataset_are_known():
     assert abs(difference).max() <= 1
 
 
+def test_real_images_have_the_labels_of_a_run():
+    names = ("none", *"9876543210")
+    own, _ = open_real_images(base_config().data)
+    real, sources = open_real_images(base_config().data, names)
+    assert real.num_classes == 11 and sources.class_names == real.training.class_names == names
+    assert (real.training.labels == 10 - own.training.labels).all()
+    assert real.held_out[3]["label"] == 10 - own.held_out[3]["label"]
+    with pytest.raises(InputError, match="digits has classes that the run lacks .0, 1"):
+        open_real_images(base_config().data, ("2", "3"))
+
+
 def test_images_of_another_size_and_too_few_images_are_refused(real):
     with pytest.raises(InputError, match="are 28x28 with 3 channels, but those of digits"):
         check_image_sets((28, 28, 3), 500, real, ["classifier"], 50_000)

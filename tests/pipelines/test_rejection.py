@@ -45,6 +45,13 @@ def test_probabilities_of_a_classifier_from_a_file(tmp_path):
     _, logits = jax.jit(network.apply)({"params": params}, images / np.float32(127.5) - 1)
     expected = jax.nn.softmax(logits)[np.arange(11), labels]
     np.testing.assert_allclose(probabilities, expected, rtol=1e-4)
+    leaves = {f"{number:03d}": leaf for number, leaf in enumerate(leaves)}
+    write_arrays(path, {**leaves, "class_names": np.asarray(list("0123456789"))})
+    data.class_names = tuple("0123456789")
+    assert open_classifier(data, mesh, str(path)).num_classes == 10
+    data.class_names = tuple("012345678x")
+    with pytest.raises(InputError, match="a classifier of other classes .missing: 9; new: x"):
+        open_classifier(data, mesh, str(path))
     data.num_classes = 7
     with pytest.raises(InputError, match="a classifier of other images or classes"):
         open_classifier(data, mesh, str(path))
