@@ -61,11 +61,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield unfinished
         unfinished.rename(path)
-    except BaseException:
+    except BaseException as error:
         if unfinished.is_dir():
             shutil.rmtree(unfinished, ignore_errors=True)
         else:
             unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError) and (reason := storage_error(error)):
+            raise InputError(f"{path} cannot be written: {reason}") from error
         raise
 
 
@@ -135,9 +137,8 @@ def _try_to_write(path: Path, flag: str) -> None:
         trial.touch()
         trial.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(
-            f"{flag} cannot be written: {error.strerror}; choose another place"
-        ) from error
+        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+        raise InputError(f"{flag} cannot be written: {reason}; choose another place") from error
 
 
 def default_cache_directory() -> Path:

@@ -382,12 +382,19 @@ def load(
     return Model(run, path, mesh)
 
 
-def fit(config: ConfigDict | str, workdir: str | Path = "", **changes: Any) -> Model:
+def fit(
+    config: ConfigDict | str,
+    workdir: str | Path = "",
+    allow_change: Sequence[str] = (),
+    **changes: Any,
+) -> Model:
     """Trains a run, or resumes it, and loads the result.
 
     Args:
         config: A configuration, or the name of one, such as "vqgan:digits".
         workdir: The run directory; by default runs/STAGE-PRESET.
+        allow_change: Keys that may differ from the run that is resumed, beside those that always
+            may, see docs/training.md.
         changes: Changed keys, with "__" for ".": training__num_steps=100; or
             **{"training.num_steps": 100}.
 
@@ -402,4 +409,4 @@ def fit(config: ConfigDict | str, workdir: str | Path = "", **changes: Any) -> M
     else:
         config = apply_changes(config.copy_and_resolve_references().unlock(), changes)
     expand_user_paths(config)
-    return load(train(config, user_path(workdir)))
+    return load(train(config, user_path(workdir), allow_change))

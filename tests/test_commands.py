@@ -1,6 +1,8 @@
 """The public commands, run as a user runs them; bad input ends with one clear line."""
 
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -153,10 +155,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
     code, _, err = run("train", *TINY_TOKENIZER, "--config.training.num_steps=30",
                        "--config.optimizers.autoencoder.learning_rate=1e38",
                        "--config.optimizers.autoencoder.warmup_steps=0",
+                       "--allow_change=optimizers.autoencoder",
                        f"--workdir={tmp_path}")  # fmt: skip
     assert code == 2, err[-3000:]
     assert "network 'autoencoder' was not finite at step" in err
     assert "the last good checkpoint is step" in err
+    assert "--allow_change=optimizers.autoencoder.learning_rate" in err
     for path in (tmp_path / "checkpoints").glob("[0-9]*"):
         params = final_params(tmp_path, int(path.name))
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params["params"]))
@@ -204,6 +208,57 @@ def test_training_refuses_another_kind_of_run_or_tokenizer(runs, tmp_path):
     assert "data.image_size 16, but this run needs 32" in refused(
         *maskgit, "--config.data.image_size=32"
     )
+
+
+def test_a_finished_run_stays_as_it_is(runs, tmp_path):
+    config = (runs / "tokenizer/config.json").read_bytes()
+    assert "is finished: step 6 of 6; nothing is trained" in train_tokenizer(runs / "tokenizer", 6)
+    more = ("--config.training.num_steps=6", f"--workdir={runs / 'tokenizer'}")
+    assert "--allow_change=seed" in refused("train", *TINY_TOKENIZER, "--config.seed=1", *more)
+    assert (runs / "tokenizer/config.json").read_bytes() == config
+    shutil.copytree(runs / "tokenizer", tmp_path / "other")
+    maskgit = ("train", *TINY_MASKGIT, f"--config.tokenizer={tmp_path / 'other'}",
+               f"--workdir={runs / 'maskgit'}")  # fmt: skip
+    assert "is finished" in succeed(*maskgit), "a copy of the tokenizer"
+    shutil.rmtree(tmp_path / "other/checkpoints/6")
+    assert "other, with other weights; change it back" in refused(*maskgit)
+    assert str(runs / "tokenizer") in (runs / "maskgit/config.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "flag"),
+    [
+        ("train", ["--config=configs/vae.py", "--workdir=PLACE/x"], "--workdir"),
+        ("sample", ["--workdir=RUNS/maskgit", "--out=PLACE/x.png"], "--out"),
+        ("edit", ["variations", "--workdir=RUNS/maskgit", "--image=held_out:0",
+                  "--trajectory=PLACE/x.gif"], "--trajectory"),
+        ("encode", ["--workdir=RUNS/tokenizer", "--out=PLACE/x"], "--out"),
+        ("evaluate", ["--workdir=RUNS/tokenizer", "--cache=PLACE"], "--cache"),
+        ("evaluate", ["--write_reference=PLACE/x.npz", "--data=digits"], "--write_reference"),
+        ("lineage", ["--workdir=PLACE/x"], "--workdir"),
+    ],
+)  # fmt: skip
+def test_outputs_are_checked_first(runs, tmp_path, monkeypatch, module, arguments, flag):
+    place = tmp_path / "file"
+    place.touch()
+    monkeypatch.chdir(tmp_path)
+    words = [word.replace("PLACE", str(place)).replace("RUNS", str(runs)) for word in arguments]
+    assert re.search(f"error: {flag}=.* cannot be written: .*; choose another place",
+                     refused(module, *words))  # fmt: skip
+
+
+def test_data_elsewhere_are_named_with_data(runs, tmp_path):
+    shutil.copytree(runs / "maskgit", tmp_path / "run")
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    config["data"]["source"] = "folder:/nowhere"
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    sample = ("sample", f"--workdir={tmp_path / 'run'}", "--num=2", "--keep_top=0.5", "--steps=2",
+              f"--out={tmp_path / 'a.png'}")  # fmt: skip
+    edit = ("edit", "variations", f"--workdir={tmp_path / 'run'}", "--image=held_out:0", "--num=1",
+            "--steps=2", f"--out={tmp_path / 'b.png'}")  # fmt: skip
+    for command in (sample, edit):
+        assert "name them with --data=SOURCE" in refused(*command)
+        succeed(*command, "--data=digits")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Datasets of tokens: written once by `python -m maskgit_jax.encode`, read in any order."""
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ def write_split(
             if rows is None:
                 shape = (count, tokens.shape[1])
                 rows = np.lib.format.open_memmap(unfinished, "w+", dtype, shape)
+                with unfinished.open("r+b") as file:  # A full disk is an error, not a crash.
+                    os.posix_fallocate(file.fileno(), 0, unfinished.stat().st_size)
             rows[start : start + len(tokens)] = tokens
             labels[start : start + len(label)] = label
             start += len(tokens)

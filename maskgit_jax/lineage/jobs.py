@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 
 from maskgit_jax.evaluation.options import EvaluationOptions
+from maskgit_jax.files import create_output_directory
 from maskgit_jax.lineage.checks import check_lineage, open_workdir
 from maskgit_jax.lineage.commands import encode_command, train_command
 from maskgit_jax.lineage.measure import measure_system, read_result
@@ -50,6 +51,7 @@ def run_lineage(
     Raises:
         InputError: Something cannot work; most is found before the first job.
     """
+    create_output_directory(schedule.workdir, "--workdir")
     check_lineage(schedule, systems, options)
     open_workdir(schedule)
     if not run_jobs(list_jobs(schedule, systems, options, command)):

@@ -56,6 +56,7 @@ def write_token_dataset(
                 yield tokenizer.encode(batch["image"])[valid], batch["label"][valid]
                 bar.update(int(valid.sum()))
 
+    (folder / "tokens.json").unlink(missing_ok=True)  # incomplete from here to the end
     splits = (sources.train, sources.evaluation)
     for split, source in zip(SPLITS, splits, strict=True):
         write_split(folder, split, encode(source, split), len(source), exports.codebook_size)

@@ -1,10 +1,18 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from maskgit_jax.configuration import InputError
 from maskgit_jax.data.batch_reader import read_batches
-from maskgit_jax.data.image_sets import fingerprint, open_images, random_subset, read_statistics
+from maskgit_jax.data.image_sets import (
+    ImageSet,
+    fingerprint,
+    open_images,
+    random_subset,
+    read_statistics,
+)
 from maskgit_jax.data.sample_store import SampleStore
 
 
@@ -112,6 +120,21 @@ def test_fingerprints_distinguish_sets(tmp_path, images):
     assert fingerprint(whole) == fingerprint(whole)
     assert fingerprint(random_subset(whole)) != fingerprint(whole)
     assert fingerprint(random_subset(whole, 6)) != fingerprint(random_subset(whole))
+
+
+def test_a_fingerprint_changes_with_any_file_and_label(tmp_path, images):
+    for number in range(200):
+        Image.fromarray(images[0, ..., 0]).save(tmp_path / f"{number}.bmp")
+    whole = open_images(tmp_path)
+    before = fingerprint(random_subset(whole))
+    assert fingerprint(random_subset(open_images(tmp_path))) == before
+    os.utime(tmp_path / "1.bmp", (1, 1))  # replaced by a file of the same size
+    assert fingerprint(random_subset(open_images(tmp_path))) != before
+    arrays, labels = np.repeat(images[:1], 200, axis=0), np.zeros(200, np.int32)
+    sets = [ImageSet("a", arrays.copy(), images.shape[1:], labels.copy()) for _ in range(3)]
+    sets[1].images[1, 0, 0, 0] ^= 1
+    sets[2].labels[1] = 1
+    assert len({fingerprint(each) for each in sets}) == 3
 
 
 def test_a_store_ignores_files_of_another_batch_size(tmp_path):

@@ -10,8 +10,16 @@ from ml_collections import ConfigDict
 from maskgit_jax.arrays import normalize, to_uint8
 from maskgit_jax.configuration import InputError, optimizer
 from maskgit_jax.training.optimizers import learning_rate, make_optimizer, update_average
-from maskgit_jax.training.sharding import AXES, check_batch_size, make_mesh, partition_spec, pjit
+from maskgit_jax.training.sharding import (
+    AXES,
+    check_batch_size,
+    make_mesh,
+    partition_spec,
+    pjit,
+    replicated,
+)
 from maskgit_jax.training.step import make_train_step
+from maskgit_jax.training.variables import weights_checksum
 from maskgit_jax.training.writers import Writers
 from tests.example import digits_batch, preset, tiny_stage
 from tests.stages.test_all_stages import assert_equal, new_state
@@ -162,3 +170,15 @@ def test_metrics_of_a_lost_stretch_are_removed_on_resume(tmp_path):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 5]
     assert lines[-1]["images_per_second"] == 2 * lines[-1]["steps_per_second"]
+
+
+def test_a_checksum_of_weights_depends_on_every_bit_and_on_no_mesh():
+    tree = {"a": jnp.arange(24, dtype=jnp.bfloat16).reshape(4, 6), "b": {"c": jnp.ones(())}}
+    one = make_mesh(preset("vqgan").mesh, jax.devices()[:1])
+    eight = make_mesh(ConfigDict(dict(layout="data", data=1, fsdp=2, tensor=4)))
+    sharded = jax.device_put(tree, jax.tree.map(lambda _: replicated(eight), tree))
+    checksum = weights_checksum(tree, one)
+    assert checksum == weights_checksum(sharded, eight) == weights_checksum(tree, one)
+    others = [{**tree, "a": tree["a"].at[3, 5].add(1)}, {**tree, "a": tree["a"].reshape(6, 4)},
+              {**tree, "d": tree["b"]}, {"a": tree["a"], "b": {"d": tree["b"]["c"]}}]  # fmt: skip
+    assert len({checksum, *(weights_checksum(other, one) for other in others)}) == 5
