@@ -78,7 +78,7 @@ def test_at_temperature_0_tokens_do_not_depend_on_the_seed():
     [
         ("maskgit", "", float("nan")),
         ("maskgit", "word_embedding", 1e12),  # the codes' embeddings make the logits, too
-        ("gpt", "word_embedding", 1e12),
+        ("gpt", "head_codes", 1e12),
         ("vae", "", float("inf")),
     ],
 )
