@@ -90,6 +90,8 @@ def test_edit_writes_candidates_and_a_trajectory(runs, tmp_path):
             f"--out={out}")  # fmt: skip
     with Image.open(trajectory) as animation, Image.open(out) as edited:
         assert animation.n_frames > 8 and edited.width > 3 * 36
+    with Image.open(tmp_path / "out-2.png") as candidate:
+        assert candidate.size == (36, 16)
     assert "--keep has no effect on 'inpaint'; remove it" in refused(*edit, "--keep=0.5")
     replace = ("edit", "replace", f"--workdir={runs / 'maskgit'}", "--image=held_out:0")
     assert "'replace' needs --label: Class to generate" in refused(*replace, "--box=0,0,4,4")

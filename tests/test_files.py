@@ -1,12 +1,15 @@
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from maskgit_jax.configuration import InputError
 from maskgit_jax.files import (
     atomic_path,
     create_output_directory,
     default_cache_directory,
+    expand_user_paths,
     list_image_files,
+    user_path,
     write_arrays,
     write_text,
 )
@@ -47,3 +50,22 @@ def test_image_files_are_listed_in_order(tmp_path):
         InputError, match="empty contains no image files that Pillow reads .it is empty"
     ):
         list_image_files(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("~/images", "/home/me/images"),
+        ("~", "/home/me"),
+        ("folder:~/images", "folder:/home/me/images"),
+        ("held_out:3", "held_out:3"),
+        ("a/~/b", "a/~/b"),
+        ("", ""),
+    ],
+)
+def test_the_home_directory_replaces_a_tilde(monkeypatch, place, expected):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert user_path(place) == expected
+    config = ConfigDict({"data": {"source": place}, "seed": 0}).lock()
+    expand_user_paths(config)
+    assert config.to_dict() == {"data": {"source": expected}, "seed": 0}

@@ -77,8 +77,8 @@ def test_at_temperature_0_tokens_do_not_depend_on_the_seed():
     ("name", "scaled", "scale"),
     [
         ("maskgit", "", float("nan")),
-        ("maskgit", "word_embedding", 1e12),  # the codes' embeddings make the logits, too
-        ("gpt", "word_embedding", 1e12),
+        ("maskgit", "head_codes", 1e12),
+        ("gpt", "head_codes", 1e12),
         ("vae", "", float("inf")),
     ],
 )
