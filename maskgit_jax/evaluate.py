@@ -89,8 +89,7 @@ def main() -> None:
     one = bool(given.workdir) != bool(given.images)
     require(one, "give either --workdir=RUN or --images=FILE.npz or FOLDER")
     if given.decoders:
-        print(compare(given, options))
-        return
+        return print(compare(given, options))
     if given.workdir:
         folder, model = Path(given.workdir), load(given.workdir, given.checkpoint)
         check_output_file(folder / "evaluation.json", "--workdir")

@@ -38,21 +38,23 @@ class ProgressLines:
 
     def __init__(self, total: int, description: str, unit: str, initial: int = 0):
         self._total, self._description, self._unit = total, description, unit
-        self._count = self._initial = initial
-        self._start = self._printed = time.monotonic()
+        self._count, self._printed = initial, time.monotonic()
+        self._first: tuple[int, float] | None = None  # after the first update, which may compile
 
     def update(self, count: int) -> None:
         """Adds to the count, and prints a line if the last one is ten seconds old."""
         self._count += count
         now = time.monotonic()
+        first_count, first_time = self._first = self._first or (self._count, now)
         if now - self._printed < LINE_EVERY:
             return
         self._printed = now
-        speed = (self._count - self._initial) / (now - self._start)
-        left = (self._total - self._count) / max(speed, 1e-9)
         plural = f"{self._unit}es" if self._unit.endswith("ch") else f"{self._unit}s"
-        done = f"{self._count} of {self._total} {plural}"
-        note(f"{self._description}: {done}, {left:.0f} s left")
+        line = f"{self._description}: {self._count} of {self._total} {plural}"
+        if self._count > first_count:
+            speed = (self._count - first_count) / max(now - first_time, 1e-9)
+            line += f", {(self._total - self._count) / speed:.0f} s left"
+        note(line)
 
     def close(self) -> None:
         """Ends; nothing is printed."""
