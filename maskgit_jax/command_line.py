@@ -6,7 +6,8 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,20 +37,27 @@ from maskgit_jax.files import (
 )
 from maskgit_jax.images import ReadingRules, set_reading_rules
 
+POSITIVE = "a positive integer"
 _KINDS: dict[Any, Callable] = {
-    int: flags.DEFINE_integer,
-    float: flags.DEFINE_float,
+    int: partial(flags.DEFINE_integer, lower_bound=0),
+    POSITIVE: partial(flags.DEFINE_integer, lower_bound=1),
+    float: partial(flags.DEFINE_float, lower_bound=0),
     bool: flags.DEFINE_bool,
     list: flags.DEFINE_list,
     str: flags.DEFINE_string,
 }
 
 
-def define_flags(table: Iterable[tuple[type, str, Any, str]]) -> None:
-    """Defines a flag for each row (type, name, default, help); numbers must not be negative."""
+def define_flags(table: Iterable[tuple[Any, str, Any, str]]) -> None:
+    """Defines a flag for each row (type, name, default, help).
+
+    The type is int or float (not negative), `POSITIVE`, bool, list, str, or a tuple of choices.
+    """
     for kind, name, default, text in table:
-        limit = {"lower_bound": 0} if kind in (int, float) else {}
-        _KINDS[kind](name, default, text, **limit)
+        if isinstance(kind, tuple):
+            flags.DEFINE_enum(name, default, list(kind), text)
+        else:
+            _KINDS.get(kind, flags.DEFINE_string)(name, default, text)
 
 
 def define_sampling_flags() -> Callable[[], dict[str, Any]]:
@@ -59,11 +67,12 @@ def define_sampling_flags() -> Callable[[], dict[str, Any]]:
         A function to call after parsing: setting -> value, of the flags that were given.
     """
     settings = declared_settings()
+    kinds = {int: flags.DEFINE_integer, float: flags.DEFINE_float}  # settings check their ranges
     for name, kind, _, text, choices in settings:
         if choices:
             flags.DEFINE_enum(name, None, list(choices), text)
         else:
-            _KINDS.get(kind, flags.DEFINE_string)(name, None, text)
+            kinds.get(kind, flags.DEFINE_string)(name, None, text)
 
     def given() -> dict[str, Any]:
         values = {setting.name: flags.FLAGS[setting.name].value for setting in settings}
@@ -94,6 +103,31 @@ def numbers(name: str, count: int, kind: Callable[[str], Any]) -> tuple[Any, ...
             f"{flags.FLAGS[name].help}"
         )
     return values
+
+
+def command_options(
+    command: str, flags_of: Mapping[str, Collection[str]], required: Mapping[str, Collection[str]]
+) -> dict[str, Any]:
+    """Returns flag -> value of the flags of a subcommand that were given.
+
+    Args:
+        command: The subcommand.
+        flags_of: Subcommand -> flags that some subcommands do not have.
+        required: Subcommand -> flags that it needs.
+
+    Raises:
+        InputError: A flag has no effect on the command, or one that it needs is missing.
+    """
+    names = {name for names in flags_of.values() for name in names}
+    given = {name: flags.FLAGS[name].value for name in names}
+    given = {name: value for name, value in given.items() if value is not None}
+    unused = sorted(set(given) - set(flags_of[command]))
+    if unused:
+        raise InputError(f"--{unused[0]} has no effect on '{command}'; remove it")
+    missing = [name for name in required.get(command, ()) if flags.FLAGS[name].value is None]
+    if missing:
+        raise InputError(f"'{command}' needs --{missing[0]}: {flags.FLAGS[missing[0]].help}")
+    return given
 
 
 def output_file(name: str, *suffixes: str) -> Path:

