@@ -136,9 +136,12 @@ def test_an_older_run_is_named_and_a_refused_restart_leaves_it_unchanged(latent_
     shutil.copytree(latent_runs / "vae", tmp_path / "run")
     path, workdir = tmp_path / "run/config.json", f"--workdir={tmp_path / 'run'}"
     config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "model": {**config["model"], "filters": 16}}))
+    message = refused("sample", workdir)  # edited by hand
+    assert "config.model.filters was 8 in training and is 16; change it back" in message
     del config["model"]["likelihood"]
     path.write_text(json.dumps(config))
-    assert "was written by an older version of maskgit_jax" in refused("sample", workdir)
+    assert "config.model.likelihood was 'gaussian' in training" in refused("sample", workdir)
     message = refused("train", *TINY_VAE, workdir)
     assert "config.model.likelihood was unknown and is gaussian" in message
     assert "likelihood" not in json.loads(path.read_text())["model"]

@@ -21,12 +21,13 @@ from ml_collections import ConfigDict
 from maskgit_jax import distributed
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.files import atomic_path, write_text
-from maskgit_jax.hints import train_command
+from maskgit_jax.hints import changed_keys, train_command
 from maskgit_jax.stage import Stage, Variables
 from maskgit_jax.stages import stage_module
 from maskgit_jax.training.variables import (
     checkpoint_folder,
     inference_variables,
+    read_saved_config,
     restore_model,
     restore_variables,
     save_variables,
@@ -108,11 +109,27 @@ def load_run(workdir: str | Path, mesh: Mesh, checkpoint: str = "latest") -> Run
     """
     config = read_config(workdir)
     step = _checkpoint_step(workdir, config, checkpoint)
+    folder = checkpoint_folder(workdir) / str(step)
+    _check_same_model(config, folder, workdir)
     stages, frozen = load_frozen(Path(workdir) / "frozen", config, mesh)
     stage = _build(config, stages, workdir)
-    model = restore_model(checkpoint_folder(workdir) / str(step), mesh)
+    model = restore_model(folder, mesh)
     variables = inference_variables(model["params"], model["averages"], model["state"], frozen)
     return Run(config, stage, variables, step, stages)
+
+
+def _check_same_model(config: ConfigDict, folder: Path, workdir: str | Path) -> None:
+    """Refuses a config.json, perhaps edited by hand, of another model than the checkpoint's."""
+    saved = ConfigDict(_with_tuples(read_saved_config(folder)))
+    for key, (old, new) in changed_keys(saved, config).items():
+        require(
+            not key.startswith(_MODEL_KEYS) or key in ("model.remat", "model.attention"),
+            f"{workdir}/config.json is of another model than the checkpoint of step {folder.name}: "
+            f"config.{key} was {old!r} in training and is {new!r}; change it back",
+        )
+
+
+_MODEL_KEYS = ("model.", "data.image_size", "data.channels", "data.num_classes")
 
 
 def _checkpoint_step(workdir: str | Path, config: ConfigDict, checkpoint: str) -> int:

@@ -6,6 +6,7 @@ Sampling imports this module; Orbax is imported where something is read or writt
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -57,6 +58,16 @@ def restore_model(folder: Path, mesh: Mesh) -> PyTree:
         InputError: The checkpoint is damaged.
     """
     return _restore(folder / "model", mesh, folder)
+
+
+def read_saved_config(folder: Path) -> dict[str, Any]:
+    """Returns the configuration that one checkpoint was trained with, as JSON values."""
+    import orbax.checkpoint as ocp
+
+    try:
+        return ocp.JsonCheckpointHandler().restore(folder / "config")
+    except Exception as error:
+        raise damaged_checkpoint(folder, error) from error
 
 
 def restore_variables(folder: Path, mesh: Mesh) -> PyTree:
