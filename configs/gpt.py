@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 from maskgit_jax.configuration import apply_changes, choose_preset, optimizer, settings_dict
-from maskgit_jax.networks.transformer import LayerOptions
+from maskgit_jax.networks.layer_options import LayerOptions
 
 IMAGENET = {**common.IMAGENET_CLASSES, "training.num_steps": 1_000_000}
 FOLDER = {**common.FOLDER, **common.TRANSFORMER_384, "training.num_steps": 200_000}

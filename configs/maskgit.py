@@ -16,7 +16,7 @@ from maskgit_jax.configuration import (
     settings_dict,
 )
 from maskgit_jax.decoding.settings import decode_settings_class
-from maskgit_jax.networks.transformer import LayerOptions
+from maskgit_jax.networks.layer_options import LayerOptions
 
 IMAGENET = {**common.IMAGENET_CLASSES, "training.num_steps": 2_000_000}
 FOLDER = {

@@ -24,6 +24,7 @@ from maskgit_jax.configuration import (
     config_file,
     optimizer,
     require,
+    setting_comments,
 )
 from maskgit_jax.decoding.settings import declared_settings
 from maskgit_jax.distributed import end_with_peers
@@ -36,6 +37,7 @@ from maskgit_jax.files import (
     user_path,
 )
 from maskgit_jax.images import ReadingRules, set_reading_rules
+from maskgit_jax.networks.layer_options import LayerOptions
 
 POSITIVE = "a positive integer"
 _KINDS: dict[Any, Callable] = {
@@ -200,7 +202,8 @@ def describe_config(config: ConfigDict) -> str:
     own = source_comments(config_file(config.stage).read_text())
     networks = {f"optimizers.{key}": text for key, text in network.items()}
     sampling = {f"sampling.{setting.name}": setting.help for setting in declared_settings()}
-    return format_config(config, {**base, **networks, **sampling, **own})
+    layers = setting_comments(LayerOptions, "model.layer_options")
+    return format_config(config, {**base, **networks, **sampling, **layers, **own})
 
 
 def _define_processes() -> Callable[[], tuple[str, int, int]]:

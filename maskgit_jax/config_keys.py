@@ -48,6 +48,11 @@ def flat_keys(config: ConfigDict, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
 
 
+def flat_values(config: ConfigDict) -> dict[str, Any]:
+    """Returns dotted key -> value of a configuration."""
+    return {key: key_value(config, key) for key in flat_keys(config)}
+
+
 def key_value(config: ConfigDict, key: str) -> Any:
     """Returns the value of a dotted key."""
     value: Any = config

@@ -392,6 +392,14 @@ def setting_range(field: dataclasses.Field) -> str:
     )
 
 
+def setting_comments(cls: type, group: str) -> dict[str, str]:
+    """Returns dotted key -> meaning and allowed values of the settings of a group of keys."""
+    return {
+        f"{group}.{field.name}": " ".join([field.metadata["help"], setting_range(field)]).strip()
+        for field in dataclasses.fields(cls)
+    }
+
+
 def settings_table(cls: type) -> str:
     """Returns a Markdown table of a settings class: name, default, allowed values, meaning."""
     lines = ["| setting | default | allowed | meaning |", "|---|---|---|---|"]

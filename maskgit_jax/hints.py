@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from maskgit_jax.config_keys import flat_values
 from maskgit_jax.configuration import InputError, load_config, resolve_cadences
 
 ABSENT = "absent"
@@ -44,17 +45,6 @@ def _word(value: Any) -> str:
 
 def changed_keys(before: ConfigDict, after: ConfigDict) -> dict[str, tuple[Any, Any]]:
     """Returns dotted key -> (old, new value) where two configurations differ, or `ABSENT`."""
-    old, new = flat_keys(before), flat_keys(after)
+    old, new = flat_values(before), flat_values(after)
     pairs = {key: (old.get(key, ABSENT), new.get(key, ABSENT)) for key in {**new, **old}}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
-
-
-def flat_keys(config: ConfigDict) -> dict[str, Any]:
-    """Returns dotted key -> value of a configuration."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            flat |= {f"{key}.{name}": inner for name, inner in flat_keys(value).items()}
-        else:
-            flat[key] = value
-    return flat

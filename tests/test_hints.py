@@ -9,9 +9,10 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
+from maskgit_jax.config_keys import flat_values
 from maskgit_jax.configuration import InputError, apply_changes, resolve_cadences, validate
 from maskgit_jax.data.tokens import read_description, write_description
-from maskgit_jax.hints import flat_keys, train_command
+from maskgit_jax.hints import train_command
 from maskgit_jax.runs.directory import load_run, write_config
 from maskgit_jax.runs.fit import check_token_dataset, copy_frozen_stages, use_tokenizer_of_tokens
 from maskgit_jax.stages import stage_module
@@ -61,7 +62,7 @@ def test_the_command_of_a_run_gives_its_configuration(stage, tmp_path):
         resolve_cadences(config)
         found, workdir = parsed_training(pasted(train_command(config, tmp_path))[1])
         assert workdir == str(tmp_path)
-        ours, theirs = flat_keys(config), flat_keys(found)
+        ours, theirs = flat_values(config), flat_values(found)
         assert {key: theirs[key] for key in ours if key not in FROM_DATA} == {
             key: ours[key] for key in ours if key not in FROM_DATA
         }

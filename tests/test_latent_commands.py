@@ -143,7 +143,7 @@ def test_an_older_run_is_named_and_a_refused_restart_leaves_it_unchanged(latent_
     path.write_text(json.dumps(config))
     assert "config.model.likelihood was 'gaussian' in training" in refused("sample", workdir)
     message = refused("train", *TINY_VAE, workdir)
-    assert "config.model.likelihood was unknown and is gaussian" in message
+    assert "config.model.likelihood was 'absent' and is 'gaussian'" in message
     assert "likelihood" not in json.loads(path.read_text())["model"]
     del config["optimizers"]  # as before the keys were renamed
     path.write_text(json.dumps(config))

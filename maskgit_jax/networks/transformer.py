@@ -1,7 +1,6 @@
 """Transformer layers, and a stack of them that compiles once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -10,7 +9,7 @@ from flax import linen as nn
 from flax.linen.spmd import with_logical_constraint
 
 from maskgit_jax.arrays import Array
-from maskgit_jax.configuration import setting
+from maskgit_jax.networks.layer_options import LayerOptions
 
 initialize = nn.initializers.truncated_normal(0.02)
 """Cut at two sigma and not rescaled (true deviation 0.0176), as in google-research/maskgit."""
@@ -20,49 +19,6 @@ Initializer = nn.initializers.Initializer
 def scaled_by_width(width: int) -> Initializer:
     """Returns a normal initializer of deviation 0.02 at width 1024 that keeps the output scale."""
     return nn.initializers.normal(0.02 * (1024 / width) ** 0.5)
-
-
-@dataclass(frozen=True)
-class LayerOptions:
-    """Options of the layers that are newer than MaskGIT and GPT; the defaults are the published.
-
-    Sources: RMSNorm: Zhang and Sennrich 2019. RoPE: Su et al. 2021. Normalized queries and keys:
-    Dehghani et al. 2023. Squared ReLU: So et al. 2021. SwiGLU: Shazeer 2020.
-    """
-
-    norm_type: str = setting(
-        "layer", "LayerNorm, or RMSNorm, which has no mean and no bias.", choices=("layer", "rms")
-    )
-    positions: str = setting(
-        "learned",
-        "Learned embeddings, rotations of queries and keys by row and column (RoPE), or both.",
-        choices=("learned", "rope", "both"),
-    )
-    qk_norm: str = setting(
-        "none",
-        "RMSNorm of queries and keys: of each head, with a learned scale, or of the whole width, "
-        "without one.",
-        choices=("none", "head", "width"),
-    )
-    mlp: str = setting(
-        "gelu",
-        "Activation of the MLP. swiglu has a second input projection: with two thirds of the "
-        "hidden width it has as many parameters.",
-        choices=("gelu", "relu2", "swiglu"),
-    )
-    zero_init: bool = setting(
-        False, "Whether the output projections start at 0, so that each layer is the identity."
-    )
-
-    @property
-    def learned_positions(self) -> bool:
-        """Whether positions have embeddings."""
-        return self.positions != "rope"
-
-    @property
-    def rotary(self) -> bool:
-        """Whether queries and keys are rotated."""
-        return self.positions != "learned"
 
 
 ROPE_BASE = 100.0  # maps are a few dozen positions wide; texts of thousands use 10,000

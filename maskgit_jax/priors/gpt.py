@@ -10,9 +10,9 @@ from flax.linen.spmd import with_logical_constraint
 
 from maskgit_jax.arrays import Array, Key
 from maskgit_jax.networks.causal import Grid
+from maskgit_jax.networks.layer_options import LayerOptions
 from maskgit_jax.networks.transformer import (
     KVCache,
-    LayerOptions,
     Rotations,
     axial_rotations,
     make_norm,

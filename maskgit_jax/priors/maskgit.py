@@ -6,9 +6,9 @@ from flax import linen as nn
 from flax.linen.spmd import with_logical_constraint
 
 from maskgit_jax.arrays import Array
+from maskgit_jax.networks.layer_options import LayerOptions
 from maskgit_jax.networks.transformer import (
     Dropout,
-    LayerOptions,
     Rotations,
     axial_rotations,
     initialize,

@@ -8,9 +8,10 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from maskgit_jax.config_keys import flat_keys
 from maskgit_jax.configuration import require
 from maskgit_jax.data.sources import absolute_source
-from maskgit_jax.hints import ABSENT, changed_keys, flat_keys
+from maskgit_jax.hints import ABSENT, changed_keys
 from maskgit_jax.runs.directory import load_variables, read_config
 from maskgit_jax.stages import stage_module
 from maskgit_jax.training.variables import saved_steps, weights_checksum

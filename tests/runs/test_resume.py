@@ -4,8 +4,8 @@ import random
 
 import pytest
 
+from maskgit_jax.config_keys import flat_values
 from maskgit_jax.configuration import InputError, apply_changes, resolve_cadences
-from maskgit_jax.hints import flat_keys
 from maskgit_jax.runs.directory import write_config
 from maskgit_jax.runs.resume import MAY_CHANGE, MUST_STAY, check_resumable
 from tests.example import STAGE_NAMES, preset
@@ -37,10 +37,10 @@ def test_random_changes_are_reported_or_refused_by_name(stage, tmp_path):
     before = (tmp_path / "config.json").read_bytes()
     names = {"stage", "tokenizer", "generator", "condition_tokenizer"}
     names |= {"data.class_names", "data.num_classes"}  # these are compared by their content
-    keys = [key for key in flat_keys(config) if key not in names]
+    keys = [key for key in flat_values(config) if key not in names]
     for _ in range(60):
         new, chosen = config.copy_and_resolve_references().unlock(), rng.sample(keys, 3)
-        values = {key: changed(flat_keys(config)[key], rng) for key in chosen}
+        values = {key: changed(flat_values(config)[key], rng) for key in chosen}
         apply_changes(new, values)
         try:
             reported = check_resumable(new, tmp_path)
@@ -52,7 +52,7 @@ def test_random_changes_are_reported_or_refused_by_name(stage, tmp_path):
             assert all(f"and is {values[key]!r}" in text for key in named)
         else:
             assert sorted(reported) == sorted(
-                f"config.{key} was {flat_keys(config)[key]!r} and is {flat_keys(new)[key]!r}"
+                f"config.{key} was {flat_values(config)[key]!r} and is {flat_values(new)[key]!r}"
                 for key in chosen
             )
     assert (tmp_path / "config.json").read_bytes() == before
