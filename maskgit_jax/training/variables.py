@@ -65,7 +65,7 @@ def read_saved_config(folder: Path) -> dict[str, Any]:
     import orbax.checkpoint as ocp
 
     try:
-        return ocp.JsonCheckpointHandler().restore(folder / "config")
+        return dict(ocp.JsonCheckpointHandler().restore(folder / "config"))  # pyright: ignore
     except Exception as error:
         raise damaged_checkpoint(folder, error) from error
 
