@@ -79,18 +79,23 @@ def resolve_classes(config: ConfigDict, sources: Sources) -> None:
 def describe_sources(name: str, sources: Sources) -> str:
     """Returns one line: numbers of images, classes, and what is left out and why."""
     names = sources.class_names
-    classes = f"{len(names)} classes ({list_names(names)})" if len(names) > 1 else "one class"
-    line = (
-        f"{name}: {len(sources.train)} training and {len(sources.evaluation)} held-out images, "
-        f"{classes}"
-    )
+    classes = f"{len(names)} class{'es' * (len(names) > 1)} ({list_names(names)})"
+    classes = "no classes" if names == ("all",) else classes
+    counts = f"{len(sources.train)} training and {len(sources.evaluation)} held-out images"
+    line = f"{printable(name)}: {counts}, {classes}"
     return f"{line}; left out: {'; '.join(sources.left_out)}" if sources.left_out else line
 
 
-def print_description(name: str, sources: Sources) -> None:
-    """Prints `describe_sources` on the first of several processes."""
+def open_and_describe(data: ConfigDict) -> Sources:
+    """Opens a dataset, see `open_sources`; the first of several processes prints its description.
+
+    Raises:
+        InputError: As `open_sources`.
+    """
+    sources = open_sources(data)
     if distributed.is_main():
-        print(describe_sources(name, sources), flush=True)
+        print(describe_sources(data.source, sources), flush=True)
+    return sources
 
 
 def list_names(names: Sequence[str], limit: int = 10) -> str:

@@ -9,12 +9,7 @@ from ml_collections import ConfigDict
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.image_sets import CenterCropped, ImageSet
 from maskgit_jax.data.protocol import Sources
-from maskgit_jax.data.sources import (
-    image_data,
-    match_classes,
-    open_sources,
-    print_description,
-)
+from maskgit_jax.data.sources import image_data, match_classes, open_and_describe
 from maskgit_jax.evaluation.features import NUM_FEATURES
 
 Images = CenterCropped | ImageSet
@@ -55,9 +50,7 @@ def open_real_images(
         InputError: The dataset cannot be opened, or has a class that is not in `class_names`.
     """
     data = image_data(data)
-    sources = open_sources(data)
-    print_description(data.source, sources)
-    sources = match_classes(data.source, sources, class_names)
+    sources = match_classes(data.source, open_and_describe(data), class_names)
     training, held_out = (
         CenterCropped(source, data.image_size, data.channels, data.input, sources.class_names)
         for source in (sources.train, sources.evaluation)

@@ -10,7 +10,7 @@ from PIL import Image
 from maskgit_jax.configuration import InputError, condition_channels, require
 from maskgit_jax.data.conditioning_images import ConditioningImages, ImageFiles
 from maskgit_jax.data.cropping import center_crop
-from maskgit_jax.data.sources import image_data, match_classes, open_sources
+from maskgit_jax.data.sources import image_data, match_classes, open_and_describe
 from maskgit_jax.images import as_array, read_image, to_channels
 from maskgit_jax.pipelines.generator import GeneratorPipeline
 
@@ -85,7 +85,7 @@ def open_image(place: str, data: ConfigDict) -> np.ndarray:
     if kind != "held_out":
         require(bool(place), "no image is given; name a file, or held_out:NUMBER, with --image")
         return read_image(place, data.channels)
-    source = open_sources(data).evaluation
+    source = open_and_describe(data).evaluation
     require(
         number.isdigit() and int(number) < len(source),
         f"'{place}' is no held-out image; there are held_out:0 to held_out:{len(source) - 1}",
@@ -128,7 +128,7 @@ def open_conditioning_images(
     )
     data = image_data(data)
     if place in ("", "held_out"):
-        source = match_classes(data.source, open_sources(data), data.class_names).evaluation
+        source = match_classes(data.source, open_and_describe(data), data.class_names).evaluation
         order = np.random.default_rng(seed).permutation(len(source))
         records: Any = [source[int(i)] for i in order[: -(-num // num_per_input)]]
     else:

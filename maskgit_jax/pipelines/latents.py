@@ -10,7 +10,7 @@ from maskgit_jax.arrays import Array
 from maskgit_jax.autoencoders.latent_paths import interpolate_latents, traverse_latents
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.image_sets import CenterCropped
-from maskgit_jax.data.sources import open_sources
+from maskgit_jax.data.sources import open_and_describe
 from maskgit_jax.pipelines.autoencoder import AutoencoderPipeline
 from maskgit_jax.runs.directory import Run
 from maskgit_jax.stage import LatentModel
@@ -44,7 +44,7 @@ def latent_walks(
             f"'{run.config.stage}'; give a run of configs/vae.py"
         )
     held_out = CenterCropped(
-        open_sources(data).evaluation, data.image_size, data.channels, data.input
+        open_and_describe(data).evaluation, data.image_size, data.channels, data.input
     )
     order = np.random.default_rng(seed).permutation(len(held_out))
     autoencoder = AutoencoderPipeline(run, mesh)

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from maskgit_jax.arrays import Array, PyTree, normalize
 from maskgit_jax.configuration import require
 from maskgit_jax.data.image_sets import CenterCropped
-from maskgit_jax.data.sources import image_data, match_classes, open_sources
+from maskgit_jax.data.sources import image_data, match_classes, open_and_describe
 from maskgit_jax.files import default_cache_directory
 from maskgit_jax.pipelines.classifier import (
     Classifier,
@@ -99,7 +99,7 @@ def open_classifier(data: ConfigDict, mesh: Mesh, path: str = "") -> Classifier:
     if path:
         shape = (data.image_size, data.image_size, data.channels)
         return load_classifier(Path(path), shape, data.num_classes, data.class_names)
-    sources = match_classes(data.source, open_sources(data), data.class_names)
+    sources = match_classes(data.source, open_and_describe(data), data.class_names)
     training = CenterCropped(
         sources.train, data.image_size, data.channels, data.input, sources.class_names
     )

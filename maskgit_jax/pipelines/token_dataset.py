@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.loader import eval_batches
 from maskgit_jax.data.protocol import Source
-from maskgit_jax.data.sources import open_sources, print_description
+from maskgit_jax.data.sources import open_and_describe
 from maskgit_jax.data.tokens import SPLITS, write_description, write_split
 from maskgit_jax.pipelines.autoencoder import AutoencoderPipeline
 from maskgit_jax.runs.directory import Run
@@ -45,8 +45,7 @@ def write_token_dataset(
         with data.unlocked():
             data.source = data_source
     require(not data.source.startswith("tokens:"), f"{data.source} is encoded already")
-    sources, tokenizer = open_sources(data), AutoencoderPipeline(run, mesh)
-    print_description(data.source, sources)
+    sources, tokenizer = open_and_describe(data), AutoencoderPipeline(run, mesh)
 
     def encode(source: Source, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         with progress_bar(len(source), f"encoding {split} images", "image") as bar:

@@ -20,8 +20,7 @@ from maskgit_jax.data.loader import eval_batches, train_batches
 from maskgit_jax.data.sources import (
     class_difference,
     list_names,
-    open_sources,
-    print_description,
+    open_and_describe,
     resolve_classes,
 )
 from maskgit_jax.data.tokens import read_description
@@ -62,8 +61,7 @@ def fit(config: ConfigDict, workdir: str | Path = "") -> Path:
     check_resumable(config, workdir)
     check_token_dataset(config)
     perceptual = load_perceptual(config)
-    sources = open_sources(config.data)
-    print_description(config.data.source, sources)
+    sources = open_and_describe(config.data)
     resolve_classes(config, sources)
     check_resumed_classes(config, workdir)
     copy_frozen_stages(config, workdir, mesh)
