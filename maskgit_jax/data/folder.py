@@ -44,9 +44,9 @@ class Splits(NamedTuple):
 
 def open_folder(place: str, data: ConfigDict) -> Sources:
     """Opens a directory of images, see `list_splits`."""
-    train, held_out, *others = list_splits(place, data.eval_fraction)
-    sources = [FolderSource(files, data.image_size, data.channels) for files in (train, held_out)]
-    return Sources(*sources, *others)
+    *splits, class_names, left_out = list_splits(place, data.eval_fraction)
+    sources = [FolderSource(files, data.image_size, data.channels) for files in splits]
+    return Sources(sources[0], sources[1], class_names, left_out)
 
 
 def list_splits(place: str, eval_fraction: float) -> Splits:
