@@ -191,19 +191,22 @@ def list_image_files(root: Path) -> list[Path]:
     found = find_images(root)
     left_out = "; ".join(summarize_left_out(found.left_out))
     if distributed.is_main():
-        print(f"{root}: {len(found.paths)} images" + f"; left out: {left_out}" * bool(left_out))
+        print(
+            f"{printable(str(root))}: {len(found.paths)} images"
+            + f"; left out: {left_out}" * bool(left_out)
+        )
     return found.paths
 
 
 def top_folder(path: Path, root: Path) -> str:
-    """Returns the name of the subdirectory of `root` that a path is in, "" for `root` itself.
+    """Returns the subdirectory of `root` that a path below it is in, "" for `root` itself.
 
     Names of classes are compared: equal texts have one form, however a system encodes them.
 
     Raises:
         InputError: The name is not encoded in UTF-8.
     """
-    parts = path.relative_to(root).parts
+    parts = path.parts[len(root.parts) :]
     name = parts[0] if len(parts) > 1 else ""
     try:
         name.encode()

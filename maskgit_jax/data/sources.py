@@ -65,14 +65,19 @@ def open_sources(data: ConfigDict) -> Sources:
 def open_image_sources(data: ConfigDict) -> Sources:
     """Opens the images of a run: its dataset or, for tokens, the images that were encoded.
 
+    The first of several processes prints their description.
+
     Raises:
         InputError: As `open_sources`; the message says that --data can name other images.
     """
     data = image_data(data)
     try:
-        return open_sources(data)
+        sources = open_sources(data)
     except InputError as error:
         raise InputError(f"{error}; {_ELSEWHERE}") from error
+    if distributed.is_main():
+        print(describe_sources(data.source, sources), flush=True)
+    return sources
 
 
 def absolute_source(source: str) -> str:
@@ -103,18 +108,11 @@ def resolve_classes(config: ConfigDict, sources: Sources) -> None:
 def describe_sources(name: str, sources: Sources) -> str:
     """Returns one line: numbers of images, classes, and what is left out and why."""
     names = sources.class_names
-    classes = f"{len(names)} classes ({list_names(names)})" if len(names) > 1 else "one class"
-    line = (
-        f"{name}: {len(sources.train)} training and {len(sources.evaluation)} held-out images, "
-        f"{classes}"
-    )
+    classes = f"{len(names)} class{'es' * (len(names) > 1)} ({list_names(names)})"
+    classes = "no classes" if names == ("all",) else classes
+    counts = f"{len(sources.train)} training and {len(sources.evaluation)} held-out images"
+    line = f"{printable(name)}: {counts}, {classes}"
     return f"{line}; left out: {'; '.join(sources.left_out)}" if sources.left_out else line
-
-
-def print_description(name: str, sources: Sources) -> None:
-    """Prints `describe_sources` on the first of several processes."""
-    if distributed.is_main():
-        print(describe_sources(name, sources), flush=True)
 
 
 def list_names(names: Sequence[str], limit: int = 10) -> str:

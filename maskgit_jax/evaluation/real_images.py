@@ -13,7 +13,6 @@ from maskgit_jax.data.sources import (
     image_data,
     match_classes,
     open_image_sources,
-    print_description,
 )
 from maskgit_jax.evaluation.features import NUM_FEATURES
 
@@ -55,9 +54,7 @@ def open_real_images(
         InputError: The dataset cannot be opened, or has a class that is not in `class_names`.
     """
     data = image_data(data)
-    sources = open_image_sources(data)
-    print_description(data.source, sources)
-    sources = match_classes(data.source, sources, class_names)
+    sources = match_classes(data.source, open_image_sources(data), class_names)
     training, held_out = (
         CenterCropped(source, data.image_size, data.channels, data.input, sources.class_names)
         for source in (sources.train, sources.evaluation)

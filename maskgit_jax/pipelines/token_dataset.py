@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.loader import eval_batches
 from maskgit_jax.data.protocol import Source
-from maskgit_jax.data.sources import absolute_source, open_image_sources, print_description
+from maskgit_jax.data.sources import absolute_source, open_image_sources
 from maskgit_jax.data.tokens import SPLITS, write_description, write_split
 from maskgit_jax.pipelines.autoencoder import AutoencoderPipeline
 from maskgit_jax.runs.directory import Run
@@ -47,7 +47,6 @@ def write_token_dataset(
             data.source = absolute_source(data_source)
     require(not data.source.startswith("tokens:"), f"{data.source} is encoded already")
     sources, tokenizer = open_image_sources(data), AutoencoderPipeline(run, mesh)
-    print_description(data.source, sources)
 
     def encode(source: Source, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         with progress_bar(len(source), f"encoding {split} images", "image") as bar:

@@ -180,6 +180,13 @@ def copy_frozen_stages(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mes
                 f"the {name} was trained with data.{key} {data[key]}, but this run needs "
                 f"{value}, by config.data; make them equal",
             )
+        if name == "generator":  # A critic gives the labels of its data to it.
+            difference = class_difference(data.class_names, config.data.class_names)
+            require(
+                not difference,
+                f"the classes of the generator {source} are not those of {config.data.source} "
+                f"({difference}); train the critic on the images of the generator",
+            )
 
 
 def _expected_data(name: str, config: ConfigDict) -> dict[str, Any]:
@@ -188,9 +195,7 @@ def _expected_data(name: str, config: ConfigDict) -> dict[str, Any]:
     if name == "condition_tokenizer":
         channels = condition_channels(data)
         return {"image_size": data.image_size, "channels": channels, "input": data.condition}
-    expected = {"image_size": data.image_size, "channels": data.channels, "input": data.input}
-    # A critic gives the labels of its data to the generator.
-    return {**expected, "class_names": data.class_names} if name == "generator" else expected
+    return {"image_size": data.image_size, "channels": data.channels, "input": data.input}
 
 
 def _missing_stage(name: str, source: str, expected: dict[str, Any], config: ConfigDict) -> str:

@@ -180,6 +180,8 @@ def test_split_directories_are_recognised(tmp_path, paths, class_names, held_out
         (["cat/1", "loose"], "loose.png is not in a class directory.*one of: cat, or out of"),
         (["train/cat/1", "test/1"], "test/1.png is not in a class directory"),
         (["train/cat/1", "val/dog/1"], "val/dog/1.png is not in a class directory"),
+        (["images/train/1", "images/val/1"], "if that is the dataset, give folder:.*/images"),
+        (["cat/Train/1", "cat/test/1", "dog/Train/1"], "put folders of classes into those of the"),
         (["one"], "has one image"),
     ],
 )
