@@ -64,11 +64,6 @@ def check_resumable(config: ConfigDict, workdir: Path, allowed: Sequence[str] = 
     )
     if not steps:
         return []
-    require(
-        config.training.num_steps >= steps[-1],
-        f"config.training.num_steps is {config.training.num_steps}, but {workdir} is at step "
-        f"{steps[-1]} already; set it to more, or choose another --workdir",
-    )
     frozen = {*stage_module(config.stage).needs(config)}  # compared by `check_frozen`
     changes = {
         key: f"config.{key} was {old!r} and is {new!r}"
@@ -90,6 +85,11 @@ def check_resumable(config: ConfigDict, workdir: Path, allowed: Sequence[str] = 
         f"{workdir} was trained to step {steps[-1]} with another configuration: "
         f"{_some([*left.values()])}; change it back, choose another --workdir, or train on with "
         f"the new values by --allow_change={','.join(left)}",
+    )
+    require(
+        config.training.num_steps >= steps[-1],
+        f"config.training.num_steps is {config.training.num_steps}, but {workdir} is at step "
+        f"{steps[-1]} already; set it to more, or choose another --workdir",
     )
     return [*changes.values()]
 
