@@ -376,9 +376,8 @@ def load(
     """
     mesh, path = mesh or sharding.all_devices(), Path(user_path(path))
     run = load_run(path, mesh, checkpoint)
-    if data:
-        with run.config.unlocked():
-            run.config.data.source = data
+    with run.config.unlocked():
+        run.config.data.source = data or run.config.data.source
     return Model(run, path, mesh)
 
 
@@ -393,8 +392,7 @@ def fit(
     Args:
         config: A configuration, or the name of one, such as "vqgan:digits".
         workdir: The run directory; by default runs/STAGE-PRESET.
-        allow_change: Keys that may differ from the run that is resumed, beside those that always
-            may, see docs/training.md.
+        allow_change: More keys that may differ from the resumed run, see docs/training.md.
         changes: Changed keys, with "__" for ".": training__num_steps=100; or
             **{"training.num_steps": 100}.
 

@@ -86,7 +86,7 @@ class ImageSet(Source):
 
     def state(self) -> bytes:
         if isinstance(self.images, np.ndarray):
-            return hashlib.sha256(self.images.tobytes()).digest()
+            return hashlib.sha256(np.ascontiguousarray(self.images).data).digest()
         return self.images.state()
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def fingerprint(source: Source) -> str:
     digest = hashlib.sha256(repr((len(source), tuple(source.shape))).encode())
     digest.update(source.state())
     if source.labels is not None:
-        digest.update(np.asarray(source.labels, np.int32).tobytes())
+        digest.update(np.ascontiguousarray(source.labels, np.int32).data)
     for index in np.unique(np.linspace(0, len(source) - 1, 64).astype(int)):
         record = source[int(index)]
         digest.update(np.ascontiguousarray(record["image"]).tobytes())

@@ -23,7 +23,7 @@ class ArraySource(Source):
         return len(self.images)
 
     def state(self) -> bytes:
-        return hashlib.sha256(self.images.tobytes()).digest()
+        return hashlib.sha256(np.ascontiguousarray(self.images).data).digest()
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {"image": self.images[index], "label": int(self.labels[index])}

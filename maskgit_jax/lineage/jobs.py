@@ -51,8 +51,8 @@ def run_lineage(
     Raises:
         InputError: Something cannot work; most is found before the first job.
     """
-    create_output_directory(schedule.workdir, "--workdir")
     check_lineage(schedule, systems, options)
+    create_output_directory(schedule.workdir, "--workdir")
     open_workdir(schedule)
     if not run_jobs(list_jobs(schedule, systems, options, command)):
         print(f"stopped; the same command resumes: {command}")

@@ -65,11 +65,6 @@ def check_resumable(config: ConfigDict, workdir: Path, allowed: Sequence[str] = 
     )
     if not steps:
         return []
-    require(
-        config.training.num_steps >= steps[-1],
-        f"config.training.num_steps is {config.training.num_steps}, but {workdir} is at step "
-        f"{steps[-1]} already; set it to more, or choose another --workdir",
-    )
     frozen = {*stage_module(config.stage).needs(config)}  # compared by `check_frozen`
     changes = {
         key: f"config.{key} was {old!r} and is {new!r}"
@@ -77,22 +72,33 @@ def check_resumable(config: ConfigDict, workdir: Path, allowed: Sequence[str] = 
         if key not in frozen
     }
     refused = {key: text for key, text in changes.items() if not _may_change(key, before, config)}
-    fixed = [text for key, text in refused.items() if _matches(key, MUST_STAY)]
+    names = [name.removeprefix("config.") for name in allowed]
+    _check_allowed(names, config)
+    _refuse_others(refused, names, workdir, steps[-1])
+    require(
+        config.training.num_steps >= steps[-1],
+        f"config.training.num_steps is {config.training.num_steps}, but {workdir} is at step "
+        f"{steps[-1]} already; set it to more, or choose another --workdir",
+    )
+    return [*changes.values()]
+
+
+def _refuse_others(
+    changes: Mapping[str, str], allowed: Sequence[str], workdir: Path, step: int
+) -> None:
+    fixed = [text for key, text in changes.items() if _matches(key, MUST_STAY)]
     require(
         not fixed,
         f"{workdir} holds another model: {_some(fixed)}; change it back or choose another "
         "--workdir",
     )
-    names = [name.removeprefix("config.") for name in allowed]
-    _check_allowed(names, config)
-    left = {key: text for key, text in refused.items() if not _is_named(key, names)}
+    left = {key: text for key, text in changes.items() if not _is_named(key, allowed)}
     require(
         not left,
-        f"{workdir} was trained to step {steps[-1]} with another configuration: "
+        f"{workdir} was trained to step {step} with another configuration: "
         f"{_some([*left.values()])}; change it back, choose another --workdir, or train on with "
         f"the new values by --allow_change={','.join(left)}",
     )
-    return [*changes.values()]
 
 
 def _check_allowed(names: Sequence[str], config: ConfigDict) -> None:

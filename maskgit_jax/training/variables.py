@@ -109,7 +109,7 @@ def weights_checksum(variables: PyTree, mesh: Mesh) -> str:
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         array = np.ascontiguousarray(jax.device_get(leaf))
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
+        digest.update(array.view(np.uint8).data)
     return digest.hexdigest()[:16]
 
 

@@ -133,7 +133,7 @@ def test_a_directory_of_corrupt_images_is_an_error(tmp_path):
         ("folder:{}", "contains no image files"),
         ("idx:{}/missing", "directory does not exist"),
         ("idx:{}", "train-images-idx3-ubyte.gz is missing"),
-        ("tokens:{}", "python -m maskgit_jax.encode"),
+        ("tokens:{}", "tokens.json is missing, so it is no token dataset"),
         ("tfds:no_such_dataset_anywhere", "neither a TFDS dataset"),
         ("digits:{}", "write 'digits', without a place"),
         ("folder", "write it as folder:DIR"),

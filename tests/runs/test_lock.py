@@ -41,7 +41,7 @@ def test_another_host_keeps_its_lock_while_it_renews_it(tmp_path, monkeypatch, c
     monkeypatch.setattr(lock, "STALE_SECONDS", 0.3)
     (tmp_path / "config.json").touch()
     (tmp_path / "lock").write_text("elsewhere 7\n")
-    with lock_run(tmp_path):  # Nobody renews it.
+    with lock_run(tmp_path):  # It is not renewed.
         pass
     assert "waiting" in capsys.readouterr().out
     (tmp_path / "lock").write_text("elsewhere 7\n")

@@ -1,4 +1,4 @@
-"""Training that is told to stop, cannot write, or loses its terminal."""
+"""Training that gets a signal, cannot write, or loses its terminal."""
 
 import os
 import signal
@@ -30,6 +30,7 @@ def send_at_step(run, step: int, number: int) -> None:
     run.programs = run.programs._replace(train_step=step_and_signal)
 
 
+@pytest.mark.slow
 def test_a_signal_is_answered_at_the_next_step(tiny, tmp_path, capsys):
     stage, config, frozen = tiny
     before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM)}
