@@ -70,12 +70,12 @@ def main(command: str) -> None:
     image = open_image(given.image, model.config.data)
     if "other" in options:
         options["other"] = open_image(options["other"], model.config.data)
+    options |= {"num": given.num, "seed": given.seed, "frames": bool(given.trajectory)}
+    result = getattr(model, command)(image, **options, label=given.label, **SETTINGS())
     height, width = model.editor.working_size(image)
     if height < image.shape[0]:
         print(f"{image.shape[1]}x{image.shape[0]} is edited at {width}x{height}, the resolution of "
               "the run; the generated part is enlarged")  # fmt: skip
-    options |= {"num": given.num, "seed": given.seed, "frames": bool(given.trajectory)}
-    result = getattr(model, command)(image, **options, label=given.label, **SETTINGS())
     columns = len(result.images) // given.num if command == "interpolate" else None
     paths = write_candidates(out, image, result, columns)
     print(f"wrote {given.num} to {', '.join(map(str, paths))}")

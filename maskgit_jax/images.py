@@ -91,8 +91,9 @@ def to_channels(image: Image.Image, channels: int, background: str = "white") ->
         image = _to_8_bits(image)
     alpha = None
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
-        alpha, image = image.getchannel("A"), image.convert("RGB")
+        opaque = "L" if image.mode in ("LA", "La") else "RGB"  # a profile is of one of them
+        image = image.convert("LA" if opaque == "L" else "RGBA")
+        alpha, image = image.getchannel("A"), image.convert(opaque)
     image = _to_srgb(image, profile)
     if alpha is not None:
         image = Image.composite(image, Image.new(image.mode, image.size, background), alpha)

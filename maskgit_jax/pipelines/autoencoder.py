@@ -58,10 +58,13 @@ class AutoencoderPipeline:
         def reconstruct(variables: Variables, image: jax.Array) -> jax.Array:
             return decode(variables, encode(variables, image))
 
-        data = run.config.data
-        image = jax.ShapeDtypeStruct((1, data.image_size, data.image_size, data.channels), "uint8")
-        self._encoded = jax.eval_shape(encode, self.variables, image)
-        self._codes = exports.codebook_size if isinstance(exports, Tokenizer) else 0
+        if isinstance(exports, Tokenizer):
+            self._codes = exports.codebook_size
+            self._length = sum(height * width for height, width in exports.grids)
+        else:
+            size, channels = run.config.data.image_size, run.config.data.channels
+            image = jax.ShapeDtypeStruct((1, size, size, channels), "uint8")
+            self._codes, self._length = 0, jax.eval_shape(encode, self.variables, image).shape[1]
         replicated = sharding.replicated(mesh)
         self._encode, self._decode, self._reconstruct = (
             sharding.pjit(program, mesh, out_shardings=replicated)
@@ -74,21 +77,20 @@ class AutoencoderPipeline:
         Raises:
             InputError: Their shape, type or values are not those of the run.
         """
-        codes = self._codes
-        right = encoded.shape[1:] == self._encoded.shape[1:] and encoded.size > 0
+        codes, length = self._codes, self._length
+        right = encoded.shape[1:] == (length,) and len(encoded) > 0
         if not codes:
             require(
-                bool(
-                    right and np.issubdtype(encoded.dtype, np.number) and np.isfinite(encoded).all()
-                ),
-                f"latents are finite numbers [N, {self._encoded.shape[1]}] here, not "
-                f"{encoded.dtype} {list(encoded.shape)}",
+                right
+                and bool(np.issubdtype(encoded.dtype, np.number))
+                and bool(np.isfinite(encoded).all()),
+                f"latents are finite numbers [N, {length}] here, not {encoded.dtype} "
+                f"{list(encoded.shape)}",
             )
             return encoded.astype(np.float32)
         require(
             right and np.issubdtype(encoded.dtype, np.integer),
-            f"tokens are integers [N, {self._encoded.shape[1]}] here, not {encoded.dtype} "
-            f"{list(encoded.shape)}",
+            f"tokens are integers [N, {length}] here, not {encoded.dtype} {list(encoded.shape)}",
         )
         wrong = encoded[(encoded < 0) | (encoded >= codes)]
         require(
