@@ -70,8 +70,8 @@ def plot_memorization(axes: Any, runs: dict[int, Path]) -> None:
     for name, style in (("unigram", ":"), ("uniform", "-.")):
         curve = metrics(run, "train", f"bits_per_token_{name}")
         axes.plot(*curve, color="grey", ls=style, label=name)
-    axes.set(title="GPT, cross-entropy", xlabel="step", ylabel="bits per token", ylim=(0, 10))
-    axes.legend(fontsize=8)
+    axes.set(title="GPT, cross-entropy", xlabel="step", ylabel="bits per token", ylim=(0, 12))
+    axes.legend(fontsize=8, ncols=3, loc="upper center")
 
 
 def plot_discriminators(axes: Any, runs: dict[str, Path]) -> None:
