@@ -19,7 +19,7 @@ from maskgit_jax.images import write_png
 from maskgit_jax.runs.fit import fit
 
 DOCS = Path(__file__).parent
-FEW = 100
+FEW = (100, 500)  # training images
 PRIOR = {
     "model.dropout_rate": 0.0,
     "training.num_steps": 240,
@@ -29,6 +29,8 @@ PRIOR = {
     "training.checkpoint_every": 240,
 }
 DEAD = {
+    "training.num_steps": 300,
+    "optimizers.discriminator.start_step": 200,
     "training.log_every": 10,
     "training.eval_every": 50,
     "training.checkpoint_every": 50,
@@ -36,14 +38,14 @@ DEAD = {
 }
 
 
-def write_few_digits(folder: Path) -> None:
-    """Writes the first `FEW` training digits, and all held-out ones, as a folder of images."""
+def write_few_digits(folder: Path, count: int) -> None:
+    """Writes the first `count` training digits, and all held-out ones, as a folder of images."""
     sources = open_sources(base_config().data)
-    for split, source, count in (
-        ("train", sources.train, FEW),
+    for split, source, number in (
+        ("train", sources.train, count),
         ("val", sources.evaluation, len(sources.evaluation)),
     ):
-        for index in range(count):
+        for index in range(number):
             record = source[index]
             path = folder / split / str(record["label"]) / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,17 +59,19 @@ def metrics(run: Path, split: str, name: str) -> tuple[list[int], list[float]]:
     return [line["step"] for line in chosen], [line[name] for line in chosen]
 
 
-def plot_memorization(axes: Any, all_digits: Path, few: Path) -> None:
-    """Plots the cross-entropy of a GPT on few and on all training images."""
-    for run, label in ((all_digits, "1,437 images"), (few, f"{FEW} images")):
-        (line,) = axes.plot(*metrics(run, "train", "bits_per_token"), label=f"{label}, training")
+def plot_memorization(axes: Any, runs: dict[int, Path]) -> None:
+    """Plots the cross-entropy of a GPT by the number of training images."""
+    for count, run in runs.items():
+        label = f"{count} images, training"
+        (line,) = axes.plot(*metrics(run, "train", "bits_per_token"), label=label)
         color = line.get_color()
         axes.plot(*metrics(run, "eval", "bits_per_token"), "--", color=color, label="held out")
-    steps, unigram = metrics(all_digits, "train", "bits_per_token_unigram")
-    axes.plot(steps, unigram, color="grey", ls=":", label="unigram")
-    axes.axhline(metrics(all_digits, "train", "bits_per_token_uniform")[1][0], color="grey")
-    axes.set(title="memorization", xlabel="step", ylabel="bits per token", ylim=(0, 10))
-    axes.legend(fontsize=8)
+    run = next(iter(runs.values()))
+    for name, style in (("unigram", ":"), ("uniform", "-.")):
+        curve = metrics(run, "train", f"bits_per_token_{name}")
+        axes.plot(*curve, color="grey", ls=style, label=name)
+    axes.set(title="GPT, cross-entropy", xlabel="step", ylabel="bits per token", ylim=(0, 12))
+    axes.legend(fontsize=8, ncols=3, loc="upper center")
 
 
 def plot_discriminators(axes: Any, runs: dict[str, Path]) -> None:
@@ -84,24 +88,20 @@ def plot_discriminators(axes: Any, runs: dict[str, Path]) -> None:
 def main() -> None:
     """Trains what is missing and writes the figure."""
     runs = Path(sys.argv[1] if len(sys.argv) > 1 else "runs")
-    tokenizer, folder = runs / "vqgan-digits", runs / "curves-digits"
-    write_few_digits(folder)
+    tokenizer = runs / "vqgan-digits"
     prior = {**PRIOR, "tokenizer": str(tokenizer)}
-    few = {**prior, "data.source": f"folder:{folder}", "data.crop": "center"}
-    trainings = {
-        "gpt-all": ("gpt:digits", prior),
-        "gpt-few": ("gpt:digits", few),
-        "dead": ("vqgan:digits", DEAD),
-    }
-    done = {
-        name: fit(load_config(config, **changes), runs / f"curves-{name}")
-        for name, (config, changes) in trainings.items()
-    }
+    priors = {1437: fit(load_config("gpt:digits", **prior), runs / "curves-gpt-all")}
+    for count in reversed(FEW):
+        folder = runs / f"curves-digits-{count}"
+        write_few_digits(folder, count)
+        changes = {**prior, "data.source": f"folder:{folder}", "data.crop": "center"}
+        priors[count] = fit(load_config("gpt:digits", **changes), runs / f"curves-gpt-{count}")
+    dead = fit(load_config("vqgan:digits", **DEAD), runs / "curves-dead")
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    plot_memorization(left, done["gpt-all"], done["gpt-few"])
-    plot_discriminators(right, {"learning rate 1e-3": tokenizer, "1e-8: dead": done["dead"]})
+    plot_memorization(left, priors)
+    plot_discriminators(right, {"learning rate 1e-3": tokenizer, "1e-8: dead": dead})
     figure.savefig(DOCS / "training_curves.png", dpi=80)
 
 

@@ -30,7 +30,7 @@ from maskgit_jax.training import sharding
 RECIPE = 1  # version of the training below; part of the name of cached files
 STEPS, BATCH_SIZE, LEARNING_RATE = 1000, 128, 2e-3
 # Sets of fewer than SMALL images: many steps with small batches learn as much in less time.
-SMALL, SMALL_BATCH_SIZE, EPOCHS = 1000, 32, 40
+SMALL, SMALL_BATCH_SIZE, EPOCHS = 1000, 32, 30
 SAVE_EVERY = 10.0  # seconds of work that an interruption may lose
 ROTATIONS = 4
 

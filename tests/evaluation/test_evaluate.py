@@ -71,6 +71,25 @@ def test_runs_without_a_generator_refuse_sampling_settings(options):
         evaluate_loaded(run, None, options, settings={"steps": 2})
 
 
+def test_images_are_evaluated_without_a_network(
+    real, generated, options, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(classifier, "fit_classifier", None)
+    np.savez(tmp_path / "mine.npz", images=generated[:20], labels=np.arange(20) % 10)
+    np.savez(tmp_path / "real.npz", images=real.training.images, labels=real.training.labels)
+    evaluation = evaluate_images(
+        str(tmp_path / "mine.npz"),
+        dataclasses.replace(options, features={}),
+        tmp_path,
+        reference=str(tmp_path / "real.npz"),
+    )
+    names = [metric.name for metric in evaluation.metrics]
+    assert names == ["sample_duplicates", "novelty_train_copies"]
+    assert evaluation.settings["features"] == "none"
+    assert "--features=none" in evaluation.skipped.values()
+    assert "| novelty_train_copies | 0     |" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_images_are_evaluated_against_images(real, generated, options, tmp_path):
     np.savez(tmp_path / "mine.npz", images=generated[:80])
