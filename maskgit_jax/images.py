@@ -1,6 +1,6 @@
 """Images and image files: files of any mode to uint8 arrays; arrays to PNG grids and GIFs.
 
-docs/pixels.md has the rules of the conversion.
+docs/data.md has the rules of the conversion.
 """
 
 import io
