@@ -7,8 +7,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from maskgit_jax.configuration import base_config, default_workdir, settings_dict
+from maskgit_jax.configuration import base_config, default_workdir
 from maskgit_jax.decoding.settings import AutoregressiveSettings
+from maskgit_jax.settings import settings_dict
 
 # Data
 FASHION_MNIST = {

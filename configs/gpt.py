@@ -7,8 +7,9 @@ is a tokenizer of these images (`configs/vqvae.py --config.data.input=edges`).
 from ml_collections import ConfigDict
 
 from configs import common
-from maskgit_jax.configuration import apply_changes, choose_preset, optimizer, settings_dict
+from maskgit_jax.configuration import apply_changes, choose_preset, optimizer
 from maskgit_jax.networks.layer_options import LayerOptions
+from maskgit_jax.settings import settings_dict
 
 IMAGENET = {**common.IMAGENET_CLASSES, "training.num_steps": 1_000_000}
 FOLDER = {**common.FOLDER, **common.TRANSFORMER_384, "training.num_steps": 200_000}

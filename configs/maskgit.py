@@ -13,10 +13,10 @@ from maskgit_jax.configuration import (
     choose_preset,
     default_workdir,
     optimizer,
-    settings_dict,
 )
 from maskgit_jax.decoding.settings import decode_settings_class
 from maskgit_jax.networks.layer_options import LayerOptions
+from maskgit_jax.settings import settings_dict
 
 IMAGENET = {**common.IMAGENET_CLASSES, "training.num_steps": 2_000_000}
 FOLDER = {

@@ -3,14 +3,9 @@
 from ml_collections import ConfigDict
 
 from configs import common
-from maskgit_jax.configuration import (
-    apply_changes,
-    base_config,
-    choose_preset,
-    optimizer,
-    settings_dict,
-)
+from maskgit_jax.configuration import apply_changes, base_config, choose_preset, optimizer
 from maskgit_jax.decoding.settings import PriorSettings
+from maskgit_jax.settings import settings_dict
 
 IMAGENET = {
     **common.IMAGENET,

@@ -18,14 +18,7 @@ from ml_collections import ConfigDict, config_flags
 
 import maskgit_jax.decoding.rules  # noqa: F401 (registers the decoders that --help lists)
 from maskgit_jax.config_keys import format_config, source_comments, unknown_key
-from maskgit_jax.configuration import (
-    InputError,
-    base_config,
-    config_file,
-    optimizer,
-    require,
-    setting_comments,
-)
+from maskgit_jax.configuration import InputError, base_config, config_file, optimizer, require
 from maskgit_jax.decoding.settings import declared_settings
 from maskgit_jax.distributed import end_with_peers
 from maskgit_jax.distributed import start as start_processes
@@ -38,6 +31,7 @@ from maskgit_jax.files import (
 )
 from maskgit_jax.images import ReadingRules, set_reading_rules
 from maskgit_jax.networks.layer_options import LayerOptions
+from maskgit_jax.settings import setting_comments
 
 POSITIVE = "a positive integer"
 _KINDS: dict[Any, Callable] = {

@@ -1,6 +1,5 @@
 """Configurations: the base of all stages, presets, settings, and checks before compilation."""
 
-import dataclasses
 import importlib.util
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -217,6 +216,22 @@ def resolve_start_steps(config: ConfigDict, resumed: ConfigDict | None = None) -
         settings.start_step = settings.start_step or started
 
 
+def changed_config(config: ConfigDict | str, changes: Mapping[str, Any]) -> ConfigDict:
+    """Returns a copy of a configuration, or of a preset, with changed keys.
+
+    Args:
+        config: A configuration, or a name for `load_config`.
+        changes: Dotted key -> value; "__" stands for ".".
+
+    Raises:
+        InputError: As `load_config`.
+    """
+    changes = {key.replace("__", "."): value for key, value in changes.items()}
+    if isinstance(config, str):
+        return load_config(config, **changes)
+    return apply_changes(config.copy_and_resolve_references().unlock(), changes)
+
+
 def require(condition: bool, message: str) -> None:
     """Raises `InputError(message)` unless the condition holds."""
     if not condition:
@@ -332,79 +347,3 @@ def validate(config: ConfigDict) -> None:
             learning_rate > 0,
             f"config.{key}.learning_rate is {learning_rate}; it must be positive",
         )
-
-
-def setting(
-    default: Any,
-    help: str,
-    *,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    above: float | None = None,
-    choices: Collection[str] = (),
-    in_config: bool = True,
-) -> Any:
-    """Returns a field of a frozen dataclass of settings: its flag, config key, check and docs.
-
-    Args:
-        default: Of the field's type; hashable, because settings are static arguments.
-        help: A sentence for `--help` and the table in the docs.
-        minimum: Smallest allowed value.
-        maximum: Largest allowed value.
-        above: All values must be larger than this.
-        choices: Allowed values; those that it holds when settings are checked.
-        in_config: Whether `config.sampling` has the key.
-    """
-    limits = {"minimum": minimum, "maximum": maximum, "above": above, "choices": choices}
-    metadata = {"help": help, "in_config": in_config, **limits}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def settings_dict(cls: type) -> dict[str, Any]:
-    """Returns the defaults of a settings class that a configuration holds, {name: default}."""
-    fields = dataclasses.fields(cls)
-    return {field.name: field.default for field in fields if field.metadata["in_config"]}
-
-
-def check_settings(settings: Any) -> None:
-    """Raises `InputError` for a value out of the range that its `setting` declares."""
-    for field in dataclasses.fields(settings):
-        value, limits = getattr(settings, field.name), field.metadata
-        choices, above = limits["choices"], limits["above"]
-        minimum, maximum = limits["minimum"], limits["maximum"]
-        allowed = (
-            (not choices or value in choices)
-            and (minimum is None or value >= minimum)
-            and (maximum is None or value <= maximum)
-            and (above is None or value > above)
-        )
-        require(allowed, f"{field.name} is {value!r}; it must be {setting_range(field)}")
-
-
-def setting_range(field: dataclasses.Field) -> str:
-    """Returns the values that a setting may have in words; "" for any."""
-    limits = field.metadata
-    if limits["choices"]:
-        return f"one of {', '.join(limits['choices'])}"
-    names = {"above": "above", "minimum": "at least", "maximum": "at most"}
-    return " and ".join(
-        f"{word} {limits[name]:g}" for name, word in names.items() if limits[name] is not None
-    )
-
-
-def setting_comments(cls: type, group: str) -> dict[str, str]:
-    """Returns dotted key -> meaning and allowed values of the settings of a group of keys."""
-    return {
-        f"{group}.{field.name}": " ".join([field.metadata["help"], setting_range(field)]).strip()
-        for field in dataclasses.fields(cls)
-    }
-
-
-def settings_table(cls: type) -> str:
-    """Returns a Markdown table of a settings class: name, default, allowed values, meaning."""
-    lines = ["| setting | default | allowed | meaning |", "|---|---|---|---|"]
-    for field in dataclasses.fields(cls):
-        default = f"`{field.default}`" if field.default not in (None, "") else ""
-        help = field.metadata["help"]
-        lines.append(f"| `{field.name}` | {default} | {setting_range(field)} | {help} |")
-    return "\n".join(lines) + "\n"

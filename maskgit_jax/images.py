@@ -22,7 +22,9 @@ UNREADABLE = (Exception,)
 IMAGE_OUTPUTS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """Files that an image is written to; upper case is the same."""
 _SRGB = ImageCms.createProfile("sRGB")
-_SRGB_BYTES = ImageCms.ImageCmsProfile(_SRGB).tobytes()
+_CREATED = slice(24, 36)  # in the header: the time at which the profile was made
+_SRGB_BYTES = bytearray(ImageCms.ImageCmsProfile(_SRGB).tobytes())
+_SRGB_BYTES[_CREATED] = bytes(12)  # so that equal images give equal files
 
 
 class ReadingRules(NamedTuple):
@@ -272,7 +274,7 @@ def _enlarged_grid(images: np.ndarray, columns: int) -> Image.Image:
 
 def write_image(path: Path, image: Image.Image) -> None:
     """Writes a grey or RGB image in the format of the suffix; colours have an sRGB profile."""
-    profile = {"icc_profile": _SRGB_BYTES} if image.mode == "RGB" else {}
+    profile = {"icc_profile": bytes(_SRGB_BYTES)} if image.mode == "RGB" else {}
     save_image(path, image, quality=95, **profile)
 
 

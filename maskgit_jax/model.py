@@ -16,15 +16,14 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from maskgit_jax.configuration import apply_changes, load_config, require
+from maskgit_jax.configuration import changed_config, require
 from maskgit_jax.data.conditioning_images import ConditioningImages
 from maskgit_jax.files import expand_user_paths, user_path
 from maskgit_jax.pipelines.autoencoder import AutoencoderPipeline
 from maskgit_jax.pipelines.editor import Editor, EditResult
-from maskgit_jax.pipelines.generator import GeneratorPipeline, label_number
+from maskgit_jax.pipelines.generator import GeneratorPipeline, collect_batches, label_number
 from maskgit_jax.pipelines.inputs import open_conditioning_images, to_image, to_images, to_mask
 from maskgit_jax.runs.directory import Run, load_run
-from maskgit_jax.runs.progress import progress_bar
 from maskgit_jax.training import sharding
 
 if TYPE_CHECKING:
@@ -118,7 +117,7 @@ class Model:
         chosen, numbers = self.generator.settings(**settings), self.labels(labels, num, inputs)
         if rejection_keep == 1:
             batches = self.generator(numbers, seed, chosen, batch_size, conditioning=inputs)
-            return _collect(batches, len(numbers))
+            return collect_batches(batches, len(numbers))
         require(
             inputs is None and self.generator.num_classes > 1,
             "--rejection_keep selects among samples of classes; this run has none, or --input is "
@@ -128,7 +127,9 @@ class Model:
 
         candidates = rejection.candidate_labels(numbers, rejection_keep)
         model = rejection.open_classifier(self.config.data, self.mesh, classifier)
-        images = _collect(self.generator(candidates, seed, chosen, batch_size), len(candidates))
+        images = collect_batches(
+            self.generator(candidates, seed, chosen, batch_size), len(candidates)
+        )
         size = sharding.round_up_to_shards(batch_size, self.mesh)
         confidence = rejection.class_probabilities(model, images, candidates, self.mesh, size)
         return images[rejection.most_confident(confidence, candidates, numbers)]
@@ -149,7 +150,7 @@ class Model:
         """
         chosen, numbers = self.generator.settings(**settings), self.labels(labels, num, inputs)
         batches = self.generator.tokens(numbers, seed, chosen, batch_size, inputs)
-        return _collect(batches, len(numbers))
+        return collect_batches(batches, len(numbers))
 
     def labels(
         self, labels: Any, num: int | None, inputs: ConditioningImages | None = None
@@ -351,15 +352,6 @@ class Model:
         )
 
 
-def _collect(batches: Any, total: int) -> np.ndarray:
-    arrays = []
-    with progress_bar(total, "sampling", "image") as bar:
-        for batch in batches:
-            arrays.append(batch)
-            bar.update(len(batch))
-    return np.concatenate(arrays)
-
-
 def load(
     path: str | Path, checkpoint: str = "latest", mesh: Mesh | None = None, data: str = ""
 ) -> Model:
@@ -401,10 +393,6 @@ def fit(
     """
     from maskgit_jax.runs.fit import fit as train  # imports what only training needs
 
-    changes = {key.replace("__", "."): value for key, value in changes.items()}
-    if isinstance(config, str):
-        config = load_config(config, **changes)
-    else:
-        config = apply_changes(config.copy_and_resolve_references().unlock(), changes)
+    config = changed_config(config, changes)
     expand_user_paths(config)
     return load(train(config, user_path(workdir), allow_change))

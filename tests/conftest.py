@@ -7,7 +7,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 "
+    # Without it and with other emitters, two processes wait for each other.
+    "--xla_cpu_enable_concurrency_optimized_scheduler=false",
 )
 _OWN = tempfile.TemporaryDirectory(prefix="maskgit_jax_tests_")
 _SHARED = os.environ.setdefault("MASKGIT_JAX_TESTS", _OWN.name)  # by all processes of the tests

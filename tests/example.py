@@ -94,6 +94,11 @@ TINY = {
     },
     "gpt": {
         **TINY_TRANSFORMER,
+        "model.layer_options.norm_type": "rms",
+        "model.layer_options.positions": "both",
+        "model.layer_options.qk_norm": "head",
+        "model.layer_options.mlp": "swiglu",
+        "optimizers.prior.optimizer": "muon",
         "model.dropout_rate": 0.0,
         "optimizers.prior.warmup_steps": 0,
         "optimizers.prior.learning_rate": 1e-2,

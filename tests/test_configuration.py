@@ -8,16 +8,13 @@ from maskgit_jax.configuration import (
     InputError,
     apply_changes,
     base_config,
-    check_settings,
     load_config,
     optimizer,
     resolve_cadences,
     resolve_start_steps,
-    setting,
-    settings_dict,
-    settings_table,
     validate,
 )
+from maskgit_jax.settings import check_settings, setting, settings_dict, settings_table
 from tests.example import ROOT, STAGE_NAMES
 
 PRESETS = ("digits", "fashion_mnist", "cifar10", "folder", "imagenet256", "imagenet512")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from maskgit_jax.configuration import settings_table
 from maskgit_jax.decoding import rules  # noqa: F401  (registers the decoders)
 from maskgit_jax.decoding.settings import DecodeSettings, PriorSettings, SlidingWindowSettings
+from maskgit_jax.settings import settings_table
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(

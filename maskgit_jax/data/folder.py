@@ -75,11 +75,11 @@ def list_splits(place: str, eval_fraction: float) -> Splits:
     else:
         require(len(files) > 1, f"folder:{place} has one image; add another one, which is held out")
         files, others = _hold_out(files, root, eval_fraction)
-    for name in groups.keys() - {train, held_out or None} if train else ():
+    for name in sorted(groups.keys() - {train, held_out or None}) if train else ():
         left_out["outside of the split folders", name or "in no folder"] = len(groups[name])
     used = {path.parent for path in found.paths}
     used |= {parent for folder in used for parent in folder.parents}
-    for folder in set(found.folders) - used:
+    for folder in sorted(set(found.folders) - used):
         if folder.parent in (root, class_root):
             left_out["folder without images", folder.name] += 1
     for label in set(range(len(class_names))) - {file.label for file in files}:
@@ -112,12 +112,26 @@ def _find_split_folders(place: str, groups: dict[str, list[Path]]) -> tuple[str,
         f"folder:{place} has held-out images in '{''.join(held_out[:1])}', but no folder 'train'; "
         "put the training images there, or rename the folder if it is a class",
     )
+    if not train:
+        _refuse_splits_of_classes(place, groups)
     if not train or held_out:
         return "".join(train), "".join(held_out[:1])
     # A class may have the name: it has images, not folders of classes, and stands beside others.
     depth = len(Path(place, train[0]).parts) + 1
     has_classes = any(len(path.parts) > depth for path in groups[train[0]])
     return train[0] if has_classes or not set(groups) - {"", train[0]} else "", ""
+
+
+def _refuse_splits_of_classes(place: str, groups: dict[str, list[Path]]) -> None:
+    """Raises `InputError` if a subdirectory, which would be a class, has split folders."""
+    for name, paths in groups.items():
+        inner = {folder.casefold() for folder in _by_subdirectory(paths, Path(place, name))}
+        require(
+            not name or inner.isdisjoint(TRAIN_NAMES) or inner.isdisjoint(HELD_OUT_NAMES),
+            f"folder:{place} has folders of training and held-out images in {Path(place, name)}; "
+            f"if that is the dataset, give folder:{Path(place, name)}, otherwise put folders of "
+            "classes into those of the splits",
+        )
 
 
 def _label(paths: list[Path], root: Path, class_names: tuple[str, ...]) -> list[LabelledPath]:

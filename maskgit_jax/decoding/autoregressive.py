@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from maskgit_jax.arrays import Array, Key, PyTree
-from maskgit_jax.configuration import check_settings
 from maskgit_jax.decoding.sampling import (
     check_temperature,
     check_top_k,
@@ -18,6 +17,7 @@ from maskgit_jax.decoding.sampling import (
     sample_categorical,
 )
 from maskgit_jax.decoding.settings import AutoregressiveSettings
+from maskgit_jax.settings import check_settings
 
 DecodeStep = Callable[[PyTree, Array, Array], tuple[Array, PyTree]]
 """(cache, previous token int32 [B], index []) -> (logits [B, K] of position `index`, cache)."""

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from maskgit_jax.arrays import Array, Key
-from maskgit_jax.configuration import check_settings, require
+from maskgit_jax.configuration import require
 from maskgit_jax.decoding.guidance import Predict
 from maskgit_jax.decoding.rules import Critic, DecodeState, Grid, k_lowest, random_halton_order
 from maskgit_jax.decoding.sampling import (
@@ -38,6 +38,7 @@ from maskgit_jax.decoding.sampling import (
 )
 from maskgit_jax.decoding.schedules import check_schedule, masked_counts, ramp
 from maskgit_jax.decoding.settings import DECODERS, DecodeSettings
+from maskgit_jax.settings import check_settings
 
 LOOP_FRACTIONS = (0.45, 0.5)  # of the steps: before the loop, in the loop
 LOOP_MASK_RATIO = 0.1  # in the loop

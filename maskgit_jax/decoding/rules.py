@@ -2,7 +2,7 @@
 
 A rule is a function (`DecodeState`, settings) -> mask bool [B, L], registered with `register`.
 Settings of its own are fields of a frozen subclass of `DecodeSettings`, made with
-`configuration.setting` and named in `register`; flags, config, checks and docs follow from them.
+`settings.setting` and named in `register`; flags, config, checks and docs follow from them.
 """
 
 from collections.abc import Callable

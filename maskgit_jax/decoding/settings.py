@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
-from maskgit_jax.configuration import setting, setting_range
+from maskgit_jax.settings import setting, setting_range
 
 LARGEST = 1000.0
 """Of temperatures and guidance: beyond it logits are noise, or overflow."""

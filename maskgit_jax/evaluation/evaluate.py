@@ -237,11 +237,7 @@ class _RunEvaluator:
     def evaluate(self, sampling: _Sampling | None, own: list[Metric]) -> Measurements:
         """Returns the metrics of reconstructions, latents, samples and n-gram baselines.
 
-        Those that need no feature network are measured and shown first.
-
-        Args:
-            sampling: The samples to generate, if any.
-            own: The stage's own metrics.
+        Those that need no feature network are measured and shown first, with the stage's own.
         """
         real, exports, results = self.real, self.run.stage.exports, Measurements()
         assert real.training is not None and real.held_out is not None

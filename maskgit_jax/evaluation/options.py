@@ -6,8 +6,8 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from maskgit_jax.arrays import PyTree
-from maskgit_jax.configuration import setting
 from maskgit_jax.files import default_cache_directory
+from maskgit_jax.settings import setting
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ This module imports no JAX, so that configurations and commands can read the dec
 
 from dataclasses import dataclass
 
-from maskgit_jax.configuration import setting
+from maskgit_jax.settings import setting
 
 
 @dataclass(frozen=True)

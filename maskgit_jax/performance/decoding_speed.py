@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from maskgit_jax.arrays import Array, Key, PyTree
-from maskgit_jax.configuration import setting
 from maskgit_jax.decoding.autoregressive import decode_with_cache, decode_without_cache
 from maskgit_jax.decoding.parallel import decode
 from maskgit_jax.decoding.settings import AutoregressiveSettings, DecodeSettings
 from maskgit_jax.performance.flops import count_work
 from maskgit_jax.priors.gpt import GPT
 from maskgit_jax.priors.maskgit import MaskGIT
+from maskgit_jax.settings import setting
 
 UNCACHED, CACHED, MASKGIT = "GPT without KV cache", "GPT with KV cache", "MaskGIT"
 MIN_TIMED_NFE = 4

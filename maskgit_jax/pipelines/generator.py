@@ -2,7 +2,7 @@
 
 import dataclasses
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.conditioning_images import ConditioningImages
 from maskgit_jax.decoding.sampling import MAX_LOGIT, image_keys, random_key
 from maskgit_jax.runs.directory import Run
+from maskgit_jax.runs.progress import progress_bar
 from maskgit_jax.stage import Generator, LatentModel, Variables, generator_of
 from maskgit_jax.training import sharding
 
@@ -194,6 +195,16 @@ class GeneratorPipeline:
                 yield np.asarray(sampled)[: len(rows)]
 
         return run()  # a generator, so that the checks above come first
+
+
+def collect_batches(batches: Iterable[np.ndarray], total: int) -> np.ndarray:
+    """Returns the rows of all batches, `total` of them; a progress bar shows how many there are."""
+    arrays = []
+    with progress_bar(total, "sampling", "image") as bar:
+        for batch in batches:
+            arrays.append(batch)
+            bar.update(len(batch))
+    return np.concatenate(arrays)
 
 
 def _no_generator(run: Run) -> str:

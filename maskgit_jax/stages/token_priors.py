@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array, Batch, normalize
-from maskgit_jax.configuration import InputError, check_settings, require, require_one_of
+from maskgit_jax.configuration import InputError, require, require_one_of
 from maskgit_jax.decoding.regions import token_mask
 from maskgit_jax.losses.masked_tokens import unigram_entropy_bits
 from maskgit_jax.networks.layer_options import LayerOptions
+from maskgit_jax.settings import check_settings
 from maskgit_jax.stage import Exports, Stage, Tokenizer, Variables
 
 Grids = tuple[tuple[int, int], ...]

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from maskgit_jax.arrays import Array, Batch, Key, PyTree, normalize
 from maskgit_jax.autoencoders.latent_paths import interpolate_latents, traverse_latents
 from maskgit_jax.autoencoders.vae import NETWORKS, POSTERIORS, VAE
-from maskgit_jax.configuration import check_settings, require, require_at_least, require_one_of
+from maskgit_jax.configuration import require, require_at_least, require_one_of
 from maskgit_jax.decoding.sampling import draw_each, split_each
 from maskgit_jax.decoding.settings import PriorSettings
 from maskgit_jax.losses.elbo import (
@@ -24,6 +24,7 @@ from maskgit_jax.losses.elbo import (
     reparameterize,
 )
 from maskgit_jax.losses.likelihoods import bits_per_dimension, optimal_log_sigma
+from maskgit_jax.settings import check_settings
 from maskgit_jax.stage import Generator, LatentModel, Metrics, Stage, Variables, Variational
 from maskgit_jax.stages.likelihoods import (
     PixelLikelihood,

@@ -48,16 +48,15 @@ def make_optimizer(settings: ConfigDict, num_steps: int) -> optax.GradientTransf
         num_steps: Steps of the whole training; the network starts at its `start_step`.
     """
     updates = num_steps - settings.start_step
-    chain = [optax.scale_by_adam(settings.beta1, settings.beta2)]
+    chain = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
+    adam = [optax.scale_by_adam(settings.beta1, settings.beta2)]
     if settings.optimizer != "adam":
-        chain.append(optax.add_decayed_weights(settings.weight_decay, mask=is_matrix))
-    chain.append(optax.scale_by_learning_rate(learning_rate(settings, updates)))
-    optimizer = optax.chain(*chain)
+        adam.append(optax.add_decayed_weights(settings.weight_decay, mask=is_matrix))
+    adam.append(optax.scale_by_learning_rate(learning_rate(settings, updates)))
     if settings.optimizer == "muon":
-        transforms: Any = {"muon": muon(settings, updates), "adam": optimizer}
-        optimizer = optax.partition(transforms, muon_labels)
-    clip = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
-    return optax.chain(*clip, optimizer)
+        transforms: Any = {"muon": muon(settings, updates), "adam": optax.chain(*adam)}
+        return optax.chain(*chain, optax.partition(transforms, muon_labels))
+    return optax.chain(*chain, *adam)
 
 
 def muon(settings: ConfigDict, num_steps: int) -> optax.GradientTransformation:

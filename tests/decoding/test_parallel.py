@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskgit_jax.configuration import InputError, check_settings, setting, settings_dict
+from maskgit_jax.configuration import InputError
 from maskgit_jax.decoding.guidance import guide, with_guidance
 from maskgit_jax.decoding.parallel import (
     DECODERS,
@@ -27,6 +27,7 @@ from maskgit_jax.decoding.settings import (
     decode_settings_class,
     register,
 )
+from maskgit_jax.settings import check_settings, setting, settings_dict
 
 OFFICIAL = {
     "linear": lambda r, n: 1 - r,

@@ -7,7 +7,13 @@ import pytest
 
 from maskgit_jax.networks.discriminators import PatchDiscriminator
 from maskgit_jax.networks.residual import Downsample, ResidualBlock, Upsample
-from maskgit_jax.networks.transformer import SelfAttention, stacked_layers
+from maskgit_jax.networks.transformer import (
+    LayerOptions,
+    SelfAttention,
+    axial_rotations,
+    rotate,
+    stacked_layers,
+)
 
 
 def test_average_downsampling_by_hand():
@@ -83,6 +89,38 @@ def test_stacked_layers_without_positions_are_permutation_equivariant(key, norm)
     x = jax.random.normal(key, (1, 6, 8))
     order = np.asarray([3, 1, 0, 2, 5, 4])
     np.testing.assert_allclose(apply(x[:, order]), apply(x)[:, order], atol=1e-5)
+
+
+def test_rotations_depend_on_distances_of_rows_and_columns_only(key):
+    rotations = axial_rotations((None, (4, 5)), 8)
+    query, key_ = jax.random.normal(key, (2, 1, 1, 1, 8))
+    query, key_ = (rotate(jnp.tile(x, (1, 21, 1, 1)), rotations)[0, :, 0] for x in (query, key_))
+    scores = np.asarray(query @ key_.T)[1:, 1:].reshape(4, 5, 4, 5)
+    np.testing.assert_allclose(scores[1, 1, 2, 3], scores[0, 0, 1, 2], rtol=1e-5)
+    np.testing.assert_allclose(scores[2, 4, 1, 0], scores[3, 4, 2, 0], rtol=1e-5)
+    assert abs(scores[0, 0, 0, 1] - scores[0, 0, 1, 0]) > 1e-3  # a row is no column
+    np.testing.assert_array_equal(query[0], query[1])  # the class token, and row 0, column 0
+
+
+@pytest.mark.parametrize("mlp", ["gelu", "relu2", "swiglu"])
+def test_layers_whose_outputs_start_at_zero_are_the_identity(key, mlp):
+    options = LayerOptions("rms", "rope", "head", mlp, zero_init=True)
+    module = stacked_layers(2, False, num_heads=2, mlp_width=16, norm="pre", options=options)
+    x, rotations = jax.random.normal(key, (1, 6, 8)), axial_rotations(((2, 3),), 4)
+    params = module.init(key, x, False, None, None, rotations)
+    np.testing.assert_array_equal(module.apply(params, x, False, None, None, rotations)[0], x)
+    assert ("mlp_gate" in params["params"]) == (mlp == "swiglu")
+    assert set(params["params"]["mlp_norm"]) == {"scale"}  # RMSNorm has no bias
+
+
+@pytest.mark.parametrize("qk_norm", ["head", "width"])
+def test_normalized_queries_and_keys_have_no_scale(key, qk_norm):
+    module = SelfAttention(num_heads=2, options=LayerOptions(qk_norm=qk_norm))
+    x = jax.random.normal(key, (1, 6, 8))
+    params = module.init(key, x, False)["params"]
+    scaled = {**params, "query": jax.tree.map(lambda leaf: 5 * leaf, params["query"])}
+    first, other = (module.apply({"params": p}, x, False)[0] for p in (params, scaled))
+    np.testing.assert_allclose(first, other, atol=1e-4)
 
 
 @pytest.mark.slow

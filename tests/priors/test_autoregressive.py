@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from maskgit_jax.networks.transformer import LayerOptions
 from maskgit_jax.priors.gpt import GPT, sinusoidal_positions
 from maskgit_jax.priors.pixelcnn import PixelCNN
 from maskgit_jax.priors.pixelsnail import PixelSNAIL
@@ -17,6 +18,7 @@ from maskgit_jax.priors.pixelsnail import PixelSNAIL
 CODES, CLASSES, GRID = 5, 3, (3, 4)
 LENGTH = GRID[0] * GRID[1]
 COARSER = ((1, 2), (3, 2))
+MODERN = LayerOptions("rms", "rope", "head", "swiglu")
 SNAIL = dict(
     features=6, hidden_channels=4, num_layers=1, num_output_layers=1, num_condition_layers=1
 )
@@ -37,7 +39,10 @@ def pixelsnail(codes=CODES, **changes):
 
 NETWORKS = {
     "gpt": (gpt, {}),
-    "gpt, condition": (gpt, dict(condition_codebook_size=7, condition_grids=((2, 3),))),
+    "gpt, condition": (
+        gpt,
+        dict(condition_codebook_size=7, condition_grids=((2, 3),), layer_options=MODERN),
+    ),
     "pixelcnn": (pixelcnn, dict(num_layers=4)),
     "pixelcnn, kernel_radius 2": (pixelcnn, dict(num_layers=3, kernel_radius=2)),
     "pixelsnail": (pixelsnail, {}),

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from maskgit_jax.networks.transformer import LayerOptions
 from maskgit_jax.priors.maskgit import MaskGIT
 from maskgit_jax.stages import maskgit
 from tests.example import preset
@@ -36,8 +37,16 @@ def test_the_paper_model_has_172457193_parameters():
     assert total - padding == 172_457_193
 
 
+MODERN = LayerOptions("rms", "rope", "head", "swiglu", zero_init=False)
+
+
 @pytest.mark.parametrize(
-    "changes", [{"norm": "post"}, {"norm": "pre", "head": "linear", "initialization": "scaled"}]
+    "changes",
+    [
+        {"norm": "post"},
+        {"norm": "pre", "head": "linear", "initialization": "scaled"},
+        {"norm": "pre", "layer_options": MODERN, "grids": ((2, 2),)},
+    ],
 )
 def test_logits_depend_on_unmasked_tokens_only(key, changes):
     module = small(**changes)

@@ -66,8 +66,11 @@ def test_gradients_reach_every_parameter_of_the_own_network(name):
         batch = digits_batch(start=16 * number)
         state, metrics = step(state, frozen, batch, jax.random.key(1))
     assert {f"{network}/loss" for network in config.optimizers} <= set(metrics)
-    # Adam's first moment is 0 exactly where all gradients were.
-    moments = {key: optax.tree_utils.tree_get(o, "mu") for key, o in state.optimizers.items()}
+    # The first moment of Adam or Muon is 0 exactly where all gradients were.
+    moments = {
+        key: [moment for _, moment in optax.tree_utils.tree_get_all_with_path(o, "mu")]
+        for key, o in state.optimizers.items()
+    }
     assert set(moments) == set(config.optimizers)
     # An EMA codebook is set by `assign`, without gradient descent: its gradient must be 0.
     set_codebooks = "codebook_update" in config.model and config.model.codebook_update == "ema"

@@ -87,7 +87,7 @@ def test_training_goes_on_without_a_reader_of_its_output(tmp_path):
     script = (
         "import sys, pathlib; from maskgit_jax.training.writers import Writers\n"
         "folder = pathlib.Path(sys.argv[1]); writers = Writers(folder, 0, 3000, 1)\n"
-        "for step in range(1, 3001): writers.progress(step, {'a/loss': 1.0})\n"
+        "for step in range(1, 3001): writers.progress(step, {'a/loss': 1.0}, ['a'])\n"
         "writers.close(); (folder / 'done').touch()"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

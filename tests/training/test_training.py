@@ -52,6 +52,37 @@ def test_clipping_bounds_what_adam_sees():
     np.testing.assert_allclose(mean, 0.1 * np.asarray([0.6, 0.8]), rtol=1e-5)
 
 
+def test_muon_orthogonalizes_kernels_and_leaves_the_rest_to_adam():
+    settings = dict(learning_rate=0.1, weight_decay=0.0)
+    muon = make_optimizer(optimizer(optimizer="muon", muon_learning_rate=0.02, **settings), 10)
+    adam = make_optimizer(optimizer(optimizer="adamw", **settings), 10)
+    shapes = {
+        "layers": {"mlp_in": {"kernel": (2, 8, 32), "bias": (2, 32)}},  # two stacked layers
+        "conv1": {"kernel": (3, 3, 4, 6)},
+        "head_codes": {"kernel": (8, 16)},
+        "word_embedding": (16, 8),
+    }
+    is_shape = lambda x: isinstance(x, tuple)  # noqa: E731
+    params = jax.tree.map(jnp.zeros, shapes, is_leaf=is_shape)
+    normal = np.random.default_rng(0).standard_normal
+    gradient = jax.tree.map(lambda s: jnp.float32(normal(s)), shapes, is_leaf=is_shape)
+    changes, _ = muon.update(gradient, muon.init(params), params)
+    by_adam, _ = adam.update(gradient, adam.init(params), params)
+
+    kernels = changes["layers"]["mlp_in"]["kernel"]
+    for kernel, scale in (*((k, 2.0) for k in kernels), (changes["conv1"]["kernel"], 1.0)):
+        matrix = np.asarray(kernel).reshape(-1, kernel.shape[-1])  # [inputs, outputs]
+        values = np.linalg.svd(matrix, compute_uv=False) / (0.02 * scale)
+        assert values.min() > 0.6 and values.max() < 1.3  # what Newton-Schulz guarantees
+    one = muon.init({"a": {"kernel": params["layers"]["mlp_in"]["kernel"][0]}})
+    alone, _ = muon.update({"a": {"kernel": gradient["layers"]["mlp_in"]["kernel"][0]}}, one,
+                           {"a": {"kernel": kernels[0]}})  # fmt: skip
+    np.testing.assert_allclose(alone["a"]["kernel"], kernels[0], rtol=1e-4, atol=1e-6)
+    for tree in (changes, by_adam):
+        del tree["conv1"], tree["layers"]["mlp_in"]["kernel"]
+    assert_equal(changes, by_adam)
+
+
 def test_the_running_average_starts_fast():
     average = update_average({"a": jnp.zeros(())}, {"a": jnp.ones(())}, 0.999, jnp.int32(0))
     np.testing.assert_allclose(average["a"], 0.9, rtol=1e-6)
