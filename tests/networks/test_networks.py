@@ -83,8 +83,8 @@ def test_stacked_layers_without_positions_are_permutation_equivariant(key, norm)
 
     @jax.jit
     def apply(x):
-        params = module.init(jax.random.key(1), x, False, None, None)
-        return module.apply(params, x, False, None, None)[0]
+        params = module.init(jax.random.key(1), x, False, None, None, None)
+        return module.apply(params, x, False, None, None, None)[0]
 
     x = jax.random.normal(key, (1, 6, 8))
     order = np.asarray([3, 1, 0, 2, 5, 4])
@@ -130,11 +130,11 @@ def test_rematerialization_changes_no_gradient(key):
     @partial(jax.jit, static_argnums=0)
     def gradient(remat):
         module = stacked_layers(2, remat, num_heads=2, mlp_width=16, dropout_rate=0.1)
-        params = module.init(jax.random.key(1), x, False, None, None)
+        params = module.init(jax.random.key(1), x, False, None, None, None)
 
         def loss(params):
             rngs = {"dropout": jax.random.key(2)}
-            return (module.apply(params, x, True, None, None, rngs=rngs)[0] ** 3).sum()
+            return (module.apply(params, x, True, None, None, None, rngs=rngs)[0] ** 3).sum()
 
         return jax.grad(loss)(params)
 
