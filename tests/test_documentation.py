@@ -7,6 +7,7 @@ import pytest
 
 from maskgit_jax.decoding import rules  # noqa: F401  (registers the decoders)
 from maskgit_jax.decoding.settings import DecodeSettings, PriorSettings, SlidingWindowSettings
+from maskgit_jax.networks.layer_options import LayerOptions
 from maskgit_jax.settings import settings_table
 
 ROOT = Path(__file__).parent.parent
@@ -45,9 +46,17 @@ def test_relative_links_resolve():
     assert not broken, "\n".join(broken)
 
 
-@pytest.mark.parametrize("settings", [DecodeSettings, SlidingWindowSettings, PriorSettings])
-def test_settings_in_decoding_page_equal_their_declaration(settings):
-    assert settings_table(settings) in (ROOT / "docs/decoding.md").read_text()
+@pytest.mark.parametrize(
+    ("settings", "page"),
+    [
+        (DecodeSettings, "decoding"),
+        (SlidingWindowSettings, "decoding"),
+        (PriorSettings, "decoding"),
+        (LayerOptions, "presets"),
+    ],
+)
+def test_tables_of_settings_equal_their_declaration(settings, page):
+    assert settings_table(settings) in (ROOT / f"docs/{page}.md").read_text()
 
 
 def test_readme_is_short():
