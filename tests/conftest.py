@@ -39,11 +39,21 @@ LONGEST_FIRST = (
     "test_vqgan",
     "test_benchmark",
 )
+# Whole files that compile networks or train; `-m "not slow"` leaves them out.
+SLOW_FILES = {
+    *LONGEST_FIRST, "test_model", "test_training", "test_stopping", "test_perceptual",
+    "test_feature_weights", "test_resnet_weights", "test_programs", "test_checks", "test_generator",
+    "test_editor", "test_maskgit", "test_autoregressive", "test_gpt", "test_vae", "test_vqvae",
+    "test_vqvae2", "test_evaluate", "test_generation", "test_compile_check", "test_fused_attention",
+}  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
     places = {name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+    for item in items:
+        if item.path.stem in SLOW_FILES:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture
