@@ -109,7 +109,7 @@ def create_output_directory(place: str | Path, name: str = "--out") -> Path:
     Raises:
         InputError: The directory cannot be created or is not writable.
     """
-    folder = Path(place).expanduser()
+    folder = Path(user_path(place))
     _try_to_write(folder / "writable", f"{name}={place}")
     return folder
 
@@ -124,7 +124,7 @@ def check_output_file(place: str | Path, name: str = "--out") -> Path:
     Raises:
         InputError: It is a directory, or cannot be written.
     """
-    path = Path(place).expanduser()
+    path = Path(user_path(place))
     _try_to_write(path, f"{name}={place}")
     return path
 

@@ -85,7 +85,7 @@ def absolute_source(source: str) -> str:
     kind, _, place = source.partition(":")
     if f"{kind}:DIR" not in SOURCES:
         return source
-    return f"{kind}:{os.path.abspath(os.path.expanduser(place))}"
+    return f"{kind}:{os.path.abspath(user_path(place))}"
 
 
 def resolve_classes(config: ConfigDict, sources: Sources) -> None:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.protocol import Source, Sources
-from maskgit_jax.files import atomic_path, write_text
+from maskgit_jax.files import atomic_path, user_path, write_text
 from maskgit_jax.hints import python_command
 
 SPLITS = ("train", "evaluation")
@@ -86,7 +86,7 @@ def read_description(place: str) -> dict[str, Any]:
     Raises:
         InputError: It is missing, or was written by an earlier version.
     """
-    folder = Path(place).expanduser()
+    folder = Path(user_path(place))
     path = folder / "tokens.json"
     require(is_complete(folder), f"tokens:{place}: {path} is missing, so it is no token dataset")
     description = json.loads(path.read_text())

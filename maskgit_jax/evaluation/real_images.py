@@ -9,11 +9,7 @@ from ml_collections import ConfigDict
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.image_sets import CenterCropped, ImageSet
 from maskgit_jax.data.protocol import Sources
-from maskgit_jax.data.sources import (
-    image_data,
-    match_classes,
-    open_image_sources,
-)
+from maskgit_jax.data.sources import image_data, match_classes, open_image_sources
 from maskgit_jax.evaluation.features import NUM_FEATURES
 
 Images = CenterCropped | ImageSet

@@ -37,7 +37,8 @@ class LayerOptions:
         choices=("gelu", "relu2", "swiglu"),
     )
     zero_init: bool = setting(
-        False, "Whether the output projections start at 0, so that each layer is the identity."
+        False,
+        "Whether the output projections start at 0, so that each pre-norm layer is the identity.",
     )
 
     @property

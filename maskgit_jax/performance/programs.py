@@ -20,6 +20,7 @@ from maskgit_jax.networks import efficientnet, lpips, resnet
 from maskgit_jax.performance.flops import Work, count_work
 from maskgit_jax.pipelines.generator import sample_pixels
 from maskgit_jax.runs.directory import abstract_variables, read_config
+from maskgit_jax.runs.summary import count_parameters
 from maskgit_jax.stage import Generator, Stage, Variables, generator_of
 from maskgit_jax.stages import STAGES, stage_module
 from maskgit_jax.stages.token_priors import token_grids
@@ -60,9 +61,7 @@ class AbstractRun(NamedTuple):
     @property
     def num_parameters(self) -> dict[str, int]:
         """The number of parameters of each network."""
-        params = abstract_variables(self.stage, self.config).params
-        return {name: sum(leaf.size for leaf in jax.tree.leaves(tree))
-                for name, tree in params.items()}  # fmt: skip
+        return count_parameters(self.stage, self.config)
 
 
 class Program(NamedTuple):

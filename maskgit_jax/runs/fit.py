@@ -29,7 +29,7 @@ from maskgit_jax.data.sources import (
     resolve_classes,
 )
 from maskgit_jax.data.tokens import is_complete, read_description
-from maskgit_jax.files import create_output_directory
+from maskgit_jax.files import create_output_directory, user_path
 from maskgit_jax.hints import python_command, train_command
 from maskgit_jax.interop.perceptual import load_perceptual_network
 from maskgit_jax.runs.directory import copy_frozen, load_frozen, read_config, write_config
@@ -294,7 +294,7 @@ def check_token_dataset(config: ConfigDict) -> None:
 def _encode_hint(config: ConfigDict, folder: str) -> str:
     """Returns the end of a message: the command that writes a token dataset, if it can work."""
     run = config.get("tokenizer", "")
-    if is_complete(Path(folder).expanduser()) or not (run and saved_steps(run)):
+    if is_complete(Path(user_path(folder))) or not (run and saved_steps(run)):
         return ""
     return f"; write it with: {python_command('encode', [f'--workdir={run}', f'--out={folder}'])}"
 
