@@ -9,13 +9,14 @@ from flax import linen as nn
 from flax.linen.spmd import with_logical_constraint
 
 from maskgit_jax.arrays import Array, Key
+from maskgit_jax.networks.attention import KVCache
 from maskgit_jax.networks.causal import Grid
 from maskgit_jax.networks.layer_options import LayerOptions
+from maskgit_jax.networks.rotations import Rotations, axial_rotations
 from maskgit_jax.networks.transformer import (
-    KVCache,
-    Rotations,
-    axial_rotations,
+    Modulation,
     make_norm,
+    modulate,
     scaled_by_width,
     stacked_layers,
 )
@@ -116,6 +117,8 @@ class GPT(nn.Module):
             options=self.layer_options,
         )
         self.final_norm = make_norm(self.layer_options, EPSILON, self.dtype)
+        if self.layer_options.adaptive:
+            self.final_modulation = Modulation(2 * self.width, dtype=self.dtype)
         self.head_logit = nn.Dense(
             self.codebook_size, use_bias=False, kernel_init=initialize, dtype=self.dtype
         )
@@ -136,8 +139,9 @@ class GPT(nn.Module):
         if self.num_condition_tokens:
             rows = [self._condition_rows(condition), *rows]
         x = self._embed(jnp.concatenate(rows, axis=1), jnp.int32(0), train)  # [B, Lc + L, D]
-        x, _ = self.layers(x, train, None, None, self._rotations())
-        return self._logits(x[:, self.num_condition_tokens :])
+        embedding = self._label_embedding(label)
+        x, _ = self.layers(x, train, None, None, self._rotations(), embedding)
+        return self._logits(x[:, self.num_condition_tokens :], embedding)
 
     def init_cache(self, label: Array, condition: Array | None = None) -> GPTCache:
         """Returns the cache before the first image token; it holds the condition tokens."""
@@ -147,7 +151,8 @@ class GPT(nn.Module):
         layers = KVCache(zeros, zeros)
         if self.num_condition_tokens:
             x = self._embed(self._condition_rows(condition), jnp.int32(0), False)
-            _, layers = self.layers(x, False, layers, jnp.int32(0), self._rotations())
+            embedding = self._label_embedding(label)
+            _, layers = self.layers(x, False, layers, jnp.int32(0), self._rotations(), embedding)
         return GPTCache(label, layers)
 
     def decode_step(self, cache: GPTCache, previous: Array, index: Array) -> tuple[Array, GPTCache]:
@@ -161,8 +166,9 @@ class GPT(nn.Module):
         row = jnp.where(index == 0, self._class_row(cache.label), previous)
         start = self.num_condition_tokens + index
         x = self._embed(row[:, None], start, False)  # [B, 1, D]
-        x, layers = self.layers(x, False, cache.layers, start, self._rotations())
-        return self._logits(x)[:, 0], cache._replace(layers=layers)
+        embedding = self._label_embedding(cache.label)
+        x, layers = self.layers(x, False, cache.layers, start, self._rotations(), embedding)
+        return self._logits(x, embedding)[:, 0], cache._replace(layers=layers)
 
     def _init_positions(self, key: Key) -> Array:
         """Returns [Lc + L, D]; random where the width is no multiple of 4."""
@@ -179,6 +185,12 @@ class GPT(nn.Module):
         grids = (*self.condition_grids, None, self.grid)
         return axial_rotations(grids, self.width // self.num_heads)
 
+    def _label_embedding(self, label: Array) -> Array | None:
+        """Returns the embedding [B, D] of the class for adaptive norms; None without them."""
+        if not self.layer_options.adaptive:
+            return None
+        return jnp.take(self.word_embedding, self._class_row(label), axis=0)
+
     def _class_row(self, label: Array) -> Array:
         return self.codebook_size + label
 
@@ -194,8 +206,11 @@ class GPT(nn.Module):
         x = with_logical_constraint(x, ("batch", "length", "embed"))
         return self.dropout(x.astype(self.dtype), deterministic=not train)
 
-    def _logits(self, x: Array) -> Array:
-        return self.head_logit(self.final_norm(x)).astype(jnp.float32)
+    def _logits(self, x: Array, label_embedding: Array | None) -> Array:
+        x = self.final_norm(x)
+        if label_embedding is not None:
+            x = modulate(x, *jnp.split(self.final_modulation(label_embedding), 2, axis=-1))
+        return self.head_logit(x).astype(jnp.float32)
 
 
 def sinusoidal_positions(grid: Grid, width: int) -> Array:

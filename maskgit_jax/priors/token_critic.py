@@ -4,8 +4,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from maskgit_jax.arrays import Array
-from maskgit_jax.networks.transformer import initialize
-from maskgit_jax.priors.maskgit import MaskGIT
+from maskgit_jax.networks.attention import initialize
+from maskgit_jax.priors.maskgit import Grid, MaskGIT
 
 
 class TokenCritic(MaskGIT):
@@ -17,14 +17,15 @@ class TokenCritic(MaskGIT):
     """
 
     @nn.compact
-    def __call__(self, tokens: Array, label: Array, train: bool) -> Array:
+    def __call__(self, tokens: Array, label: Array, train: bool, grid: Grid | None = None) -> Array:
         """Returns the log odds that each token is real, float32 [B, L].
 
         Args:
             tokens: int32 [B, L], 0 .. K-1.
             label: int32 [B], 0 .. num_classes.
             train: Whether dropout acts.
+            grid: See `MaskGIT`.
         """
-        x, _ = self._features(tokens, jnp.zeros(tokens.shape, bool), label, train, None)
+        x, _ = self._features(tokens, jnp.zeros(tokens.shape, bool), label, train, None, grid)
         odds = nn.Dense(1, kernel_init=initialize, dtype=self.dtype, name="head_logit")(x)
         return odds[..., 0].astype(jnp.float32)

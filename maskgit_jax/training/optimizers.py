@@ -62,14 +62,17 @@ def make_optimizer(settings: ConfigDict, num_steps: int) -> optax.GradientTransf
 def muon(settings: ConfigDict, num_steps: int) -> optax.GradientTransformation:
     """Returns Muon: momentum whose matrices are orthogonalized.
 
-    A convolution's kernel [h, w, in, out] is the matrix [h*w*in, out]. The update of a matrix is
-    scaled by sqrt(max(1, out / in)).
+    A convolution's kernel [h, w, in, out] is the matrix [h*w*in, out], and a fused kernel
+    [in, parts, out] is one matrix for each part. The update of a matrix is scaled by
+    sqrt(max(1, out / in)).
 
     Source: Jordan et al. 2024, Muon; `optax.contrib.scale_by_muon`.
     """
     return optax.chain(
         optax.contrib.scale_by_muon(weight_dimension_numbers=_matrix_axes),
-        optax.stateless_with_tree_map(lambda update, _: _scale_by_shape(update)),
+        optax.stateless(
+            lambda updates, _: jax.tree_util.tree_map_with_path(_scale_by_shape, updates)
+        ),
         optax.add_decayed_weights(settings.weight_decay),
         optax.scale_by_learning_rate(
             learning_rate(settings, num_steps, settings.muon_learning_rate)
@@ -80,8 +83,9 @@ def muon(settings: ConfigDict, num_steps: int) -> optax.GradientTransformation:
 def muon_labels(params: PyTree) -> PyTree:
     """Returns "muon" for kernels inside the network, "adam" for everything else.
 
-    Embeddings, heads and the first and last convolution are not matrices between features, so they
-    are left to Adam, as Muon's authors recommend.
+    Embeddings, heads, and the first and last convolution or projection are not matrices between
+    features, so they are left to Adam, as Muon's authors recommend; so are modulations, which read
+    embeddings of classes.
     """
 
     def label(path: tuple, leaf: Array) -> str:
@@ -92,23 +96,29 @@ def muon_labels(params: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(label, params)
 
 
-OUTER = r"head_|logits$|conv_in$|conv_out$"
+OUTER = r"head_|logits$|conv_in$|conv_out$|patch_|(final_)?modulation$"
 """Names of the modules that read inputs or write outputs."""
 
 
 def _matrix_axes(params: PyTree) -> PyTree:
-    return jax.tree.map(
-        lambda leaf: optax.contrib.MuonDimensionNumbers(_input_axes(leaf), leaf.ndim - 1), params
-    )
+    def axes(path: tuple, leaf: Array) -> optax.contrib.MuonDimensionNumbers:
+        return optax.contrib.MuonDimensionNumbers(_input_axes(path, leaf), leaf.ndim - 1)
+
+    return jax.tree_util.tree_map_with_path(axes, params)
 
 
-def _input_axes(kernel: Array) -> tuple[int, ...]:
-    """Returns the axes of the inputs: [in, out], [layers, in, out] or [h, w, in, out]."""
+def _input_axes(path: tuple, kernel: Array) -> tuple[int, ...]:
+    """Returns the axes of the inputs: [in, out], [h, w, in, out] or, fused, [in, parts, out].
+
+    Stacks of layers have one more axis, the first.
+    """
+    if "qkv" in [part.key for part in path]:
+        return (kernel.ndim - 3,)
     return (0, 1, 2) if kernel.ndim == 4 else (kernel.ndim - 2,)
 
 
-def _scale_by_shape(update: Any) -> Array:
-    inputs = math.prod(update.shape[axis] for axis in _input_axes(update))
+def _scale_by_shape(path: tuple, update: Any) -> Array:
+    inputs = math.prod(update.shape[axis] for axis in _input_axes(path, update))
     return update * max(1.0, update.shape[-1] / inputs) ** 0.5
 
 

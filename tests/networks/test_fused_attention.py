@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from maskgit_jax.configuration import InputError
-from maskgit_jax.networks.transformer import SelfAttention, fused_attention
+from maskgit_jax.networks.attention import SelfAttention, fused_attention
 from maskgit_jax.stages import stage_module
 from tests.example import tiny_config
 
@@ -43,7 +43,7 @@ def test_fused_attention_equals_plain_attention(length, causal, key, kernel_call
     params = jax.jit(partial(plain.init, train=False))(jax.random.key(1), x)
 
     def total(network, params, x):
-        out, cache = network.apply(params, x, False)
+        out, cache, _ = network.apply(params, x, False)
         assert cache is None
         return (out.astype(jnp.float32) ** 2).sum(), out
 

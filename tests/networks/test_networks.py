@@ -5,15 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from maskgit_jax.networks.attention import SelfAttention
 from maskgit_jax.networks.discriminators import PatchDiscriminator
+from maskgit_jax.networks.layer_options import LayerOptions
 from maskgit_jax.networks.residual import Downsample, ResidualBlock, Upsample
-from maskgit_jax.networks.transformer import (
-    LayerOptions,
-    SelfAttention,
-    axial_rotations,
-    rotate,
-    stacked_layers,
-)
+from maskgit_jax.networks.rotations import axial_rotations, rotate
+from maskgit_jax.networks.transformer import stacked_layers
 
 
 def test_average_downsampling_by_hand():

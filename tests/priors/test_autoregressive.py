@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from maskgit_jax.networks.transformer import LayerOptions
+from maskgit_jax.networks.layer_options import LayerOptions
 from maskgit_jax.priors.gpt import GPT, sinusoidal_positions
 from maskgit_jax.priors.pixelcnn import PixelCNN
 from maskgit_jax.priors.pixelsnail import PixelSNAIL

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskgit_jax.networks.transformer import LayerOptions
+from maskgit_jax.networks.layer_options import LayerOptions
 from maskgit_jax.priors.maskgit import MaskGIT
 from maskgit_jax.stages import maskgit
 from tests.example import preset
