@@ -114,7 +114,8 @@ class Model:
         Raises:
             InputError: A label, setting or input cannot be used.
         """
-        chosen, numbers = self.generator.settings(**settings), self.labels(labels, num, inputs)
+        chosen = self.generator.settings(rejection_keep == 1, **settings)
+        numbers = self.labels(labels, num, inputs)
         if rejection_keep == 1:
             batches = self.generator(numbers, seed, chosen, batch_size, conditioning=inputs)
             return collect_batches(batches, len(numbers))
@@ -148,7 +149,8 @@ class Model:
         Raises:
             InputError: As `sample`; or the model samples no tokens.
         """
-        chosen, numbers = self.generator.settings(**settings), self.labels(labels, num, inputs)
+        chosen = self.generator.settings(True, **settings)
+        numbers = self.labels(labels, num, inputs)
         batches = self.generator.tokens(numbers, seed, chosen, batch_size, inputs)
         return collect_batches(batches, len(numbers))
 

@@ -85,7 +85,8 @@ class Generator(NamedTuple):
         num_classes: Labels are 0 .. num_classes - 1; 0 for an unconditional generator, which
             ignores labels.
         logits: (variables, tokens int32 [B, L], mask bool [B, L], label int32 [B]) -> logits
-            float32 [B, L, K] of a masked token prior.
+            float32 [B, L, K] of a masked token prior; `grid`, the rows and columns of the tokens,
+            is a keyword where they differ from those of the training.
         needs: ("condition",), uint8 [B, H, W, C'], for image-conditional generators.
         accepts: ("image", "mask"), uint8 [B, H, W, C] and bool [B, H, W], for generators that
             inpaint: they generate the masked pixels only.
@@ -103,7 +104,7 @@ class Generator(NamedTuple):
     settings: Any
     check_settings: Callable[[Any], None]
     num_classes: int
-    logits: Callable[[Variables, Array, Array, Array], Array] | None = None
+    logits: Callable[..., Array] | None = None
     needs: tuple[str, ...] = ()
     accepts: tuple[str, ...] = ()
     fill: Callable[[Variables, Batch, Array, Array, Key, Any], tuple[Array, Any]] | None = None

@@ -103,6 +103,12 @@ class DecodeSettings:
         above=0,
         maximum=1,
     )
+    size: tuple[int, int] | None = setting(
+        None,
+        "HEIGHTxWIDTH of the images in pixels; the positions of other sizes than in training are "
+        "interpolated.",
+        in_config=False,
+    )
 
 
 @dataclass(frozen=True)

@@ -203,7 +203,7 @@ class LayerStack(nn.Module):
         start: Array | None = None,
         rotations: Rotations | None = None,
         condition: Array | None = None,
-    ) -> tuple[Array, KVCache | None]:
+    ) -> tuple[Array, Any]:
         """Returns the output [B, n, D] and the stacked caches, see `TransformerLayer`."""
         first, options = None, self.layer.get("options", LayerOptions())
         if options.value_residual:

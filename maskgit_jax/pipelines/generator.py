@@ -85,8 +85,12 @@ class GeneratorPipeline:
         outputs = sharding.replicated(self.mesh)
         return sharding.pjit(function, self.mesh, static_argnums=3, out_shardings=outputs)
 
-    def settings(self, **changes: Any) -> Any:
+    def settings(self, any_size: bool = False, **changes: Any) -> Any:
         """Returns the run's own sampling settings with some changed.
+
+        Args:
+            any_size: Whether the size of the images may be changed.
+            changes: The new values.
 
         Raises:
             InputError: The generator has no such setting, or the value is out of range.
@@ -99,6 +103,11 @@ class GeneratorPipeline:
                 f"stage '{self._stage}' has no setting '{name}'; its settings are "
                 f"{', '.join(names)}",
             )
+        require(
+            any_size or changes.get("size") is None,
+            "size changes the size of sampled images; images are edited, evaluated and selected at "
+            "the size of the run, so remove it",
+        )
         settings = dataclasses.replace(own, **changes)
         self.generator.check_settings(settings)
         return settings

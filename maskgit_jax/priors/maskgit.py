@@ -190,16 +190,15 @@ class MaskGIT(nn.Module):
         return self.param("word_embedding", self._embedding_init, (rows, self.width))
 
     def _positions(self, grid: Grid | None) -> Array:
-        """Returns the embeddings of positions; those of a map of another size are interpolated."""
+        """Returns the embeddings of the positions, [1 + L + Lc, D]."""
         start = self._num_class_tokens
         end = start + self.num_tokens
         shape = (end + self.num_condition_tokens, self.width)
         table = self.param("position_embedding", self._embedding_init, shape)
         if grid is None:
             return table
-        positions = table[start:end].reshape(*self.grids[0], self.width)
-        positions = jax.image.resize(positions, (*grid, self.width), "bilinear")
-        return jnp.concatenate([table[:start], positions.reshape(-1, self.width), table[end:]])
+        positions = resize_positions(table[start:end], self.grids[0], grid)
+        return jnp.concatenate([table[:start], positions, table[end:]])
 
     def _rotations(self, grid: Grid | None) -> Rotations | None:
         options = self.layer_options
@@ -280,3 +279,10 @@ class MaskGIT(nn.Module):
         codes = table[: self.codebook_size].astype(self.dtype)
         logits = jnp.einsum("bld,kd->blk", x, codes, preferred_element_type=jnp.float32)
         return logits + bias[None, None, : self.codebook_size]
+
+
+def resize_positions(positions: Array, grid: Grid, other: Grid) -> Array:
+    """Returns the embeddings [h*w, D] of a map of positions, interpolated to another size."""
+    width = positions.shape[-1]
+    resized = jax.image.resize(positions.reshape(*grid, width), (*other, width), "bilinear")
+    return resized.reshape(-1, width)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
+from maskgit_jax.configuration import require
 from maskgit_jax.decoding.settings import SlidingWindowSettings
 from maskgit_jax.priors.gpt import GPT
 from maskgit_jax.stage import Stage, Tokenizer
@@ -24,6 +25,19 @@ def validate(config: ConfigDict) -> None:
     autoregressive.validate(config)
     check_transformer(config)
     validate_condition(config)
+    options, key = layer_options(config), "config.model.layer_options"
+    require(
+        options.class_token,
+        f"{key}.conditioning is '{options.conditioning}', but the class is GPT's first input; set "
+        "it to token or both",
+    )
+    for name, only in (("num_registers", 0), ("patch_size", 1)):
+        value = getattr(options, name)
+        require(
+            value == only,
+            f"{key}.{name} is {value}, but the layers of GPT see earlier tokens only, one a "
+            f"position; set it to {only}, or train configs/maskgit.py",
+        )
 
 
 def network(config: ConfigDict, condition: Tokenizer | None = None) -> GPT:

@@ -17,7 +17,7 @@ from maskgit_jax.losses.masked_tokens import (
     reduce_masked,
     token_cross_entropy,
 )
-from maskgit_jax.priors.maskgit import MaskGIT
+from maskgit_jax.priors.maskgit import Grid, MaskGIT
 from maskgit_jax.stage import Metrics, Stage, Tokenizer, Variables
 from maskgit_jax.stages.parallel_decoding import (
     ParallelDecodingStage,
@@ -26,6 +26,7 @@ from maskgit_jax.stages.parallel_decoding import (
 )
 from maskgit_jax.stages.token_priors import (
     bits_metrics,
+    check_bidirectional,
     check_tokenizer,
     check_transformer,
     condition_tokenizer,
@@ -42,13 +43,13 @@ needs = tokenizer_runs
 def validate(config: ConfigDict) -> None:
     """Raises `InputError` for a configuration that cannot work."""
     model = config.model
-    require_one_of(config, "model.norm", ("post", "pre"))
-    require_one_of(config, "model.head", ("tied", "linear"))
+    require_one_of(config, "model.head", ("tied", "tied_linear", "linear"))
     require_one_of(config, "model.initialization", ("official", "scaled"))
     require_one_of(config, "losses.loss_on", ("masked", "all"))
     require_one_of(config, "losses.reduction", ("examples", "tokens"))
     check_schedule(config.masking.schedule, "config.masking.schedule")
     check_transformer(config)
+    check_bidirectional(config)
     for key in ("label_dropout_rate", "label_smoothing"):
         value = config.losses[key]
         require(0 <= value < 1, f"config.losses.{key} is {value}; it must be in [0, 1)")
@@ -91,6 +92,7 @@ class MaskGITStage(ParallelDecodingStage):
         label: Array,
         condition: Array | None = None,
         dropout_key: Key | None = None,
+        grid: Grid | None = None,
     ) -> Array:
         """Returns the logits, float32 [B, L, K]; dropout acts if there is a key for it."""
         return self.network.apply(  # pyright: ignore[reportReturnType]
@@ -100,6 +102,7 @@ class MaskGITStage(ParallelDecodingStage):
             label,
             dropout_key is not None,
             condition,
+            grid,
             rngs=None if dropout_key is None else {"dropout": dropout_key},
         )
 

@@ -10,9 +10,11 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array, Batch, Key
+from maskgit_jax.configuration import require
 from maskgit_jax.decoding.guidance import with_guidance
 from maskgit_jax.decoding.parallel import Trajectory, check_decode_settings, decode
 from maskgit_jax.decoding.settings import DecodeSettings, decode_settings_class
+from maskgit_jax.priors.maskgit import Grid
 from maskgit_jax.stage import Generator, Tokenizer, Variables
 from maskgit_jax.stages.token_priors import (
     decode_tokens,
@@ -71,14 +73,27 @@ class ParallelDecodingStage:
         mask: Array,
         label: Array,
         condition: Array | None = None,
+        *,
+        grid: Grid | None = None,
     ) -> Array:
         """Returns the logits of the generator, float32 [B, L, K]."""
         raise NotImplementedError
 
     @property
-    def critic(self) -> Callable[[Variables, Array, Array], Array] | None:
-        """(variables, tokens [B, L], label [B]) -> log odds that a token is real, [B, L]."""
+    def critic(self) -> Callable[..., Array] | None:
+        """(variables, tokens [B, L], label [B], grid=) -> log odds of real tokens, [B, L]."""
         return None
+
+    def grid(self, settings: DecodeSettings) -> Grid:
+        """Returns the rows and columns of the token maps of images of the size in the settings."""
+        (height, width), image_size = self.tokenizer.grids[0], self.config.data.image_size
+        if settings.size is None:
+            return height, width
+        return settings.size[0] * height // image_size, settings.size[1] * width // image_size
+
+    def _changed_grid(self, settings: DecodeSettings) -> Grid | None:
+        grid = self.grid(settings)
+        return None if grid == self.tokenizer.grids[0] else grid
 
     def fill(
         self,
@@ -90,14 +105,14 @@ class ParallelDecodingStage:
         settings: DecodeSettings,
     ) -> tuple[Array, Trajectory]:
         """Returns the tokens with the masked ones generated, and the trajectory."""
-        label = inputs["label"]
+        label, grid = inputs["label"], self._changed_grid(settings)
         condition = encode_condition(self.condition_tokenizer, variables, inputs)
 
         def logits_of(tokens: Array, mask: Array, label: Array) -> Array:
             given = condition
             if given is not None and len(tokens) != len(given):
                 given = jnp.concatenate([given, given])  # guidance drops the class only
-            return self.logits(variables, tokens, mask, label, given)
+            return self.logits(variables, tokens, mask, label, given, grid=grid)
 
         null_label = self.num_classes if self.null_label is None else self.null_label
         predict = with_guidance(logits_of, label, null_label, settings)
@@ -108,8 +123,8 @@ class ParallelDecodingStage:
             mask,
             keys,
             settings,
-            self.tokenizer.grids[0],
-            critic and (lambda tokens: critic(variables, tokens, label)),
+            self.grid(settings),
+            critic and (lambda tokens: critic(variables, tokens, label, grid=grid)),
         )
 
     def sample(
@@ -117,14 +132,19 @@ class ParallelDecodingStage:
     ) -> Array:
         """Returns images in [-1, 1], [B, H, W, C]; known pixels are preserved exactly."""
         tokens = self.sample_tokens(variables, inputs, keys, settings)
-        image = decode_tokens(self.tokenizer.decode, variables, tokens)
+        decode, grid = self.tokenizer.decode, self._changed_grid(settings)
+        if grid is not None:
+            assert self.tokenizer.decode_map is not None
+            decode, tokens = self.tokenizer.decode_map, tokens.reshape(-1, *grid)
+        image = decode_tokens(decode, variables, tokens)
         return paste_known_pixels(image, inputs)
 
     def sample_tokens(
         self, variables: Variables, inputs: Batch, keys: Key, settings: DecodeSettings
     ) -> Array:
         """Returns the tokens of the images that `sample` returns, int32 [B, L]."""
-        tokens, mask = known_tokens(self.tokenizer, variables, inputs, self.tokenizer.grids)
+        grids = (self.grid(settings),)
+        tokens, mask = known_tokens(self.tokenizer, variables, inputs, grids)
         return self.fill(variables, inputs, tokens, mask, keys, settings)[0]
 
     def sample_classes(self, variables: Variables, batch: Batch, key: Key) -> Array:
@@ -135,13 +155,30 @@ class ParallelDecodingStage:
 
     def check_settings(self, settings: DecodeSettings) -> None:
         """Raises `InputError` for settings that cannot work."""
-        height, width = self.tokenizer.grids[0]
+        self._check_size(settings.size)
+        height, width = self.grid(settings)
         check_decode_settings(
             settings,
             height * width,
             self.tokenizer.codebook_size,
             self.null_label is not None,
             self.critic is not None,
+        )
+
+    def _check_size(self, size: tuple[int, int] | None) -> None:
+        if size is None:
+            return
+        patch_size = layer_options(self.config).patch_size
+        patch = self.config.data.image_size // self.tokenizer.grids[0][0] * patch_size
+        require(
+            all(side > 0 and side % patch == 0 for side in size),
+            f"size is {size[0]}x{size[1]}; both must be multiples of {patch} pixels, the size of a "
+            "patch of the tokenizer and the transformer",
+        )
+        require(
+            self.condition_tokenizer is None,
+            f"size is {size[0]}x{size[1]}, but a MaskGIT with condition images generates images of "
+            "the size of its training only; remove it",
         )
 
     def exports(self) -> Generator:

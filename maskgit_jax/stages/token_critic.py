@@ -1,7 +1,7 @@
 """Token-Critic: a transformer that tells real tokens from those that a frozen MaskGIT samples."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,8 @@ from maskgit_jax.configuration import InputError, require, require_one_of
 from maskgit_jax.decoding.parallel import check_decode_settings
 from maskgit_jax.decoding.sampling import sample_categorical
 from maskgit_jax.decoding.schedules import check_schedule, sample_mask
+from maskgit_jax.decoding.settings import DecodeSettings
+from maskgit_jax.priors.maskgit import Grid
 from maskgit_jax.priors.token_critic import TokenCritic
 from maskgit_jax.stage import Generator, Metrics, Stage, Variables
 from maskgit_jax.stages.parallel_decoding import (
@@ -22,6 +24,7 @@ from maskgit_jax.stages.parallel_decoding import (
 )
 from maskgit_jax.stages.token_priors import (
     bits_metrics,
+    check_bidirectional,
     check_tokenizer,
     check_transformer,
     encode_tokens,
@@ -31,10 +34,10 @@ from maskgit_jax.stages.token_priors import (
 def validate(config: ConfigDict) -> None:
     """Raises `InputError` for a configuration that cannot work."""
     model = config.model
-    require_one_of(config, "model.norm", ("post", "pre"))
     require_one_of(config, "model.init_from", ("generator", "random"))
     check_schedule(config.masking.schedule, "config.masking.schedule")
     check_transformer(config)
+    check_bidirectional(config)
     rate = config.losses.label_dropout_rate
     require(0 <= rate < 1, f"config.losses.label_dropout_rate is {rate}; it must be in [0, 1)")
     require(
@@ -57,11 +60,14 @@ class TokenCriticStage(ParallelDecodingStage):
     """The functions of the stage, see `Stage`; its network is "critic".
 
     Attributes:
-        generator_logits: (variables, tokens, mask, label) -> logits of the frozen generator.
+        generator_logits: (variables, tokens, mask, label, grid=None) -> logits of the frozen
+            generator.
+        check_generator_size: Raises `InputError` for a size of images that it cannot generate.
     """
 
     network: TokenCritic
-    generator_logits: Callable[[Variables, Array, Array, Array], Array]
+    generator_logits: Callable[..., Array]
+    check_generator_size: Callable[[tuple[int, int] | None], None] = lambda size: None
 
     def logits(
         self,
@@ -70,13 +76,20 @@ class TokenCriticStage(ParallelDecodingStage):
         mask: Array,
         label: Array,
         condition: Array | None = None,
+        *,
+        grid: Grid | None = None,
     ) -> Array:
         """Returns the logits of the frozen generator, float32 [B, L, K]."""
         del condition
-        return self.generator_logits(variables.frozen["generator"], tokens, mask, label)
+        return self.generator_logits(variables.frozen["generator"], tokens, mask, label, grid=grid)
 
     def log_odds(
-        self, variables: Variables, tokens: Array, label: Array, dropout_key: Key | None = None
+        self,
+        variables: Variables,
+        tokens: Array,
+        label: Array,
+        dropout_key: Key | None = None,
+        grid: Grid | None = None,
     ) -> Array:
         """Returns the log odds that each token is real, float32 [B, L]."""
         return self.network.apply(  # pyright: ignore[reportReturnType]
@@ -84,13 +97,19 @@ class TokenCriticStage(ParallelDecodingStage):
             tokens,
             label,
             train=dropout_key is not None,
+            grid=grid,
             rngs=None if dropout_key is None else {"dropout": dropout_key},
         )
 
     @property
-    def critic(self) -> Callable[[Variables, Array, Array], Array]:
+    def critic(self) -> Callable[..., Array]:
         """The critic for decoder "token_critic"."""
         return self.log_odds
+
+    def check_settings(self, settings: DecodeSettings) -> None:
+        """Raises `InputError` for settings that cannot work."""
+        super().check_settings(settings)
+        self.check_generator_size(settings.size)
 
     def sample_masked_tokens(
         self, variables: Variables, batch: Batch, key: Key
@@ -201,5 +220,8 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         num_classes=generator.num_classes,
         null_label=generator.null_label,
         generator_logits=generator.logits,
+        check_generator_size=lambda size: generator.check_settings(
+            replace(generator.settings, size=size)
+        ),
     )
     return Stage(stage.init, stage.losses, stage.evaluate, stage.preview, stage.exports())

@@ -80,6 +80,27 @@ def check_transformer(config: ConfigDict) -> None:
     )
 
 
+def check_bidirectional(config: ConfigDict) -> None:
+    """Raises `InputError` for layer options that do not fit the model of MaskGIT or a critic."""
+    model, options = config.model, layer_options(config)
+    require_one_of(config, "model.norm", ("post", "pre"))
+    require(
+        model.norm == "pre" or not options.adaptive,
+        f"config.model.layer_options.conditioning is '{options.conditioning}', but adaptive norms "
+        "are for pre-norm layers; set --config.model.norm=pre",
+    )
+    require(
+        all(side % options.patch_size == 0 for side in model.grid),
+        f"config.model.grid is {tuple(model.grid)}; both must be multiples of "
+        f"config.model.layer_options.patch_size, {options.patch_size}",
+    )
+    require(
+        options.patch_size == 1 or not config.data.condition,
+        f"config.model.layer_options.patch_size is {options.patch_size}, but tokens of condition "
+        "images are not joined; set it to 1",
+    )
+
+
 def layer_options(config: ConfigDict) -> LayerOptions:
     """Returns the options of the transformer's layers."""
     return LayerOptions(**config.model.layer_options.to_dict())

@@ -120,6 +120,74 @@ def test_normalized_queries_and_keys_have_no_scale(key, qk_norm):
     np.testing.assert_allclose(first, other, atol=1e-4)
 
 
+def test_a_map_of_another_size_covers_the_trained_one():
+    trained, larger = axial_rotations(((2, 3),), 8), axial_rotations(((6, 9),), 8, ((2, 3),))
+    for array, other in zip(trained, larger, strict=True):
+        centres = other.reshape(6, 9, -1)[1::3, 1::3].reshape(6, -1)
+        np.testing.assert_allclose(centres, array, atol=1e-6)
+
+
+def stack(**options):
+    options = LayerOptions(**options)
+    return stacked_layers(2, False, num_heads=2, mlp_width=16, norm="pre", options=options)
+
+
+def test_values_are_mixed_with_those_of_the_first_layer(key):
+    x, module = jax.random.normal(key, (1, 6, 8)), stack(value_residual=True)
+    apply = jax.jit(lambda p: module.apply({"params": p}, x, False)[0])
+    params = jax.jit(lambda k: module.init(k, x, False)["params"])(key)
+    attention = params["attention"]
+    assert attention["value_residual"].tolist() == [0.5, 0.5]
+
+    def with_layer_two(weight, factor):
+        kernel = attention["value"]["kernel"].at[1].multiply(factor)
+        changed = {"value_residual": jnp.full(2, weight), "value": {"kernel": kernel}}
+        biases = {"bias": attention["value"]["bias"]}
+        changed["value"] |= biases
+        return apply({**params, "attention": {**attention, **changed}})
+
+    np.testing.assert_array_equal(with_layer_two(1.0, 1.0), with_layer_two(1.0, 5.0))
+    assert abs(with_layer_two(0.5, 1.0) - with_layer_two(0.5, 5.0)).max() > 1e-6
+    without = {name: attention[name] for name in attention if name != "value_residual"}
+    plain = stack().apply({"params": {**params, "attention": without}}, x, False)[0]
+    np.testing.assert_allclose(with_layer_two(0.0, 1.0), plain, atol=1e-6)
+
+
+def test_one_kernel_for_queries_keys_and_values_equals_three(key):
+    x = jax.random.normal(key, (2, 5, 8))
+    three, fused = (
+        SelfAttention(num_heads=2, options=LayerOptions(fused_qkv=value)) for value in (False, True)
+    )
+    params = three.init(key, x, train=False)["params"]
+    parts = [params.pop(name) for name in ("query", "key", "value")]
+    parts = [{**part, "bias": jnp.full(8, 0.1 * i)} for i, part in enumerate(parts)]
+    joined = {
+        "kernel": jnp.stack([part["kernel"] for part in parts], axis=1),
+        "bias": jnp.stack([part["bias"] for part in parts]),
+    }
+    expected = {**params, **dict(zip(("query", "key", "value"), parts, strict=True))}
+    np.testing.assert_allclose(
+        fused.apply({"params": {**params, "qkv": joined}}, x, train=False)[0],
+        three.apply({"params": expected}, x, train=False)[0],
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("zero_init", [False, True])
+def test_layers_with_adaptive_norms_start_as_the_identity_and_learn(key, zero_init):
+    module = stack(conditioning="adaln", zero_init=zero_init)
+    x, condition = jax.random.normal(key, (2, 6, 8)), jax.random.normal(jax.random.key(1), (2, 8))
+    params = jax.jit(module.init, static_argnums=2)(key, x, False, condition=condition)["params"]
+    apply = jax.jit(lambda p, c: module.apply({"params": p}, x, False, condition=c)[0])
+    np.testing.assert_array_equal(apply(params, condition), x)
+    gradient = jax.grad(lambda p: (apply(p, condition) ** 2).sum())(params)["modulation"]
+    gates = gradient["kernel"].reshape(2, 8, 6, 8)[:, :, jnp.asarray([2, 5])]
+    assert (abs(gates).max(axis=(1, 3)) > 0).all(), "the gates of both branches"
+    changed = {**params, "modulation": jax.tree.map(lambda leaf: leaf + 0.1, params["modulation"])}
+    first, other = apply(changed, condition)[:1], apply(changed, condition[::-1])[:1]
+    assert abs(first - other).max() > 1e-3
+
+
 @pytest.mark.slow
 def test_rematerialization_changes_no_gradient(key):
     x = jax.random.normal(key, (1, 6, 8))

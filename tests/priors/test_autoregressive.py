@@ -18,7 +18,9 @@ from maskgit_jax.priors.pixelsnail import PixelSNAIL
 CODES, CLASSES, GRID = 5, 3, (3, 4)
 LENGTH = GRID[0] * GRID[1]
 COARSER = ((1, 2), (3, 2))
-MODERN = LayerOptions("rms", "rope", "head", "swiglu")
+MODERN = LayerOptions(
+    "rms", "rope", "head", "swiglu", value_residual=True, conditioning="both", fused_qkv=True
+)
 SNAIL = dict(
     features=6, hidden_channels=4, num_layers=1, num_output_layers=1, num_condition_layers=1
 )

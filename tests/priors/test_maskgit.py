@@ -1,10 +1,13 @@
+from dataclasses import replace
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from maskgit_jax.networks.layer_options import LayerOptions
-from maskgit_jax.priors.maskgit import MaskGIT
+from maskgit_jax.priors.maskgit import MaskGIT, resize_positions
 from maskgit_jax.stages import maskgit
 from tests.example import preset
 
@@ -38,6 +41,16 @@ def test_the_paper_model_has_172457193_parameters():
 
 
 MODERN = LayerOptions("rms", "rope", "head", "swiglu", zero_init=False)
+ALL = dict(
+    norm="pre",
+    head="tied_linear",
+    grids=((2, 4),),
+    num_tokens=8,
+    layer_options=replace(
+        MODERN, positions="both", value_residual=True, conditioning="both", num_registers=2,
+        fused_qkv=True, patch_size=2, bias=False,
+    ),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -46,21 +59,67 @@ MODERN = LayerOptions("rms", "rope", "head", "swiglu", zero_init=False)
         {"norm": "post"},
         {"norm": "pre", "head": "linear", "initialization": "scaled"},
         {"norm": "pre", "layer_options": MODERN, "grids": ((2, 2),)},
+        ALL,
     ],
 )
 def test_logits_depend_on_unmasked_tokens_only(key, changes):
     module = small(**changes)
-    mask = [[True, True, False, False]]
-    params = module.init(
-        key, jnp.zeros((1, 4), int), jnp.asarray(mask), jnp.zeros(1, int), train=False
-    )
+    rest = module.num_tokens - 4
+    mask = [[True, True, False, False] + [True] * rest]
+    zeros = jnp.zeros((1, module.num_tokens), int)
+    init = jax.jit(partial(module.init, train=False))
+    params = init(key, zeros, jnp.asarray(mask), jnp.zeros(1, int))
+    params = jax.tree.map(lambda leaf: leaf + 0.01, params)  # gates start at 0
     first, other_masked, other_known = (
-        logits(module, params, [tokens], mask, [0])
+        logits(module, params, [tokens + [0] * rest], mask, [0])
         for tokens in ([0, 1, 2, 3], [5, 5, 2, 3], [0, 1, 2, 4])
     )
     np.testing.assert_array_equal(first, other_masked)
-    assert first.shape == (1, 4, 6)
+    assert first.shape == (1, module.num_tokens, 6)
     assert abs(first - other_known).max() > 1e-6
+
+
+def applied(module, params, tokens, label=0, **options):
+    return module.apply(params, tokens, tokens > 3, jnp.asarray([label]), False, **options)
+
+
+def test_registers_have_no_order_and_the_class_is_no_token_with_adaptive_norms(key):
+    options = replace(MODERN, conditioning="adaln", num_registers=3)
+    module = small(norm="pre", layer_options=options, grids=((2, 2),))
+    tokens = jnp.asarray([[0, 1, 5, 5]])
+    init = jax.jit(partial(module.init, train=False))
+    params = init(key, tokens, tokens > 3, jnp.zeros(1, int))["params"]
+    apply = jax.jit(lambda p, label: applied(module, {"params": p}, tokens, label))
+    first = apply(params, 0)
+    np.testing.assert_array_equal(first, apply(params, 1))  # modulations start at 0
+    params = {**params, **jax.tree.map(lambda leaf: leaf + 0.1, {
+        name: params[name] for name in ("layers", "final_modulation")
+    })}  # fmt: skip
+    first = apply(params, 0)
+    assert abs(first - apply(params, 1)).max() > 1e-6
+    reversed_ = apply({**params, "registers": params["registers"][::-1]}, 0)
+    np.testing.assert_allclose(first, reversed_, atol=1e-6)
+    assert abs(first - apply({**params, "registers": params["registers"] + 1}, 0)).max() > 1e-6
+
+
+@pytest.mark.parametrize("changes", [ALL, {"norm": "post", "num_tokens": 8, "grids": ((2, 4),)}])
+def test_other_sizes_interpolate_the_positions(key, changes):
+    module, tokens = small(**changes), jnp.asarray([[0, 1, 5, 5, 2, 3, 5, 0]])
+    params = jax.jit(partial(module.init, train=False))(key, tokens, tokens > 3, jnp.zeros(1, int))
+    params = jax.tree.map(lambda leaf: leaf + 0.01, params)
+    apply = jax.jit(partial(applied, module), static_argnames="grid")
+    np.testing.assert_allclose(apply(params, tokens, grid=(2, 4)), apply(params, tokens), atol=1e-6)
+    tall, wide = (apply(params, jnp.tile(tokens, (1, 3)), grid=grid) for grid in ((6, 4), (2, 12)))
+    assert tall.shape == wide.shape == (1, 24, 6)
+    assert abs(tall - wide).max() > 1e-6
+
+
+def test_interpolated_positions_by_hand(key):
+    positions = jax.random.normal(key, (8, 3))
+    resized = resize_positions(positions, (2, 4), (4, 8)).reshape(4, 8, 3)
+    expected = jnp.asarray([9, 3, 3, 1]) / 16 @ positions[jnp.asarray([0, 1, 4, 5])]
+    np.testing.assert_allclose(resized[1, 1], expected, atol=1e-6)
+    np.testing.assert_allclose(resized[0, 0], positions[0], atol=1e-6)
 
 
 def test_the_scaled_initialization_is_that_of_width_1024(key):

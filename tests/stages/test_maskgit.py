@@ -15,7 +15,7 @@ from maskgit_jax.stages.token_critic import critic_errors
 from maskgit_jax.stages.token_priors import bits_metrics
 from tests.example import digits_batch, tiny_config, tiny_stage, tiny_tokenizer
 
-CODES, TOKENS = 16, 16
+CODES, TOKENS, OPTIONS = 16, 16, "model__layer_options"
 
 
 def batch_with_edges(size: int = 16) -> dict[str, np.ndarray]:
@@ -43,6 +43,8 @@ def test_images_depend_on_the_condition_and_guidance_keeps_it():
     stage, variables = image_conditional_stage()
     generator, batch = stage.exports, batch_with_edges(8)
     assert generator.needs == ("condition",) and generator.logits is None
+    with pytest.raises(InputError, match="with condition images generates"):
+        generator.check_settings(replace(generator.settings, size=(32, 32)))
     loss = jax.jit(stage.losses)(variables, batch, jax.random.key(1), 0)[0]["prior"]
     assert np.isfinite(loss)
     sample = jax.jit(generator.sample, static_argnums=3)
@@ -110,6 +112,32 @@ def test_the_critic_is_trained_alone_and_decides_which_tokens_are_masked_again()
     assert (~trajectory.mask[:-1] & trajectory.mask[1:]).any(), "accepted tokens are masked again"
 
 
+SMALL_OPTIONS = {f"{OPTIONS}__positions": "both", f"{OPTIONS}__patch_size": 2}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "changes", "size"),
+    [("maskgit", SMALL_OPTIONS, (8, 24)), ("token_critic", {}, (32, 16))],
+)
+def test_images_of_other_sizes_are_sampled(name, changes, size):
+    stage, _, frozen = tiny_stage(name, **changes)
+    variables = jax.jit(stage.init)(jax.random.key(0), digits_batch(), frozen)
+    generator, inputs = stage.exports, {"label": jnp.asarray([1, 2])}
+    settings = replace(generator.settings, size=size, steps=2)
+    generator.check_settings(settings)
+    keys = image_keys(jax.random.key(1), jnp.arange(2))
+    image = jax.jit(generator.sample, static_argnums=3)(variables, inputs, keys, settings)
+    assert image.shape == (2, *size, 1) and np.isfinite(image).all()
+
+
+def test_impossible_sizes_are_refused():
+    generator = tiny_stage("maskgit", **SMALL_OPTIONS)[0].exports
+    for size in ((20, 16), (16, 17), (0, 16)):
+        with pytest.raises(InputError, match="must be multiples of 8 pixels"):
+            generator.check_settings(replace(generator.settings, size=size))
+
+
 def test_critic_errors_by_hand():
     log_odds = jnp.asarray([[2.0, -2.0, 0.5, -1.0]])
     generated = jnp.asarray([[False, True, True, False]])
@@ -133,7 +161,17 @@ def test_a_critic_needs_a_class_conditional_maskgit():
     [
         ("maskgit", {"masking__schedule": "pow"}, "config.masking.schedule is 'pow'; allowed"),
         ("maskgit", {"sampling__decoder": "token_critic"}, "train configs/token_critic.py"),
-        ("maskgit", {"model__head": "free"}, "config.model.head is 'free'; allowed: tied, linear"),
+        ("maskgit", {"model__head": "free"}, "allowed: tied, tied_linear, linear"),
+        (
+            "maskgit",
+            {f"{OPTIONS}__conditioning": "adaln", "model__norm": "post"},
+            "set --config.model.norm=pre",
+        ),
+        ("maskgit", {f"{OPTIONS}__conditioning": "class"}, "one of token, adaln, both"),
+        ("token_critic", {f"{OPTIONS}__patch_size": 3}, "must be multiples of config.model.layer"),
+        ("gpt", {f"{OPTIONS}__num_registers": 1}, "num_registers is 1, but .*; set it to 0"),
+        ("gpt", {f"{OPTIONS}__patch_size": 2}, "patch_size is 2, but .*; set it to 1"),
+        ("gpt", {f"{OPTIONS}__conditioning": "adaln"}, "set it to token or both"),
         ("maskgit", {"model__initialization": "x"}, "allowed: official, scaled"),
         ("maskgit", {"losses__reduction": "images"}, "allowed: examples, tokens"),
         ("maskgit", {"data__condition": "edges"}, "set both for image-conditional generation"),

@@ -9,7 +9,13 @@ from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import normalize, to_uint8
 from maskgit_jax.configuration import InputError, optimizer
-from maskgit_jax.training.optimizers import learning_rate, make_optimizer, update_average
+from maskgit_jax.training.optimizers import (
+    is_matrix,
+    learning_rate,
+    make_optimizer,
+    muon_labels,
+    update_average,
+)
 from maskgit_jax.training.sharding import (
     AXES,
     check_batch_size,
@@ -81,6 +87,25 @@ def test_muon_orthogonalizes_kernels_and_leaves_the_rest_to_adam():
     for tree in (changes, by_adam):
         del tree["conv1"], tree["layers"]["mlp_in"]["kernel"]
     assert_equal(changes, by_adam)
+
+
+def test_muon_orthogonalizes_each_part_of_a_fused_kernel():
+    muon = make_optimizer(optimizer(optimizer="muon", weight_decay=0.0), 10)
+    parts = np.random.default_rng(0).standard_normal((2, 8, 3, 8)).astype(np.float32)
+    fused = {"layers": {"qkv": {"kernel": jnp.asarray(parts)}}}
+    three = {"layers": {str(i): {"kernel": jnp.asarray(parts[:, :, i])} for i in range(3)}}
+    found, expected = (
+        muon.update(tree, muon.init(tree), tree)[0]["layers"] for tree in (fused, three)
+    )
+    for part in range(3):
+        kernel = found["qkv"]["kernel"][:, :, part]
+        np.testing.assert_allclose(kernel, expected[str(part)]["kernel"], rtol=1e-3, atol=1e-5)
+    scalars = {"value_residual": "adam", "modulation": {"kernel": "adam"}, "registers": "adam"}
+    zeros = {"value_residual": jnp.zeros(2), "modulation": {"kernel": jnp.zeros((2, 8, 48))},
+             "registers": jnp.zeros((1, 8))}  # fmt: skip
+    assert muon_labels(zeros) == scalars
+    decayed = {"value_residual": False, "modulation": {"kernel": True}, "registers": False}
+    assert is_matrix(zeros) == decayed
 
 
 def test_the_running_average_starts_fast():
