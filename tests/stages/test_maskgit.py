@@ -132,6 +132,12 @@ def test_a_critic_needs_a_class_conditional_maskgit():
     ("stage", "changes", "message"),
     [
         ("maskgit", {"masking__schedule": "pow"}, "config.masking.schedule is 'pow'; allowed"),
+        ("token_critic", {"masking__order": "row"}, "order is 'row'; it must be one of random, ha"),
+        (
+            "maskgit",
+            {"masking__complementary": True, "training__batch_size": 15},
+            "accumulate_steps is 15; make it even",
+        ),
         ("maskgit", {"sampling__decoder": "token_critic"}, "train configs/token_critic.py"),
         ("maskgit", {"model__head": "free"}, "config.model.head is 'free'; allowed: tied, linear"),
         ("maskgit", {"model__initialization": "x"}, "allowed: official, scaled"),
