@@ -43,7 +43,7 @@ def masking_settings(config: ConfigDict) -> MaskingSettings:
 def check_masking(config: ConfigDict) -> None:
     """Raises `InputError` for training masks that cannot work."""
     settings, training = masking_settings(config), config.training
-    check_settings(settings)
+    check_settings(settings, "config.masking.")
     check_schedule(settings.schedule, "config.masking.schedule", training=True)
     rows = training.batch_size // training.accumulate_steps
     require(

@@ -132,7 +132,7 @@ def test_a_critic_needs_a_class_conditional_maskgit():
     ("stage", "changes", "message"),
     [
         ("maskgit", {"masking__schedule": "pow"}, "config.masking.schedule is 'pow'; allowed"),
-        ("token_critic", {"masking__order": "row"}, "order is 'row'; it must be one of random, ha"),
+        ("token_critic", {"masking__order": "row"}, "config.masking.order is 'row'; it must be"),
         (
             "maskgit",
             {"masking__complementary": True, "training__batch_size": 15},
