@@ -49,10 +49,12 @@ def random_mask(ratio: Array, scores: Array, schedule: str) -> Array:
         ratio: r of each example, uniform in [0, 1), [B].
         scores: [B, L]; the lowest are masked.
         schedule: See `mask_ratio`.
+
+    Source: Chang et al. 2022, MaskGIT, section 3.1: ceil(gamma L) tokens. google-research/magvit
+    rounds down; then no map is masked as a whole, as in the first step of decoding.
     """
     length = scores.shape[-1]
-    gamma = mask_ratio(ratio, length, schedule)
-    count = jnp.maximum(jnp.floor(gamma * length), 1.0)  # [B]
+    count = jnp.ceil(mask_ratio(ratio, length, schedule) * length)  # [B]
     return rank(scores) < count[:, None]
 
 
