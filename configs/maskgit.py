@@ -14,7 +14,7 @@ from maskgit_jax.configuration import (
     default_workdir,
     optimizer,
 )
-from maskgit_jax.decoding.settings import decode_settings_class
+from maskgit_jax.decoding.settings import MaskingSettings, decode_settings_class
 from maskgit_jax.networks.layer_options import LayerOptions
 from maskgit_jax.settings import settings_dict
 
@@ -101,7 +101,7 @@ def get_config(preset: str = "") -> ConfigDict:
         label_smoothing=0.1,
         label_dropout_rate=0.0,  # above 0 the null class is trained, for guidance
     )
-    config.masking = dict(schedule="cosine")
+    config.masking = settings_dict(MaskingSettings)
     config.sampling = settings_dict(decode_settings_class())
     config.data.channels = 3
     config.training.best_metric = "token_cross_entropy"

@@ -14,7 +14,7 @@ from maskgit_jax.configuration import (
     default_workdir,
     optimizer,
 )
-from maskgit_jax.decoding.settings import decode_settings_class
+from maskgit_jax.decoding.settings import MaskingSettings, decode_settings_class
 from maskgit_jax.networks.layer_options import LayerOptions
 from maskgit_jax.settings import settings_dict
 
@@ -69,7 +69,7 @@ def get_config(preset: str = "") -> ConfigDict:
         layer_options=settings_dict(LayerOptions),
     )
     config.losses = dict(label_dropout_rate=0.1)
-    config.masking = dict(schedule="cosine")
+    config.masking = settings_dict(MaskingSettings)
     config.sampling = settings_dict(decode_settings_class()) | {"decoder": "token_critic"}
     config.data.channels = 3
     config.training.best_metric = "critic_cross_entropy"

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict, config_flags
 import maskgit_jax.decoding.rules  # noqa: F401 (registers the decoders that --help lists)
 from maskgit_jax.config_keys import format_config, source_comments, unknown_key
 from maskgit_jax.configuration import InputError, base_config, config_file, optimizer, require
-from maskgit_jax.decoding.settings import declared_settings
+from maskgit_jax.decoding.settings import MaskingSettings, declared_settings
 from maskgit_jax.distributed import end_with_peers
 from maskgit_jax.distributed import start as start_processes
 from maskgit_jax.files import (
@@ -197,7 +197,8 @@ def describe_config(config: ConfigDict) -> str:
     networks = {f"optimizers.{key}": text for key, text in network.items()}
     sampling = {f"sampling.{setting.name}": setting.help for setting in declared_settings()}
     layers = setting_comments(LayerOptions, "model.layer_options")
-    return format_config(config, {**base, **networks, **sampling, **layers, **own})
+    masking = setting_comments(MaskingSettings, "masking")
+    return format_config(config, {**base, **networks, **sampling, **layers, **masking, **own})
 
 
 def _define_processes() -> Callable[[], tuple[str, int, int]]:

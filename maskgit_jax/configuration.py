@@ -77,7 +77,8 @@ def optimizer(**changes: Any) -> ConfigDict:
     """Returns the optimizer settings of one network, with `changes` applied.
 
     Rates are per step, durations are steps. `learning_rate` rises linearly over `warmup_steps`,
-    then stays constant or falls to 0 along a half cosine at the end of training (`schedule`).
+    then stays constant, falls to 0 along a half cosine, or stays and falls linearly to 0 over the
+    last `decay_fraction` of the steps ("wsd": warm-up, stable, decay; `schedule`).
     `weight_decay` applies to kernels only. `clip_norm` = 0: no clipping. The network is frozen
     until `start_step`, see `resolve_start_steps`. `ema_rate` = 0: no moving average of parameters.
     """
@@ -87,7 +88,8 @@ def optimizer(**changes: Any) -> ConfigDict:
             learning_rate=1e-4,
             muon_learning_rate=0.02,  # of kernels with optimizer=muon
             warmup_steps=0,
-            schedule="constant",  # constant | cosine, to 0 at the end of training
+            schedule="constant",  # constant | cosine | wsd; the last two end at 0
+            decay_fraction=0.2,  # of the steps in which the rate of schedule=wsd falls
             beta1=0.9,
             beta2=0.999,
             weight_decay=0.0,  # of kernels
@@ -339,10 +341,14 @@ def validate(config: ConfigDict) -> None:
     for name, settings in config.optimizers.items():
         key = f"optimizers.{name}"
         require_one_of(config, f"{key}.optimizer", ("adam", "adamw", "muon"))
-        require_one_of(config, f"{key}.schedule", ("constant", "cosine"))
+        require_one_of(config, f"{key}.schedule", ("constant", "cosine", "wsd"))
         ema_rate, learning_rate = settings.ema_rate, settings.learning_rate
         require(0 <= ema_rate < 1, f"config.{key}.ema_rate is {ema_rate}; it must be in [0, 1)")
         require_at_least(config, 0, f"{key}.start_step")
+        require(
+            0 < settings.decay_fraction <= 1,
+            f"config.{key}.decay_fraction is {settings.decay_fraction}; it must be in (0, 1]",
+        )
         require(
             learning_rate > 0,
             f"config.{key}.learning_rate is {learning_rate}; it must be positive",

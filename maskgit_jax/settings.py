@@ -42,8 +42,13 @@ def settings_dict(cls: type) -> dict[str, Any]:
     return {field.name: field.default for field in fields if field.metadata["in_config"]}
 
 
-def check_settings(settings: Any) -> None:
-    """Raises `InputError` for a value out of the range that its `setting` declares."""
+def check_settings(settings: Any, group: str = "") -> None:
+    """Raises `InputError` for a value out of the range that its `setting` declares.
+
+    Args:
+        settings: Of a settings class.
+        group: Before the names in messages, such as "config.masking.".
+    """
     for field in dataclasses.fields(settings):
         value, limits = getattr(settings, field.name), field.metadata
         choices, above = limits["choices"], limits["above"]
@@ -54,7 +59,7 @@ def check_settings(settings: Any) -> None:
             and (maximum is None or value <= maximum)
             and (above is None or value > above)
         )
-        require(allowed, f"{field.name} is {value!r}; it must be {setting_range(field)}")
+        require(allowed, f"{group}{field.name} is {value!r}; it must be {setting_range(field)}")
 
 
 def setting_range(field: dataclasses.Field) -> str:

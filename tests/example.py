@@ -63,6 +63,9 @@ TINY = {
     },
     "maskgit": {
         **TINY_TRANSFORMER,
+        "masking.stratified": True,
+        "masking.complementary": True,
+        "masking.order": "halton",
         "sampling.steps": 3,
     },
     "token_critic": {

@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 from maskgit_jax.decoding import rules  # noqa: F401  (registers the decoders)
-from maskgit_jax.decoding.settings import DecodeSettings, PriorSettings, SlidingWindowSettings
+from maskgit_jax.decoding.settings import (
+    DecodeSettings,
+    MaskingSettings,
+    PriorSettings,
+    SlidingWindowSettings,
+)
 from maskgit_jax.networks.layer_options import LayerOptions
 from maskgit_jax.settings import settings_table
 
@@ -53,6 +58,7 @@ def test_relative_links_resolve():
         (SlidingWindowSettings, "decoding"),
         (PriorSettings, "decoding"),
         (LayerOptions, "presets"),
+        (MaskingSettings, "presets"),
     ],
 )
 def test_tables_of_settings_equal_their_declaration(settings, page):

@@ -6,7 +6,8 @@ The algorithm, for T steps, given tokens and a mask of those to generate (the ed
  2. In step t, mask some accepted tokens too, if the decoder rescores them.
  3. Evaluate the network on the tokens that are not masked: logits, with guidance, divided by
     the temperature.
- 4. Sample every masked token from its logits, after top-k and top-p.
+ 4. Sample every masked token from its logits, after top-k and top-p; if the decoder sharpens,
+    from a power of the probabilities.
  5. The confidence of a sampled or rescored token is the logarithm of its probability.
  6. Scale Gumbel noise by the choice temperature times 1 - t / T.
  7. The decoder's rule masks n_t tokens again: the n_t lowest of confidence + noise, in MaskGIT.
@@ -24,7 +25,14 @@ import jax.numpy as jnp
 from maskgit_jax.arrays import Array, Key
 from maskgit_jax.configuration import require
 from maskgit_jax.decoding.guidance import Predict
-from maskgit_jax.decoding.rules import Critic, DecodeState, Grid, k_lowest, random_halton_order
+from maskgit_jax.decoding.rules import (
+    Critic,
+    DecodeState,
+    Grid,
+    k_lowest,
+    moment_order,
+    random_halton_order,
+)
 from maskgit_jax.decoding.sampling import (
     check_temperature,
     check_top_k,
@@ -98,6 +106,11 @@ def check_decode_settings(
         has_critic or settings.decoder != "token_critic",
         "decoder 'token_critic' needs a trained critic; train configs/token_critic.py on this run "
         "and give the --workdir of that",
+    )
+    require(
+        settings.choice_temperature > 0 or settings.decoder != "moment",
+        "choice_temperature is 0, with which decoder 'moment' would always take the most likely "
+        "code; set it to more than 0",
     )
     check_top_k(settings.top_k, codebook_size)
 
@@ -199,11 +212,12 @@ def decode(
             rescored = k_lowest(scores, count, accepted)
         unseen = mask | rescored
         logits = _logits(predict, tokens, unseen, step, settings)
-        tokens = jnp.where(mask, _sample(logits, token_keys, settings), tokens)
+        noise_scale = settings.choice_temperature * (1.0 - (step + 1) / settings.steps)
+        sharpness = moment_order(noise_scale) if decoder.sharpens else 1.0
+        tokens = jnp.where(mask, _sample(sharpness * logits, token_keys, settings), tokens)
         confidence = jnp.where(unseen, _log_probability(logits, tokens), confidence)
 
-        strength = settings.choice_temperature * (1.0 - (step + 1) / settings.steps)
-        noise = strength * draw_each(jax.random.gumbel, noise_keys, tokens.shape[1])
+        noise = noise_scale * draw_each(jax.random.gumbel, noise_keys, tokens.shape[1])
         state = DecodeState(
             tokens=tokens,
             logits=logits,
@@ -214,6 +228,7 @@ def decode(
             confidence=confidence,
             num_masked=num_masked,
             num_remasked=num_remasked,
+            noise_scale=noise_scale,
             noise=noise,
             keys=rule_keys,
             order=order,

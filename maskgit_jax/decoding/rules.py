@@ -37,7 +37,8 @@ class DecodeState(NamedTuple):
         confidence: log p of each token when it was last sampled or rescored, inf for known ones.
         num_masked: Number of tokens to mask, int32 [B].
         num_remasked: Number of accepted tokens among them, of `remask`, int32 [B].
-        noise: Gumbel noise to add to the confidence; falls to 0 over the steps, [B, L].
+        noise_scale: alpha, the scale of the noise in this step, []; 0 in the last one.
+        noise: Gumbel noise to add to the confidence, alpha times standard noise, [B, L].
         keys: One key per image, [B], for other random choices of this step, see
             `sampling.draw_each`.
         order: Position of each token in a randomly rotated Halton order, int32 [B, L].
@@ -53,6 +54,7 @@ class DecodeState(NamedTuple):
     confidence: Array
     num_masked: Array
     num_remasked: Array
+    noise_scale: Array
     noise: Array
     keys: Key
     order: Array
@@ -183,3 +185,27 @@ def remask(state: DecodeState, settings: DecodeSettings) -> Array:
 
 
 register("corrector", revises=True, corrects=True)(confidence)
+
+
+@register("moment", sharpens=True)
+def moment(state: DecodeState, settings: DecodeSettings) -> Array:
+    """Chooses tokens to accept by their distributions alone, before they are sampled.
+
+    Position i is accepted with odds sum_x p_i(x)^beta, and its token is sampled from p_i^beta,
+    divided by that sum, where beta = 1 + 1/alpha. `confidence` accepts a few of many tokens as
+    often, and accepted tokens then have that distribution. The last step, which accepts all
+    tokens, samples them from p, as with `confidence`.
+
+    Source: Hayakawa et al. 2025, Demystifying MaskGIT Sampler and Beyond, arXiv 2510.04525 (moment
+    sampler). Here alpha falls over the steps as in `confidence`.
+    """
+    del settings
+    order = moment_order(state.noise_scale)
+    log_moment = jax.nn.logsumexp(order * jax.nn.log_softmax(state.logits), axis=-1)
+    scores = state.noise_scale * log_moment + state.noise
+    return k_lowest(scores, state.num_masked, state.mask)
+
+
+def moment_order(noise_scale: Array) -> Array:
+    """Returns beta = 1 + 1/alpha, and 1 where alpha is 0."""
+    return 1.0 + jnp.where(noise_scale > 0, 1.0 / jnp.maximum(noise_scale, 1e-6), 0.0)

@@ -5,8 +5,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import scipy.special
 
-from maskgit_jax.arrays import Array, Key
+from maskgit_jax.arrays import Array
 from maskgit_jax.configuration import require
 
 SCHEDULES: dict[str, Callable[[Array, Array], Array]] = {
@@ -22,11 +24,29 @@ SCHEDULES: dict[str, Callable[[Array, Array], Array]] = {
 """Name -> (r, number of tokens) -> mask ratio before clipping; also `pow<exponent>`: 1 - r^x."""
 
 
-def check_schedule(schedule: str, key: str = "schedule") -> None:
-    """Raises `InputError` for an unknown schedule; `key` names it in the message."""
+TABLE_SIZE = 4097
+"""Entries of the inverse of a distribution function, between which it is interpolated."""
+
+
+def check_schedule(schedule: str, key: str = "schedule", training: bool = False) -> None:
+    """Raises `InputError` for an unknown schedule.
+
+    Args:
+        schedule: See `mask_ratio`.
+        key: Its name in the message.
+        training: Whether it may be a distribution of mask ratios, which decoding cannot follow.
+    """
+    allowed = f"allowed: {', '.join(SCHEDULES)}, pow<exponent> such as pow2.5"
+    distribution = _distribution(schedule) is not None
     require(
-        schedule in SCHEDULES or _exponent(schedule) is not None,
-        f"{key} is '{schedule}'; allowed: {', '.join(SCHEDULES)}, pow<exponent> such as pow2.5",
+        training or not distribution,
+        f"{key} is '{schedule}', a distribution of mask ratios in training; {allowed}",
+    )
+    require(
+        distribution or schedule in SCHEDULES or _exponent(schedule) is not None,
+        f"{key} is '{schedule}'; {allowed}"
+        + ", beta<a>,<b> such as beta12,3, truncnorm<mean>,<deviation>,<minimum> such as "
+        "truncnorm1,0.25,0.7" * training,
     )
 
 
@@ -35,24 +55,51 @@ def _exponent(name: str) -> float | None:
     return float(match[1]) if match and float(match[1]) > 0 else None
 
 
+def _distribution(name: str) -> np.ndarray | None:
+    """Returns the quantiles 0 to 1 of a distribution of mask ratios, None for other names."""
+    number = r"(\d+(?:\.\d+)?)"
+    share = np.linspace(0.0, 1.0, TABLE_SIZE)
+    beta = re.fullmatch(f"beta{number},{number}", name)
+    if beta and min(map(float, beta.groups())) > 0:
+        return scipy.special.betaincinv(*map(float, beta.groups()), share)
+    normal = re.fullmatch(f"truncnorm{number},{number},{number}", name)
+    if not normal:
+        return None
+    mean, deviation, minimum = map(float, normal.groups())
+    deviation = max(deviation, 1e-9)
+    low, high = scipy.special.ndtr((np.asarray([minimum, 1.0]) - mean) / deviation)
+    if high - low < 1e-6:  # nothing of the distribution is between them
+        return None
+    quantiles = mean + deviation * scipy.special.ndtri(low + share * (high - low))
+    return np.clip(quantiles, minimum, 1.0)
+
+
 def mask_ratio(ratio: Array, num_tokens: Array | int, schedule: str) -> Array:
     """Returns gamma(r), the mask ratio, float32, in [1e-6, 1].
 
     Args:
         ratio: r in [0, 1]: all tokens are masked at 0, (almost) none at 1.
         num_tokens: Number of tokens (some schedules depend on it), broadcast to `ratio`.
-        schedule: A key of `SCHEDULES`, or `pow2.5` for 1 - r^2.5, with any positive exponent.
+        schedule: A key of `SCHEDULES`, or `pow2.5` for 1 - r^2.5, with any positive exponent. In
+            training also the quantile 1 - r of a distribution, so that a uniform r gives it:
+            `beta12,3` (AutoNAT), or `truncnorm1,0.25,0.7` (MAR): a normal distribution of mean
+            1 and deviation 0.25, cut to 0.7 to 1.
 
     Source: Chang et al. 2022, MaskGIT, section 3.3; libml/mask_schedule.py, where linear is called
     uniform, square pow2, cubic pow3, sqrt pow0.5, exponential exp and logarithmic log. "arccos" is
-    of Besnier and Chen 2023, arXiv 2310.14400.
+    of Besnier and Chen 2023, arXiv 2310.14400. Beta: Ni et al. 2024, Revisiting Non-Autoregressive
+    Transformers (LeapLabTHU/ImprovedNAT libs/nat_misc.py). Truncated normal: Li et al. 2024,
+    Autoregressive Image Generation without Vector Quantization (LTH14/mar models/mar.py).
 
     Raises:
         InputError: There is no such schedule.
     """
-    check_schedule(schedule)
-    exponent = _exponent(schedule)
+    check_schedule(schedule, training=True)
+    exponent, quantiles = _exponent(schedule), _distribution(schedule)
     ratio, count = jnp.float32(ratio), jnp.float32(num_tokens)
+    if quantiles is not None:
+        share = np.linspace(0.0, 1.0, TABLE_SIZE)
+        return jnp.clip(jnp.interp(1.0 - ratio, share, quantiles), 1e-6, 1.0)
     gamma = 1.0 - ratio**exponent if exponent else SCHEDULES[schedule](ratio, count)
     return jnp.clip(gamma, 1e-6, 1.0)
 
@@ -81,38 +128,6 @@ def masked_counts(num_masked: Array, steps: int, schedule: str) -> Array:
     # At least one less each step: the smallest of c_s - (t - s) over all s up to t.
     at_most = jax.lax.cummin(counts + step, axis=0) - step
     return jnp.maximum(at_most, jnp.maximum(active_steps - step, 0)) * (num_masked > 0)
-
-
-def random_mask(ratio: Array, scores: Array, schedule: str) -> Array:
-    """Returns a training mask, bool [B, L], with at least one masked token per example.
-
-    Args:
-        ratio: r of each example, uniform in [0, 1), [B].
-        scores: Uniform [B, L]; the lowest are masked.
-        schedule: See `mask_ratio`.
-    """
-    length = scores.shape[-1]
-    gamma = mask_ratio(ratio, length, schedule)
-    count = jnp.maximum(jnp.floor(gamma * length), 1.0)  # [B]
-    return rank(scores) < count[:, None]
-
-
-def sample_mask(key: Key, shape: tuple[int, ...], schedule: str) -> Array:
-    """Returns a random training mask, bool [B, L], with a ratio per example, see `random_mask`."""
-    rate_key, place_key = jax.random.split(key)
-    ratio = jax.random.uniform(rate_key, shape[:1])
-    return random_mask(ratio, jax.random.uniform(place_key, shape), schedule)
-
-
-def any_order_mask(ratio: Array, scores: Array) -> Array:
-    """Returns a mask, bool [B, L], of 1 to L tokens, each number equally likely.
-
-    Args:
-        ratio: Uniform in [0, 1), [B].
-        scores: Uniform [B, L]; the lowest are masked.
-    """
-    count = jnp.floor(ratio * scores.shape[-1]).astype(jnp.int32) + 1  # [B]
-    return rank(scores) < count[:, None]
 
 
 def rank(scores: Array) -> Array:

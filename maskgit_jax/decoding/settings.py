@@ -1,4 +1,4 @@
-"""Settings that users change when they sample, each declared once: flag, config key, check, docs.
+"""Settings of sampling and of training masks, each declared once: flag, config key, check, docs.
 
 This module imports no JAX, so that commands and configurations can read the declarations cheaply.
 Settings are frozen and hashable, because they are static arguments of compiled programs.
@@ -28,6 +28,7 @@ class Decoder(NamedTuple):
         revises: Whether the rule may mask accepted tokens again.
         rescores: Whether some accepted tokens are masked in each step, only to be scored.
         corrects: Whether a second evaluation resamples the least confident accepted tokens.
+        sharpens: Whether tokens are sampled from p^beta, see `rules.moment_order`.
     """
 
     rule: Callable[[Any, Any], Any]
@@ -35,6 +36,7 @@ class Decoder(NamedTuple):
     revises: bool = False
     rescores: bool = False
     corrects: bool = False
+    sharpens: bool = False
 
 
 DECODERS: dict[str, Decoder] = {}
@@ -108,6 +110,35 @@ class DecodeSettings:
         "HEIGHTxWIDTH of the images in pixels; the positions of other sizes than in training are "
         "interpolated.",
         in_config=False,
+    )
+
+
+@dataclass(frozen=True)
+class MaskingSettings:
+    """Settings of the masks in training (MaskGIT and its critic), keys of `config.masking`."""
+
+    schedule: str = setting(
+        "cosine",
+        "Distribution of the mask ratio: a schedule of decoding at a uniform time (linear: all "
+        "ratios equally often), beta<a>,<b> (AutoNAT: beta12,3), or "
+        "truncnorm<mean>,<deviation>,<minimum> (MAR: truncnorm1,0.25,0.7).",
+    )
+    stratified: bool = setting(
+        False,
+        "Whether the mask ratios of a batch are spread evenly over the distribution. Each one is "
+        "distributed as without it, and gradients are less noisy.",
+    )
+    complementary: bool = setting(
+        False,
+        "Whether an image is seen twice in a step, with a mask and with its complement, so that "
+        "each token is predicted once. A step uses every other image of the batch, so that its "
+        "cost is the same.",
+    )
+    order: str = setting(
+        "random",
+        "Which tokens are masked: random ones, or those that come last in a randomly rotated "
+        "Halton order, as with decoder=halton.",
+        choices=("random", "halton"),
     )
 
 

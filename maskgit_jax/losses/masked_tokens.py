@@ -40,12 +40,13 @@ def reduce_masked(values: Array, selected: Array, reduction: str) -> Array:
     Args:
         values: [B, L].
         selected: bool [B, L], with at least one token.
-        reduction: "examples", as published: all examples have the same weight, see `masked_mean`.
+        reduction: "examples", as published: all examples have the same weight, see `masked_mean`;
+            those without a selected token do not count.
             "tokens": all tokens have the same weight, which makes gradients less noisy, because
             an example with a single masked token counts less than one with all masked.
     """
     if reduction == "examples":
-        return masked_mean(values, selected).mean()
+        return masked_mean(values, selected).mean(where=selected.any(axis=-1))
     return values.mean(where=selected)
 
 

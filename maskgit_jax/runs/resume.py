@@ -18,7 +18,7 @@ from maskgit_jax.training.variables import saved_steps, weights_checksum
 
 MAY_CHANGE = {
     "training.num_steps": "longer or shorter, but not below the step that is reached; a cosine "
-    "schedule follows the new length from there on",
+    "or wsd schedule follows the new length from there on",
     "training.*_every": "when to log, evaluate, preview and save",
     "training.keep_*": "which checkpoints are kept",
     "training.best_metric": "which checkpoint is the best",

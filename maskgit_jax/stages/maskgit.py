@@ -1,7 +1,7 @@
 """MaskGIT: a transformer that predicts masked tokens of a frozen tokenizer."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array, Batch, Key, PyTree
 from maskgit_jax.configuration import require, require_one_of
+from maskgit_jax.decoding.masking import any_order_mask, masked_batch, sample_mask
 from maskgit_jax.decoding.parallel import check_decode_settings
-from maskgit_jax.decoding.schedules import any_order_mask, check_schedule, sample_mask
 from maskgit_jax.losses.masked_tokens import (
     any_order_nll_bits,
     masked_mean,
@@ -21,6 +21,8 @@ from maskgit_jax.priors.maskgit import Grid, MaskGIT
 from maskgit_jax.stage import Metrics, Stage, Tokenizer, Variables
 from maskgit_jax.stages.parallel_decoding import (
     ParallelDecodingStage,
+    check_masking,
+    masking_settings,
     sampling_settings,
     transformer_fields,
 )
@@ -47,7 +49,7 @@ def validate(config: ConfigDict) -> None:
     require_one_of(config, "model.initialization", ("official", "scaled"))
     require_one_of(config, "losses.loss_on", ("masked", "all"))
     require_one_of(config, "losses.reduction", ("examples", "tokens"))
-    check_schedule(config.masking.schedule, "config.masking.schedule")
+    check_masking(config)
     check_transformer(config)
     check_bidirectional(config)
     for key in ("label_dropout_rate", "label_smoothing"):
@@ -121,9 +123,10 @@ class MaskGITStage(ParallelDecodingStage):
         """Returns the cross-entropy of masked tokens in nats, an empty state and the metrics."""
         del step
         mask_key, label_key, dropout_key = jax.random.split(key, 3)
-        weights, label = self.config.losses, batch["label"]
-        tokens = encode_tokens(self.tokenizer, variables, batch)
-        mask = sample_mask(mask_key, tokens.shape, self.config.masking.schedule)
+        masking, weights = masking_settings(self.config), self.config.losses
+        batch = masked_batch(batch, masking)
+        label, tokens = batch["label"], encode_tokens(self.tokenizer, variables, batch)
+        mask = sample_mask(mask_key, len(tokens), self.tokenizer.grids[0], masking)
         if self.null_label is not None:
             dropped = jax.random.bernoulli(label_key, weights.label_dropout_rate, label.shape)
             label = jnp.where(dropped, self.null_label, label)
@@ -133,7 +136,7 @@ class MaskGITStage(ParallelDecodingStage):
         selected = mask if weights.loss_on == "masked" else jnp.ones_like(mask)
         plain = token_cross_entropy(logits, tokens) if weights.label_smoothing else errors
         metrics = {
-            "token_accuracy": masked_mean(_is_correct(logits, tokens), mask).mean(),
+            "token_accuracy": reduce_masked(_is_correct(logits, tokens), mask, "examples"),
             **bits_metrics(plain, tokens, self.config.model.codebook_size, mask),
         }
         return {"prior": reduce_masked(errors, selected, weights.reduction)}, ({}, metrics)
@@ -142,14 +145,15 @@ class MaskGITStage(ParallelDecodingStage):
         """Returns the metrics of each example, [B].
 
         `token_cross_entropy`, nats per masked token, and `token_accuracy` are those of masks as in
-        training; `bits_per_token_bound` is an upper bound on -log2 p of whole token maps.
+        training, without complements; `bits_per_token_bound` is an upper bound on -log2 p of whole
+        token maps and does not depend on them.
         """
         mask_key, count_key, order_key = jax.random.split(key, 3)
-        label, schedule = batch["label"], self.config.masking.schedule
+        label, masking = batch["label"], replace(masking_settings(self.config), complementary=False)
         tokens = encode_tokens(self.tokenizer, variables, batch)
         condition = encode_condition(self.condition_tokenizer, variables, batch)
 
-        mask = sample_mask(mask_key, tokens.shape, schedule)
+        mask = sample_mask(mask_key, len(tokens), self.tokenizer.grids[0], masking)
         logits = self.logits(variables, tokens, mask, label, condition)
 
         ratio = jax.random.uniform(count_key, (len(tokens),))

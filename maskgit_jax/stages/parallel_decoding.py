@@ -13,8 +13,14 @@ from maskgit_jax.arrays import Array, Batch, Key
 from maskgit_jax.configuration import require
 from maskgit_jax.decoding.guidance import with_guidance
 from maskgit_jax.decoding.parallel import Trajectory, check_decode_settings, decode
-from maskgit_jax.decoding.settings import DecodeSettings, decode_settings_class
+from maskgit_jax.decoding.schedules import check_schedule
+from maskgit_jax.decoding.settings import (
+    DecodeSettings,
+    MaskingSettings,
+    decode_settings_class,
+)
 from maskgit_jax.priors.maskgit import Grid
+from maskgit_jax.settings import check_settings
 from maskgit_jax.stage import Generator, Tokenizer, Variables
 from maskgit_jax.stages.token_priors import (
     decode_tokens,
@@ -28,6 +34,24 @@ from maskgit_jax.stages.token_priors import (
 def sampling_settings(config: ConfigDict) -> DecodeSettings:
     """Returns the decoding settings of a configuration."""
     return decode_settings_class()(**config.sampling.to_dict())
+
+
+def masking_settings(config: ConfigDict) -> MaskingSettings:
+    """Returns the settings of the training masks of a configuration."""
+    return MaskingSettings(**config.masking.to_dict())
+
+
+def check_masking(config: ConfigDict) -> None:
+    """Raises `InputError` for training masks that cannot work."""
+    settings, training = masking_settings(config), config.training
+    check_settings(settings, "config.masking.")
+    check_schedule(settings.schedule, "config.masking.schedule", training=True)
+    rows = training.batch_size // training.accumulate_steps
+    require(
+        not settings.complementary or rows % 2 == 0,
+        f"config.masking.complementary needs pairs of rows, but config.training.batch_size / "
+        f"accumulate_steps is {rows}; make it even",
+    )
 
 
 def transformer_fields(config: ConfigDict) -> dict[str, Any]:

@@ -10,15 +10,17 @@ from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array, Batch, Key, PyTree
 from maskgit_jax.configuration import InputError, require, require_one_of
+from maskgit_jax.decoding.masking import masked_batch, sample_mask
 from maskgit_jax.decoding.parallel import check_decode_settings
 from maskgit_jax.decoding.sampling import sample_categorical
-from maskgit_jax.decoding.schedules import check_schedule, sample_mask
-from maskgit_jax.decoding.settings import DecodeSettings
+from maskgit_jax.decoding.settings import DecodeSettings, MaskingSettings
 from maskgit_jax.priors.maskgit import Grid
 from maskgit_jax.priors.token_critic import TokenCritic
 from maskgit_jax.stage import Generator, Metrics, Stage, Variables
 from maskgit_jax.stages.parallel_decoding import (
     ParallelDecodingStage,
+    check_masking,
+    masking_settings,
     sampling_settings,
     transformer_fields,
 )
@@ -35,7 +37,7 @@ def validate(config: ConfigDict) -> None:
     """Raises `InputError` for a configuration that cannot work."""
     model = config.model
     require_one_of(config, "model.init_from", ("generator", "random"))
-    check_schedule(config.masking.schedule, "config.masking.schedule")
+    check_masking(config)
     check_transformer(config)
     check_bidirectional(config)
     rate = config.losses.label_dropout_rate
@@ -112,12 +114,12 @@ class TokenCriticStage(ParallelDecodingStage):
         self.check_generator_size(settings.size)
 
     def sample_masked_tokens(
-        self, variables: Variables, batch: Batch, key: Key
+        self, variables: Variables, batch: Batch, key: Key, masking: MaskingSettings
     ) -> tuple[Array, Array]:
         """Returns tokens of which the generator sampled some, and which ones, [B, L] each."""
         mask_key, token_key = jax.random.split(key)
         tokens = encode_tokens(self.tokenizer, variables, batch)
-        mask = sample_mask(mask_key, tokens.shape, self.config.masking.schedule)
+        mask = sample_mask(mask_key, len(tokens), self.tokenizer.grids[0], masking)
         logits = self.logits(variables, tokens, mask, batch["label"])
         token_keys = jax.random.split(token_key, len(tokens))
         return jnp.where(mask, sample_categorical(token_keys, logits), tokens), mask
@@ -136,7 +138,9 @@ class TokenCriticStage(ParallelDecodingStage):
         """Returns the cross-entropy of the critic in nats, an empty state and the metrics."""
         del step
         sample_key, label_key, dropout_key = jax.random.split(key, 3)
-        tokens, generated = self.sample_masked_tokens(variables, batch, sample_key)
+        masking = masking_settings(self.config)
+        batch = masked_batch(batch, masking)
+        tokens, generated = self.sample_masked_tokens(variables, batch, sample_key, masking)
         rate, label = self.config.losses.label_dropout_rate, batch["label"]
         dropped = jax.random.bernoulli(label_key, rate, label.shape)
         label = jnp.where(dropped, self.num_classes, label)
@@ -148,7 +152,8 @@ class TokenCriticStage(ParallelDecodingStage):
 
     def evaluate(self, variables: Variables, batch: Batch, key: Key) -> Metrics:
         """Returns the cross-entropy in nats and the accuracy per token of each example, [B]."""
-        tokens, generated = self.sample_masked_tokens(variables, batch, key)
+        masking = replace(masking_settings(self.config), complementary=False)
+        tokens, generated = self.sample_masked_tokens(variables, batch, key, masking)
         log_odds = self.log_odds(variables, tokens, batch["label"])
         errors, correct = critic_errors(log_odds, generated)
         return {

@@ -26,6 +26,9 @@ def learning_rate(
     top, warmup = float(peak or settings.learning_rate), settings.warmup_steps
     if settings.schedule == "cosine":
         after = optax.cosine_decay_schedule(top, max(1, num_steps - warmup))
+    elif settings.schedule == "wsd":
+        falling = max(1, round(settings.decay_fraction * num_steps))
+        after = optax.linear_schedule(top, 0.0, falling, max(0, num_steps - warmup - falling))
     else:
         after = optax.constant_schedule(top)
     if not warmup:

@@ -244,6 +244,31 @@ def test_samples_follow_the_logits():
         assert not run(DecodeSettings(2, **changes), logits, mask, jax.random.key(5))[0].any()
 
 
+def test_the_moment_decoder_chooses_by_moments_and_samples_from_the_power(key):
+    """Accepts one of three tokens in the first of two steps, with alpha = 1 and beta = 2."""
+    logits = jnp.log(jnp.asarray([[0.9, 0.1], [0.5, 0.5], [0.7, 0.3]]))[None].repeat(6000, 0)
+    mask = jnp.ones((6000, 3), bool)
+    keys = image_keys(key, np.arange(6000))
+
+    def first_step(**changes):
+        settings = DecodeSettings(2, decoder="moment", schedule="cosine", **changes)
+        settings = replace(settings, choice_temperature=2 * settings.choice_temperature)
+        decoded = jax.jit(
+            lambda keys: decode(lambda *_: logits, mask * 0, mask, keys, settings, (1, 3))[1]
+        )(keys)
+        return np.asarray(decoded.tokens[0]), ~np.asarray(decoded.mask[0])
+
+    tokens, accepted = first_step(choice_temperature=1.0)
+    assert (accepted.sum(axis=1) == 1).all()
+    moments = np.asarray([0.82, 0.5, 0.58])
+    np.testing.assert_allclose(accepted.mean(axis=0), moments / moments.sum(), atol=0.02)
+    for i, p in enumerate([0.9, 0.5, 0.7]):
+        chosen = tokens[accepted[:, i], i]
+        np.testing.assert_allclose((chosen == 0).mean(), p**2 / moments[i], atol=0.03)
+    _, accepted = first_step(choice_temperature=400.0)  # as random
+    np.testing.assert_allclose(accepted.mean(axis=0), 1 / 3, atol=0.02)
+
+
 def test_guidance_by_hand():
     conditional, unconditional = jnp.asarray([2.0, 0.0]), jnp.asarray([1.0, 1.0])
     np.testing.assert_allclose(guide(conditional, unconditional, 0.0), conditional)
@@ -287,7 +312,9 @@ def test_num_network_evaluations():
         (dict(steps=0), "steps is 0; it must be at least 1"),
         (dict(decoder="best"), "decoder is 'best'; it must be one of confidence, random"),
         (dict(schedule="sawtooth"), "schedule is 'sawtooth'; allowed: linear, cosine"),
+        (dict(schedule="beta12,3"), "'beta12,3', a distribution of mask ratios in training; all"),
         (dict(decoder="token_critic"), "train configs/token_critic.py"),
+        (dict(decoder="moment", choice_temperature=0.0), "choice_temperature is 0, with which"),
         (dict(guidance=1.0), "label_dropout_rate"),
         (dict(guidance_interval=(0.5, 0.2)), "guidance_interval is 0.5,0.2"),
         (dict(remask_fraction=1.2), "remask_fraction is 1.2; it must be at least 0 and at most 1"),

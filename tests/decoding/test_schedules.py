@@ -1,14 +1,14 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
+from maskgit_jax.configuration import InputError
 from maskgit_jax.decoding.schedules import (
     SCHEDULES,
-    any_order_mask,
+    check_schedule,
     guidance_ramp,
     mask_ratio,
-    random_mask,
     rank,
 )
 
@@ -26,16 +26,31 @@ def test_mask_ratios_by_hand():
     assert set(SCHEDULES) < set(quarter)
 
 
-@pytest.mark.parametrize("name", ["sawtooth", "pow", "pow0", "pow-1", "powx"])
+@pytest.mark.parametrize(
+    "name",
+    ["sawtooth", "pow", "pow0", "pow-1", "powx", "beta12", "beta0,3", "beta1,2,3"]
+    + ["truncnorm1,0.25", "truncnorm1,0.25,1", "truncnorm0,0.01,0.5"],
+)
 def test_an_unknown_schedule_is_refused(name):
     with pytest.raises(ValueError, match="cosine"):
         mask_ratio(0.5, 16, name)
 
 
-def test_training_masks_have_the_scheduled_number_of_tokens(key):
-    scores = jax.random.uniform(key, (3, 16))
-    mask = random_mask(jnp.asarray([0.0, 0.5, 0.9999]), scores, "cosine")
-    assert mask.sum(axis=-1).tolist() == [16, 11, 1]
+@pytest.mark.parametrize(
+    ("name", "quantile"),
+    [
+        ("beta12,3", scipy.stats.beta(12, 3).ppf),
+        ("beta0.5,2", scipy.stats.beta(0.5, 2).ppf),
+        ("truncnorm1,0.25,0.7", scipy.stats.truncnorm(-1.2, 0, loc=1, scale=0.25).ppf),
+        ("truncnorm0.6,0.3,0", scipy.stats.truncnorm(-2, 4 / 3, loc=0.6, scale=0.3).ppf),
+    ],
+)
+def test_distributions_of_mask_ratios_are_for_training_only(name, quantile):
+    ratio = np.linspace(0.0, 0.999, 50)
+    np.testing.assert_allclose(mask_ratio(ratio, 16, name), quantile(1 - ratio), atol=2e-4)
+    check_schedule(name, training=True)
+    with pytest.raises(InputError, match=f"'{name}', a distribution of mask ratios in training"):
+        check_schedule(name)
 
 
 def test_guidance_ramps_by_hand():
@@ -48,13 +63,3 @@ def test_guidance_ramps_by_hand():
 
 def test_rank_breaks_ties_by_position():
     assert rank(jnp.asarray([[2.0, 1.0, 1.0, 3.0]])).tolist() == [[2, 0, 1, 3]]
-
-
-def test_any_number_of_masked_tokens_is_equally_likely(key):
-    ratio_key, place_key = jax.random.split(key)
-    ratio = jax.random.uniform(ratio_key, (6000,))
-    mask = np.asarray(any_order_mask(ratio, jax.random.uniform(place_key, (6000, 5))))
-    counts = np.bincount(mask.sum(axis=1), minlength=6)
-    assert counts[0] == 0
-    np.testing.assert_allclose(counts[1:] / 6000, 0.2, atol=0.02)
-    np.testing.assert_allclose(mask.mean(axis=0), 0.6, atol=0.03)

@@ -160,6 +160,12 @@ def test_a_critic_needs_a_class_conditional_maskgit():
     ("stage", "changes", "message"),
     [
         ("maskgit", {"masking__schedule": "pow"}, "config.masking.schedule is 'pow'; allowed"),
+        ("token_critic", {"masking__order": "row"}, "config.masking.order is 'row'; it must be"),
+        (
+            "maskgit",
+            {"masking__complementary": True, "training__batch_size": 15},
+            "accumulate_steps is 15; make it even",
+        ),
         ("maskgit", {"sampling__decoder": "token_critic"}, "train configs/token_critic.py"),
         ("maskgit", {"model__head": "free"}, "allowed: tied, tied_linear, linear"),
         (

@@ -39,6 +39,17 @@ def test_warm_up_and_cosine_by_hand():
     assert learning_rate(optimizer(learning_rate=0.3), 10)(9) == 0.3
 
 
+def test_warm_up_stable_decay_by_hand():
+    settings = optimizer(learning_rate=1.0, warmup_steps=2, schedule="wsd", decay_fraction=0.4)
+    rate = learning_rate(settings, num_steps=10)
+    steps = [rate(n) for n in range(11)]
+    np.testing.assert_allclose(steps, [0.5, *[1.0] * 6, 0.75, 0.5, 0.25, 0.0], atol=1e-6)
+    longer = learning_rate(settings, num_steps=20)  # a resumed run goes on with the stable part
+    np.testing.assert_allclose([longer(n) for n in (9, 12, 16, 20)], [1, 1, 0.5, 0], atol=1e-6)
+    rising = learning_rate(optimizer(schedule="wsd", warmup_steps=5, learning_rate=1.0), 5)
+    np.testing.assert_allclose([rising(n) for n in (0, 4)], [0.2, 1.0], atol=1e-6)
+
+
 def test_weight_decay_acts_on_kernels_only():
     params = {"dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "codebook": jnp.ones(2)}
     adamw = make_optimizer(
