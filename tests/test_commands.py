@@ -276,6 +276,8 @@ def test_data_elsewhere_are_named_with_data(runs, tmp_path):
         (["--float_range=1"], "--float_range is '1'; it takes 2 numbers with commas: LOW,HIGH"),
         (["--checkpoint=9"], "has no checkpoint '9'; there are: latest, 4"),
         (["--pixels=draw"], "stage 'maskgit' has no setting 'pixels'"),
+        (["--size=18x16"], "size is 18x16; both must be multiples of 4 pixels"),
+        (["--size=32x32", "--rejection_keep=0.5"], "at the size of the run, so remove it"),
     ],
 )
 def test_sample_refuses_bad_input_in_one_line(runs, arguments, message):

@@ -5,10 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
 
 from maskgit_jax.networks.layer_options import LayerOptions
 from maskgit_jax.priors.maskgit import MaskGIT, resize_positions
 from maskgit_jax.stages import maskgit
+from maskgit_jax.training.sharding import make_mesh, tree_shardings
 from tests.example import preset
 
 
@@ -112,6 +115,17 @@ def test_other_sizes_interpolate_the_positions(key, changes):
     tall, wide = (apply(params, jnp.tile(tokens, (1, 3)), grid=grid) for grid in ((6, 4), (2, 12)))
     assert tall.shape == wide.shape == (1, 24, 6)
     assert abs(tall - wide).max() > 1e-6
+
+
+def test_the_parameters_of_all_options_have_one_row_in_the_sharding_table():
+    module, tokens = small(**ALL), jnp.zeros((1, 8), int)
+    init = partial(module.init, train=False)
+    shapes = jax.eval_shape(init, jax.random.key(0), tokens, tokens > 3, jnp.zeros(1, int))
+    mesh = make_mesh(ConfigDict(dict(layout="data", data=2, fsdp=2, tensor=2)))
+    layers = tree_shardings(shapes["params"], mesh)["layers"]
+    assert layers["attention"]["qkv"]["kernel"].spec == P(None, "fsdp", None, "tensor")
+    assert layers["modulation"]["kernel"].spec == P(None, "fsdp", None)
+    assert layers["attention"]["value_residual"].spec == P(None)
 
 
 def test_interpolated_positions_by_hand(key):
