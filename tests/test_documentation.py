@@ -1,5 +1,6 @@
 """The documentation: relative links resolve, and tables of settings equal their declaration."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -57,6 +58,17 @@ def test_relative_links_resolve():
 )
 def test_tables_of_settings_equal_their_declaration(settings, page):
     assert settings_table(settings) in (ROOT / f"docs/{page}.md").read_text()
+
+
+def test_the_table_of_searched_values_equals_their_declaration():
+    page = (ROOT / "docs/evaluation.md").read_text()
+    table = page.partition("| setting | values |")[2].partition("\n\n")[0]
+    for field in dataclasses.fields(DecodeSettings):
+        (row,) = [line for line in table.splitlines() if f"`{field.name}`" in line]
+        for value in field.metadata["candidates"]:
+            if value not in field.metadata["choices"]:
+                words = [f"{part:g}" for part in value] if isinstance(value, tuple) else [value]
+                assert ",".join(w if isinstance(w, str) else f"{w:g}" for w in words) in row
 
 
 def test_readme_is_short():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from maskgit_jax.arrays import Array
 from maskgit_jax.decoding.schedules import guidance_ramp
-from maskgit_jax.decoding.settings import DecodeSettings
+from maskgit_jax.decoding.settings import DecodeSettings, is_zero
 
 Predict = Callable[[Array, Array, Array], Array]
 """(tokens int32 [B, L], mask bool [B, L], (t + 1) / T []) -> logits float32 [B, L, K]."""
@@ -49,7 +49,7 @@ def with_guidance(
         return guide(conditional_logits, unconditional_logits, scale)
 
     def predict(tokens: Array, mask: Array, progress: Array) -> Array:
-        if settings.guidance == 0:
+        if is_zero(settings.guidance):
             return conditional(tokens, mask)
         if settings.guidance_schedule != "interval":
             scale = settings.guidance * guidance_ramp(progress, settings.guidance_schedule)

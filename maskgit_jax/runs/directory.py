@@ -22,6 +22,7 @@ from maskgit_jax import distributed
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.files import atomic_path, write_text
 from maskgit_jax.hints import changed_keys, train_command
+from maskgit_jax.runs.lock import lock_run
 from maskgit_jax.stage import Stage, Variables
 from maskgit_jax.stages import stage_module
 from maskgit_jax.training.variables import (
@@ -75,6 +76,19 @@ def read_config(folder: str | Path) -> ConfigDict:
     if "optimizers" not in values:
         raise InputError(_older_version(folder, "'optimizers'"))
     return ConfigDict(_with_tuples(values)).lock()
+
+
+def write_sampling_defaults(folder: str | Path, settings: Mapping[str, Any]) -> None:
+    """Makes settings the defaults of sampling of a run, `config.sampling` of its `config.json`.
+
+    Raises:
+        InputError: Another process trains the run, or the file cannot be written.
+    """
+    with lock_run(Path(folder)):
+        config = read_config(folder)
+        with config.unlocked():
+            config.sampling.update(settings)
+        write_config(Path(folder), config)
 
 
 def _older_version(folder: str | Path, key: str) -> str:
