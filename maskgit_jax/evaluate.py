@@ -52,17 +52,16 @@ SETTINGS = command_line.define_sampling_flags()
 def compare(given: flags.FlagValues, options: EvaluationOptions) -> str:
     """Returns the table of --search, of --decoders, or with --inpaint that of inpainting."""
     require(bool(given.workdir), "--decoders and --search need a run; add --workdir=RUN")
-    run, workdir = load(given.workdir, given.checkpoint).run, Path(given.workdir)
+    run, workdir = load(given.workdir, given.checkpoint, guide=given.guide).run, Path(given.workdir)
     folder = create_output_directory(workdir / "evaluation", "--workdir")
     if given.search:
         words: Any = dict(num=given.num, data=given.data, seed=given.seed, settings=SETTINGS())
         chosen = search_options(given.flag_values_dict())
         return search_sampling(run, workdir, options, given.search, chosen, **words).text
-    nfe = command_line.numbers("nfe", len(given.nfe), int)
+    nfe, num = command_line.numbers("nfe", len(given.nfe), int), given.num or 1000
     scales = command_line.numbers("guidances", len(given.guidances), float)
-    inpaint = (given.inpaint, given.class_conditional)
-    arguments = (run, folder, options, given.decoders, nfe, scales, *inpaint)
-    return decoder_comparison.compare(*arguments, num=given.num or 1000, settings=SETTINGS())
+    shared = (given.decoders, nfe, scales, given.inpaint, given.class_conditional)
+    return decoder_comparison.compare(run, folder, options, *shared, num=num, settings=SETTINGS())
 
 
 def main() -> None:
@@ -81,7 +80,8 @@ def main() -> None:
     if given.decoders or given.search:
         return print(compare(given, options))
     if given.workdir:
-        folder, model = Path(given.workdir), load(given.workdir, given.checkpoint)
+        model = load(given.workdir, given.checkpoint, guide=given.guide)
+        folder = model.workdir
         check_output_file(folder / "evaluation.json", "--workdir")
         announce(model.run, folder, folder / "evaluation.md")
         evaluation = model.evaluation(options, given.num, given.data, given.seed, **SETTINGS())

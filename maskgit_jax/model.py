@@ -23,6 +23,7 @@ from maskgit_jax.pipelines.editor import Editor, EditResult
 from maskgit_jax.pipelines.generator import GeneratorPipeline, collect_batches, label_number
 from maskgit_jax.pipelines.inputs import open_conditioning_images, to_image, to_images, to_mask
 from maskgit_jax.runs.directory import Run, load_run
+from maskgit_jax.runs.guide import load_guide
 from maskgit_jax.training import sharding
 
 if TYPE_CHECKING:
@@ -345,7 +346,11 @@ class Model:
 
 
 def load(
-    path: str | Path, checkpoint: str = "latest", mesh: Mesh | None = None, data: str = ""
+    path: str | Path,
+    checkpoint: str = "latest",
+    mesh: Mesh | None = None,
+    data: str = "",
+    guide: str = "",
 ) -> Model:
     """Loads a trained run.
 
@@ -354,12 +359,14 @@ def load(
         checkpoint: "latest", or the step of a checkpoint.
         mesh: The devices; all by default.
         data: Images, as in `config.data.source`, if those of the run are elsewhere.
+        guide: RUN or RUN@STEP, whose logits guidance uses in place of those without class.
 
     Raises:
-        InputError: There is no run, or its checkpoint is damaged.
+        InputError: There is no run, its checkpoint is damaged, or the guide does not fit.
     """
     mesh, path = mesh or sharding.all_devices(), Path(user_path(path))
     run = load_run(path, mesh, checkpoint)
+    run = load_guide(run, user_path(guide), mesh) if guide else run
     with run.config.unlocked():
         run.config.data.source = data or run.config.data.source
     return Model(run, path, mesh)

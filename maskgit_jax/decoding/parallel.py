@@ -88,7 +88,8 @@ def check_decode_settings(
     check_schedule(settings.schedule)
     require(
         has_null_label or settings.guidance == 0,
-        "guidance needs a run trained with config.losses.label_dropout_rate > 0; use guidance 0",
+        "guidance needs a run trained with config.losses.label_dropout_rate > 0, or a guide "
+        "(--guide=RUN); use guidance 0",
     )
     low, high = settings.guidance_interval
     require(

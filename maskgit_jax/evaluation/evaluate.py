@@ -130,7 +130,7 @@ def evaluate_loaded(
     # Invalid settings and sizes are refused before anything is computed.
     sampling = plan_sampling(run, sources, config, options, num, seed, settings or {})
     if sampling is not None:
-        evaluated |= sampling.description
+        evaluated |= sampling.description | ({"guide": run.guide} if run.guide else {})
         try:
             check_image_sets(
                 real.training.shape, sampling.num, real, options.features, options.num_reference

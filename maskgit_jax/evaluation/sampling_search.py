@@ -103,6 +103,11 @@ def search_sampling(
         InputError: A setting cannot be searched, there are too few images, or the run is locked.
     """
     check_settings(search)
+    require(
+        not (run.guide and search.write),
+        "a guide is no setting of a run: the settings found with --guide are not written; add "
+        "--nosearch_write",
+    )
     config, real, sources = open_run_images(run, data)
     sampling = plan_sampling(run, sources, config, options, num or DEFAULT_NUM, seed, {})
     if sampling is None:

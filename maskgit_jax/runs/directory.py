@@ -46,6 +46,7 @@ class Run(NamedTuple):
             is kept.
         step: The training step of the checkpoint.
         stages: The frozen stages that it uses, by the names of `variables.frozen`.
+        guide: Run and step of the stage "guide" among them, "" without one; see `runs.guide`.
     """
 
     config: ConfigDict
@@ -53,6 +54,7 @@ class Run(NamedTuple):
     variables: Variables
     step: int
     stages: Mapping[str, Stage]
+    guide: str = ""
 
 
 def write_config(folder: Path, config: ConfigDict) -> None:
@@ -126,7 +128,7 @@ def load_run(workdir: str | Path, mesh: Mesh, checkpoint: str = "latest") -> Run
     folder = checkpoint_folder(workdir) / str(step)
     _check_same_model(config, folder, workdir)
     stages, frozen = load_frozen(Path(workdir) / "frozen", config, mesh)
-    stage = _build(config, stages, workdir)
+    stage = build_stage(config, stages, workdir)
     model = restore_model(folder, mesh)
     variables = inference_variables(model["params"], model["averages"], model["state"], frozen)
     return Run(config, stage, variables, step, stages)
@@ -165,8 +167,12 @@ def _checkpoint_step(workdir: str | Path, config: ConfigDict, checkpoint: str) -
     return int(checkpoint)
 
 
-def _build(config: ConfigDict, stages: dict[str, Stage], folder: str | Path) -> Stage:
-    """Returns the stage of a configuration that was read from `folder`."""
+def build_stage(config: ConfigDict, stages: Mapping[str, Stage], folder: str | Path) -> Stage:
+    """Returns the stage of a configuration that was read from `folder`.
+
+    Raises:
+        InputError: The configuration is of an older version.
+    """
     try:
         return stage_module(config.stage).build(config, stages)
     except (AttributeError, KeyError) as error:
@@ -181,7 +187,7 @@ def load_frozen(
     for name in stage_module(config.stage).needs(config):
         inner = read_config(folder / name)
         inner_stages, inner_variables = load_frozen(folder / name / "frozen", inner, mesh)
-        stages[name] = _build(inner, inner_stages, folder / name)
+        stages[name] = build_stage(inner, inner_stages, folder / name)
         loaded = restore_variables(folder.resolve() / name / "variables", mesh)
         variables[name] = Variables(loaded["params"], loaded["state"], inner_variables)
     return stages, variables

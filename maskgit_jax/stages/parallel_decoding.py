@@ -1,6 +1,6 @@
 """Generation by parallel decoding, for MaskGIT alone and with a Token-Critic."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,11 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array, Batch, Key
+from maskgit_jax.configuration import require
 from maskgit_jax.decoding.guidance import with_guidance
 from maskgit_jax.decoding.parallel import Trajectory, check_decode_settings, decode
 from maskgit_jax.decoding.settings import DecodeSettings, decode_settings_class
-from maskgit_jax.stage import Generator, Tokenizer, Variables
+from maskgit_jax.stage import Generator, Stage, Tokenizer, Variables
 from maskgit_jax.stages.token_priors import (
     decode_tokens,
     encode_condition,
@@ -44,6 +45,13 @@ def transformer_fields(config: ConfigDict) -> dict[str, Any]:
     return {**fields, "layer_options": layer_options(config), "dtype": config.dtype}
 
 
+def guide_of(frozen: Mapping[str, Stage]) -> Generator | None:
+    """Returns the exports of the stage that guides, None without one; see `runs.guide`."""
+    exports = frozen["guide"].exports if "guide" in frozen else None
+    assert exports is None or isinstance(exports, Generator)
+    return exports
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ParallelDecodingStage:
     """The sampling functions of a stage; sampling and the tokenizer's decoding are one program.
@@ -55,6 +63,8 @@ class ParallelDecodingStage:
         num_classes: Labels are 0 .. num_classes - 1.
         null_label: The label that means "no class", None if the generator has none.
         condition_tokenizer: The tokenizer of condition images.
+        guide: A generator of the same tokens and labels, whose logits guidance uses in place of
+            those without class; its variables are `frozen["guide"]`.
     """
 
     config: ConfigDict
@@ -63,6 +73,7 @@ class ParallelDecodingStage:
     num_classes: int
     null_label: int | None
     condition_tokenizer: Tokenizer | None = None
+    guide: Generator | None = None
 
     def logits(
         self,
@@ -100,7 +111,8 @@ class ParallelDecodingStage:
             return self.logits(variables, tokens, mask, label, given)
 
         null_label = self.num_classes if self.null_label is None else self.null_label
-        predict = with_guidance(logits_of, label, null_label, settings)
+        guide_logits = self._guide_logits(variables, label)
+        predict = with_guidance(logits_of, label, null_label, settings, guide_logits)
         critic = self.critic
         return decode(
             predict,
@@ -111,6 +123,16 @@ class ParallelDecodingStage:
             self.tokenizer.grids[0],
             critic and (lambda tokens: critic(variables, tokens, label)),
         )
+
+    def _guide_logits(
+        self, variables: Variables, label: Array
+    ) -> Callable[[Array, Array], Array] | None:
+        """Returns (tokens, mask) -> logits of the guide, None without one."""
+        if self.guide is None:
+            return None
+        logits, frozen = self.guide.logits, variables.frozen["guide"]
+        assert logits is not None, "checked when the guide is loaded"
+        return lambda tokens, mask: logits(frozen, tokens, mask, label)
 
     def sample(
         self, variables: Variables, inputs: Batch, keys: Key, settings: DecodeSettings
@@ -140,8 +162,13 @@ class ParallelDecodingStage:
             settings,
             height * width,
             self.tokenizer.codebook_size,
-            self.null_label is not None,
+            self.null_label is not None or self.guide is not None,
             self.critic is not None,
+        )
+        require(
+            self.guide is None or settings.guidance > 0,
+            "the guide has no effect with guidance 0; set guidance, such as --guidance=1, or "
+            "remove the guide",
         )
 
     def exports(self) -> Generator:

@@ -10,7 +10,12 @@ import pytest
 
 from maskgit_jax.configuration import InputError
 from maskgit_jax.decoding.parallel import check_decode_settings, num_network_evaluations
-from maskgit_jax.decoding.settings import AutoregressiveSettings, DecodeSettings, PriorSettings
+from maskgit_jax.decoding.settings import (
+    REMASK_SCHEDULES,
+    AutoregressiveSettings,
+    DecodeSettings,
+    PriorSettings,
+)
 from maskgit_jax.evaluation.sampling_search import search_sampling
 from maskgit_jax.evaluation.search_candidates import (
     list_candidates,
@@ -76,7 +81,8 @@ def test_settings_without_effect_make_no_candidate():
     intervals = [each for each in found if each.guidance_interval != (0.0, 1.0)]
     assert unguided == [OWN]
     assert intervals and all(each.guidance_schedule == "interval" for each in intervals)
-    assert len(candidates("decoder", "remask_schedule")) == 4 + 5  # remask has 4 schedules
+    others = len(candidates("decoder")) - 1
+    assert len(candidates("decoder", "remask_schedule")) == others + len(REMASK_SCHEDULES)
     for name in ("guidance_schedule", "remask_schedule", "remask_fraction"):
         with pytest.raises(InputError, match=f"--search={name}: no other value has an effect"):
             candidates(name)
