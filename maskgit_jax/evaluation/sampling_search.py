@@ -109,15 +109,16 @@ def search_sampling(
         "--nosearch_write",
     )
     config, real, sources = open_run_images(run, data)
-    sampling = plan_sampling(run, sources, config, options, num or DEFAULT_NUM, seed, {})
+    changes = dict(settings or {})
+    sampling = plan_sampling(run, sources, config, options, num or DEFAULT_NUM, seed, changes)
     if sampling is None:
         raise InputError("--search needs a run that generates images, such as one of MaskGIT")
-    own, pipeline, changes = sampling.settings, sampling.generator, dict(settings or {})
     for name in changes:
         require(name not in names, f"--{name} is given and searched; remove one of them")
         require(name in run.config.sampling, f"--{name} has no effect on --search; remove it")
-    base, check = pipeline.settings(**changes), pipeline.generator.check_settings
-    candidates = list_candidates(own, base, names, check, search.candidates, search.nfe)
+    own, check = sampling.generator.generator.settings, sampling.generator.generator.check_settings
+    limits = search.candidates, search.nfe
+    candidates = list_candidates(own, sampling.settings, names, check, *limits)
     sizes, path = rung_sizes(sampling.num), workdir / "evaluation" / "sampling_search.json"
     sampling = dataclasses.replace(sampling, batch_size=min(sampling.batch_size, sizes[0]))
     weights = weights_checksum(run.variables, options.mesh)
@@ -205,7 +206,7 @@ def _conclude(
     names: Sequence[str],
 ) -> SearchResult:
     """Measures the best settings on the other half, writes them and the tables."""
-    search, best, own = scorer.search, ranked[0][0], scorer.sampling.settings
+    search, best, own = scorer.search, ranked[0][0], scorer.sampling.generator.generator.settings
     before = scorer.report(current)
     after = scorer.report(best) if best != current else before
     sign = 1 if METRICS[search.metric].better == "lower" else -1

@@ -66,7 +66,7 @@ def list_candidates(
         check: See `Check`.
         limit: Number of candidates.
         nfe: Network evaluations per image that no candidate exceeds; 0: any number. If the run
-            needs more, the first candidate has fewer steps.
+            needs more, the first candidate is `base`, with fewer steps if steps are searched.
 
     Raises:
         InputError: There is nothing to search.
@@ -74,14 +74,19 @@ def list_candidates(
     possible = {name: _possible_values(base, name, check) for name in dict.fromkeys(names)}
     if nfe:
         base = _fit_to_nfe(base, possible, nfe)
-    found = {each: None for each in (own, base) if not nfe or num_network_evaluations(each) <= nfe}
+
+    def is_possible(settings: Any) -> bool:
+        affordable = not nfe or num_network_evaluations(settings) <= nfe
+        return affordable and not _refusal(check, settings)
+
+    found = {settings: None for settings in (own, base) if is_possible(settings)}
     for chosen in _combinations(possible):
         if len(found) >= limit:
             break
         settings = dataclasses.replace(base, **chosen)
         unused = {name: getattr(base, name) for name in unused_settings(settings)}
         settings = dataclasses.replace(settings, **unused)
-        if (not nfe or num_network_evaluations(settings) <= nfe) and not _refusal(check, settings):
+        if is_possible(settings):
             found[settings] = None
     require(
         len(found) > 1,

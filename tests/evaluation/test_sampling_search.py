@@ -136,13 +136,15 @@ def test_misuse_of_a_search_is_refused_before_any_work(run, options, tmp_path, m
         (SearchOptions(candidates=1), {}, "candidates is 1; it must be at least 2"),
         (frechet, {"num": 300}, "samples 34 images; frechet.* needs 65: give --num=577 or more"),
         (SEARCH, {"settings": {"steps": 2}}, "--steps is given and searched"),
-        (SEARCH, {"settings": {"pixels": "draw"}}, "--pixels has no effect on --search"),
+        (SEARCH, {"settings": {"pixels": "draw"}}, "has no setting 'pixels'"),
         (accuracy, {"num": 40}, "samples 5 images; classifier_accuracy"),
     ):
         with pytest.raises(InputError, match=message):
             search_sampling(run, tmp_path, options, ["steps"], search, **words)
     with lock_run(tmp_path), pytest.raises(InputError, match="is being trained by process"):
         search_sampling(run, tmp_path, options, ["steps"], SEARCH)
+    with pytest.raises(InputError, match="--guide are not written; add --nosearch_write"):
+        search_sampling(run._replace(guide="RUN"), tmp_path, options, ["steps"], SEARCH)
     none = dataclasses.replace(options, features={})
     with pytest.raises(InputError, match="--search needs a feature network"):
         search_sampling(run, tmp_path, none, ["steps"], SEARCH)
