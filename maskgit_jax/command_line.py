@@ -57,11 +57,19 @@ def define_flags(table: Iterable[tuple[Any, str, Any, str]]) -> None:
 
 
 def define_sampling_flags() -> Callable[[], dict[str, Any]]:
-    """Defines a flag for each declared sampling setting; each generator has some of them.
+    """Defines a flag for each declared sampling setting, and --guide.
+
+    Each generator has some of the settings.
 
     Returns:
         A function to call after parsing: setting -> value, of the flags that were given.
     """
+    flags.DEFINE_string(
+        "guide",
+        "",
+        "MaskGIT: RUN or RUN@STEP, a worse run on the same tokens, such as an earlier checkpoint: "
+        "guidance uses its logits l_guide in place of l_null, and needs no null label.",
+    )
     settings = declared_settings()
     kinds = {int: flags.DEFINE_integer, float: flags.DEFINE_float}  # settings check their ranges
     for name, kind, _, text, choices in settings:

@@ -65,7 +65,7 @@ def main(command: str) -> None:
         options["box"] = command_line.numbers("box", 4, int)
     out = command_line.output_file("out", *IMAGE_OUTPUTS)
     trajectory = command_line.output_file("trajectory", ".gif") if given.trajectory else None
-    model = load(given.workdir, given.checkpoint, data=given.data)
+    model = load(given.workdir, given.checkpoint, data=given.data, guide=given.guide)
     announce(model.run, model.workdir, out)
     image = open_image(given.image, model.config.data)
     if "other" in options:

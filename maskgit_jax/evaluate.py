@@ -1,7 +1,8 @@
 """Evaluates a run, or any images: `python -m maskgit_jax.evaluate --workdir=runs/maskgit-digits`.
 
 `--images=A.npz|FOLDER` needs `--data=SOURCE` or `--reference=B.npz|FOLDER`. An interrupted
-evaluation continues where it stopped. `--compare=RUN,RUN` shows evaluations side by side.
+evaluation continues. `--compare=RUN,RUN` shows evaluations side by side. `--search=steps,guidance`
+finds the best sampling settings of a run and makes them its defaults.
 """
 
 from pathlib import Path
@@ -12,12 +13,12 @@ from absl import flags
 from maskgit_jax import command_line
 from maskgit_jax.command_line import POSITIVE
 from maskgit_jax.configuration import require
-from maskgit_jax.evaluation import report
+from maskgit_jax.evaluation import decoder_comparison, report
 from maskgit_jax.evaluation.adm_reference import write_reference
-from maskgit_jax.evaluation.decoder_comparison import compare_decoders, compare_inpainting
 from maskgit_jax.evaluation.evaluate import evaluation_options
 from maskgit_jax.evaluation.generated_images import evaluate_images
 from maskgit_jax.evaluation.options import LIMITS, EvaluationOptions
+from maskgit_jax.evaluation.sampling_search import SEARCH_FLAGS, search_options, search_sampling
 from maskgit_jax.files import check_output_file, create_output_directory
 from maskgit_jax.model import load
 from maskgit_jax.runs.summary import announce
@@ -37,11 +38,8 @@ FLAGS = (
     (str, "cache", "", "Folder of classifiers and features; by default ~/.cache/maskgit_jax."),
     *((POSITIVE, name, field.default, field.metadata["help"]) for name, field in LIMITS.items()),
     (list, "compare", [], "Runs or evaluation.json files to show side by side."),
-    (list, "decoders", [], "MaskGIT: compares these decoders (all: all of them) at equal NFE."),
-    (list, "nfe", ["4", "8", "16", "32"], "Network evaluations per image, without guidance."),
-    (list, "guidances", ["0", "1"], "Guidance scales of --decoders."),
-    (float, "inpaint", None, "With --decoders: inpaints this share of held-out images."),
-    (bool, "class_conditional", False, "With --inpaint: gives the generator the class."),
+    *decoder_comparison.FLAGS,
+    *SEARCH_FLAGS,
     (str, "write_reference", "", "Only writes the training images of --data (and their statistics, "
      "with inception:FILE) as an NPZ that --reference and ADM's evaluation suite read."),
     (int, "image_size", 0, "Side of the images in --write_reference, in pixels."),
@@ -52,17 +50,18 @@ SETTINGS = command_line.define_sampling_flags()
 
 
 def compare(given: flags.FlagValues, options: EvaluationOptions) -> str:
-    """Returns the table of --decoders, or with --inpaint that of inpainting."""
-    require(bool(given.workdir), "--decoders needs a run; add --workdir=RUN")
-    run, folder = load(given.workdir, given.checkpoint).run, Path(given.workdir) / "evaluation"
-    create_output_directory(folder, "--workdir")
+    """Returns the table of --search, of --decoders, or with --inpaint that of inpainting."""
+    require(bool(given.workdir), "--decoders and --search need a run; add --workdir=RUN")
+    run, workdir = load(given.workdir, given.checkpoint, guide=given.guide).run, Path(given.workdir)
+    folder = create_output_directory(workdir / "evaluation", "--workdir")
+    if given.search:
+        words: Any = dict(num=given.num, data=given.data, seed=given.seed, settings=SETTINGS())
+        chosen = search_options(given.flag_values_dict())
+        return search_sampling(run, workdir, options, given.search, chosen, **words).text
     nfe, num = command_line.numbers("nfe", len(given.nfe), int), given.num or 1000
-    shared: Any = dict(num=num, settings=SETTINGS())
-    if given.inpaint is not None:
-        arguments = (run, folder, options, given.decoders, nfe[0], given.inpaint)
-        return compare_inpainting(*arguments, class_conditional=given.class_conditional, **shared)
     scales = command_line.numbers("guidances", len(given.guidances), float)
-    return compare_decoders(run, folder, options, given.decoders, nfe, scales, **shared)
+    shared = (given.decoders, nfe, scales, given.inpaint, given.class_conditional)
+    return decoder_comparison.compare(run, folder, options, *shared, num=num, settings=SETTINGS())
 
 
 def main() -> None:
@@ -71,17 +70,18 @@ def main() -> None:
     if given.compare:
         return print(report.compare(given.compare))
     limits: Any = {name: given[name].value for name in LIMITS}
-    shared = (given.features, given.lpips, given.cache, given.batch_size)
-    options = evaluation_options(all_devices(), *shared, **limits)
+    words = (given.features, given.lpips, given.cache, given.batch_size)
+    options = evaluation_options(all_devices(), *words, **limits)
     if given.write_reference:
         path = check_output_file(given.write_reference, "--write_reference")
         write_reference(path, given.data, given.image_size, given.channels, options)
         return print(f"wrote {path}")
     require(bool(given.workdir) != bool(given.images), "give either --workdir=RUN or --images=SET")
-    if given.decoders:
+    if given.decoders or given.search:
         return print(compare(given, options))
     if given.workdir:
-        folder, model = Path(given.workdir), load(given.workdir, given.checkpoint)
+        model = load(given.workdir, given.checkpoint, guide=given.guide)
+        folder = model.workdir
         check_output_file(folder / "evaluation.json", "--workdir")
         announce(model.run, folder, folder / "evaluation.md")
         evaluation = model.evaluation(options, given.num, given.data, given.seed, **SETTINGS())

@@ -6,7 +6,6 @@ model = maskgit_jax.load("runs/maskgit-digits")
 images = model.sample(labels=[0, 3, 7], steps=8, seed=0)  # uint8 [3, H, W, C]
 """
 
-import itertools
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +23,7 @@ from maskgit_jax.pipelines.editor import Editor, EditResult
 from maskgit_jax.pipelines.generator import GeneratorPipeline, collect_batches, label_number
 from maskgit_jax.pipelines.inputs import open_conditioning_images, to_image, to_images, to_mask
 from maskgit_jax.runs.directory import Run, load_run
+from maskgit_jax.runs.guide import load_guide
 from maskgit_jax.training import sharding
 
 if TYPE_CHECKING:
@@ -126,14 +126,8 @@ class Model:
         )
         from maskgit_jax.pipelines import rejection  # imports what trains the classifier
 
-        candidates = rejection.candidate_labels(numbers, rejection_keep)
-        model = rejection.open_classifier(self.config.data, self.mesh, classifier)
-        images = collect_batches(
-            self.generator(candidates, seed, chosen, batch_size), len(candidates)
-        )
-        size = sharding.round_up_to_shards(batch_size, self.mesh)
-        confidence = rejection.class_probabilities(model, images, candidates, self.mesh, size)
-        return images[rejection.most_confident(confidence, candidates, numbers)]
+        data, words = self.config.data, (rejection_keep, classifier, seed, chosen, batch_size)
+        return rejection.sample_most_confident(self.generator, data, numbers, *words)
 
     def sample_tokens(
         self,
@@ -162,23 +156,7 @@ class Model:
         Raises:
             InputError: A label is neither a number nor a class name, or there are no classes.
         """
-        num_classes = self.generator.num_classes
-        if labels is None or len(np.atleast_1d(labels)) == 0:
-            num = num or 64
-            known = inputs.labels(num) if inputs and num_classes else None
-            return known or [i % max(1, num_classes) for i in range(num)]
-        require(
-            num_classes > 0,
-            f"stage '{self.config.stage}' has no classes; remove --labels",
-        )
-        given = np.atleast_1d(labels).tolist()
-        num = num or len(given)
-        require(
-            num >= len(given),
-            f"--num={num} is smaller than the {len(given)} labels; it needs an image for each",
-        )
-        numbers = [label_number(label, self.class_names) for label in given]
-        return list(itertools.islice(itertools.cycle(numbers), num))
+        return self.generator.number_labels(labels, num, inputs)
 
     def conditioning_images(
         self,
@@ -353,9 +331,28 @@ class Model:
             self.run, self.workdir, options, data=data, num=num, seed=seed, settings=settings
         )
 
+    def search_sampling(self, names: Sequence[str], **options: Any) -> dict[str, Any]:
+        """Returns the best sampling settings, and makes them the defaults of the run directory.
+
+        Args:
+            names: Settings to search, such as "steps" and "temperature".
+            options: num, seed, features, batch_size, metric, nfe, candidates and write, see
+                `maskgit_jax.evaluation.sampling_search.search_loaded`.
+
+        Raises:
+            InputError: A setting cannot be searched, or the run is in training.
+        """
+        from maskgit_jax.evaluation.sampling_search import search_loaded
+
+        return search_loaded(self.run, self.workdir, self.mesh, names, **options)
+
 
 def load(
-    path: str | Path, checkpoint: str = "latest", mesh: Mesh | None = None, data: str = ""
+    path: str | Path,
+    checkpoint: str = "latest",
+    mesh: Mesh | None = None,
+    data: str = "",
+    guide: str = "",
 ) -> Model:
     """Loads a trained run.
 
@@ -364,12 +361,14 @@ def load(
         checkpoint: "latest", or the step of a checkpoint.
         mesh: The devices; all by default.
         data: Images, as in `config.data.source`, if those of the run are elsewhere.
+        guide: RUN or RUN@STEP, whose logits guidance uses in place of those without class.
 
     Raises:
-        InputError: There is no run, or its checkpoint is damaged.
+        InputError: There is no run, its checkpoint is damaged, or the guide does not fit.
     """
     mesh, path = mesh or sharding.all_devices(), Path(user_path(path))
     run = load_run(path, mesh, checkpoint)
+    run = load_guide(run, user_path(guide), mesh) if guide else run
     with run.config.unlocked():
         run.config.data.source = data or run.config.data.source
     return Model(run, path, mesh)

@@ -60,7 +60,7 @@ def main() -> None:
         not distributed.has_peers() or (given.mode == "samples" and given.rejection_keep == 1),
         f"--mode={given.mode} and --rejection_keep run in one process; remove --coordinator",
     )
-    model = load(given.workdir, given.checkpoint, data=given.data)
+    model = load(given.workdir, given.checkpoint, data=given.data, guide=given.guide)
     announce(model.run, model.workdir, out)
     if given.mode != "samples":
         write_latent_walks(model, given)

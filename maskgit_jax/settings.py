@@ -19,6 +19,7 @@ def setting(
     above: float | None = None,
     choices: Collection[str] = (),
     in_config: bool = True,
+    candidates: Collection[Any] = (),
 ) -> Any:
     """Returns a field of a frozen dataclass of settings: its flag, config key, check and docs.
 
@@ -30,9 +31,11 @@ def setting(
         above: All values must be larger than this.
         choices: Allowed values; those that it holds when settings are checked.
         in_config: Whether `config.sampling` has the key.
+        candidates: Values that a search tries; by default `choices`.
     """
     limits = {"minimum": minimum, "maximum": maximum, "above": above, "choices": choices}
-    metadata = {"help": help, "in_config": in_config, **limits}
+    candidates = candidates or choices
+    metadata = {"help": help, "in_config": in_config, "candidates": candidates, **limits}
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -1,5 +1,6 @@
 """The documentation: relative links resolve, and tables of settings equal their declaration."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -63,6 +64,18 @@ def test_relative_links_resolve():
 )
 def test_tables_of_settings_equal_their_declaration(settings, page):
     assert settings_table(settings) in (ROOT / f"docs/{page}.md").read_text()
+
+
+def test_the_table_of_searched_values_equals_their_declaration():
+    page = (ROOT / "docs/evaluation.md").read_text()
+    table = page.partition("| setting | values |")[2].partition("\n\n")[0]
+    for field in dataclasses.fields(DecodeSettings):
+        rows = [line for line in table.splitlines() if f"`{field.name}`" in line]
+        assert len(rows) == bool(field.metadata["candidates"]), field.name
+        for value in set(field.metadata["candidates"]) - set(field.metadata["choices"]):
+            parts = value if isinstance(value, tuple) else (value,)
+            words = ",".join(part if isinstance(part, str) else f"{part:g}" for part in parts)
+            assert words in rows[0], field.name
 
 
 def test_readme_is_short():

@@ -16,7 +16,7 @@ from maskgit_jax.decoding.sampling import (
     most_likely,
     sample_categorical,
 )
-from maskgit_jax.decoding.settings import AutoregressiveSettings
+from maskgit_jax.decoding.settings import AutoregressiveSettings, is_zero
 from maskgit_jax.settings import check_settings
 
 DecodeStep = Callable[[PyTree, Array, Array], tuple[Array, PyTree]]
@@ -144,7 +144,7 @@ def _sample_token(
     settings: AutoregressiveSettings,
 ) -> Array:
     logits = finite_logits(logits)
-    if settings.temperature == 0:
+    if is_zero(settings.temperature):
         return jnp.where(mask, most_likely(logits), known)
     logits = filter_logits(logits / settings.temperature, settings.top_k, settings.top_p)
     sampled = sample_categorical(fold_in_each(keys, index), logits)

@@ -16,6 +16,7 @@ The algorithm, for T steps, given tokens and a mask of those to generate (the ed
 10. Return the tokens. Known tokens, not masked at the start, have never changed.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import chex
@@ -45,7 +46,7 @@ from maskgit_jax.decoding.sampling import (
     split_each,
 )
 from maskgit_jax.decoding.schedules import check_schedule, masked_counts, ramp
-from maskgit_jax.decoding.settings import DECODERS, DecodeSettings
+from maskgit_jax.decoding.settings import DECODERS, DecodeSettings, is_zero
 from maskgit_jax.settings import check_settings
 
 LOOP_FRACTIONS = (0.45, 0.5)  # of the steps: before the loop, in the loop
@@ -95,7 +96,8 @@ def check_decode_settings(
     check_schedule(settings.schedule)
     require(
         has_null_label or settings.guidance == 0,
-        "guidance needs a run trained with config.losses.label_dropout_rate > 0; use guidance 0",
+        "guidance needs a run trained with config.losses.label_dropout_rate > 0, or a guide "
+        "(--guide=RUN); use guidance 0",
     )
     low, high = settings.guidance_interval
     require(
@@ -125,6 +127,13 @@ def num_network_evaluations(settings: DecodeSettings) -> int:
     if DECODERS[settings.decoder].corrects:
         nfe *= 2
     return nfe + (steps - 1 if settings.decoder == "token_critic" else 0)
+
+
+def fit_steps(settings: DecodeSettings, nfe: int) -> DecodeSettings:
+    """Returns settings with as many steps as `nfe` network evaluations allow, but at least one."""
+    while num_network_evaluations(settings) > nfe and settings.steps > 1:
+        settings = dataclasses.replace(settings, steps=settings.steps - 1)
+    return settings
 
 
 def plan(num_masked: Array, settings: DecodeSettings) -> tuple[Array, Array]:
@@ -259,14 +268,15 @@ def _logits(
     At temperature 0 they are not divided: they give the confidence of the most likely codes.
     """
     logits = finite_logits(predict(tokens, unseen, (step + 1) / settings.steps))
-    if settings.temperature == 0:
+    if is_zero(settings.temperature):
         return logits
-    first, last = settings.temperature, settings.last_temperature or settings.temperature
+    first, last = settings.temperature, settings.last_temperature
+    last = first if is_zero(last) else last
     return logits / ramp(first, last, step, settings.steps)
 
 
 def _sample(logits: Array, keys: Key, settings: DecodeSettings) -> Array:
-    if settings.temperature == 0:
+    if is_zero(settings.temperature):
         return most_likely(logits)
     return sample_categorical(keys, filter_logits(logits, settings.top_k, settings.top_p))
 

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from numbers import Real
 from typing import Any, NamedTuple
 
 from maskgit_jax.settings import setting, setting_range
@@ -15,6 +16,10 @@ from maskgit_jax.settings import setting, setting_range
 LARGEST = 1000.0
 """Of temperatures and guidance: beyond it logits are noise, or overflow."""
 TEMPERATURE_HELP = "Divides the logits before sampling; 0: always the most likely code."
+TEMPERATURES = (0.7, 0.8, 0.9, 1.0, 1.1)
+TOP_K, TOP_P = (0, 8, 32, 128), (0.8, 0.9, 0.95, 1.0)
+TRACED = ("choice_temperature", "temperature", "last_temperature", "guidance")
+"""Settings that may be arguments of a compiled program, unless they are 0; see `split_traced`."""
 GUIDANCE_SCHEDULES = ("constant", "linear", "cosine", "interval")
 REMASK_SCHEDULES = ("cap", "rescale", "confidence", "loop")
 
@@ -47,25 +52,32 @@ DECODERS: dict[str, Decoder] = {}
 class DecodeSettings:
     """Settings of parallel decoding (MaskGIT)."""
 
-    steps: int = setting(8, "Number of decoding steps T.", minimum=1)
+    steps: int = setting(
+        8, "Number of decoding steps T.", minimum=1, candidates=(4, 6, 8, 12, 16, 24, 32)
+    )
     choice_temperature: float = setting(
         4.5,
         "Scale of the Gumbel noise on the log confidences at the first step; falls linearly to 0.",
         minimum=0,
         maximum=LARGEST,
+        candidates=(1.0, 2.0, 4.5, 10.0, 20.0, 40.0),
     )
-    temperature: float = setting(1.0, TEMPERATURE_HELP, minimum=0, maximum=LARGEST)
+    temperature: float = setting(
+        1.0, TEMPERATURE_HELP, minimum=0, maximum=LARGEST, candidates=TEMPERATURES
+    )
     guidance: float = setting(
         0.0,
         "Scale s of classifier-free guidance, l + s (l - l_null). "
         "0: none; diffusers' guidance_scale minus 1.",
         minimum=0,
         maximum=LARGEST,
+        candidates=(0.0, 0.25, 0.5, 1.0, 2.0, 4.0),
     )
     schedule: str = setting(
         "cosine",
         "Mask ratio over the steps: linear, cosine, square, cubic, sqrt, pow<exponent>, "
         "exponential, logarithmic or arccos.",
+        candidates=("cosine", "linear", "square", "sqrt", "arccos"),
     )
     decoder: str = setting(
         "confidence", "Rule that chooses the tokens to mask again.", choices=DECODERS
@@ -75,6 +87,7 @@ class DecodeSettings:
         "Temperature at the last step, linear from temperature; 0: constant.",
         minimum=0,
         maximum=LARGEST,
+        candidates=(0.0, 0.6, 0.8, 1.2),
     )
     guidance_schedule: str = setting(
         "constant", "Guidance scale over the steps.", choices=GUIDANCE_SCHEDULES
@@ -83,6 +96,7 @@ class DecodeSettings:
         (0.0, 1.0),
         "low,high: guidance acts in the steps t with low < (t + 1) / T <= high "
         "(guidance_schedule=interval); the other steps cost one network evaluation.",
+        candidates=((0.0, 1.0), (0.25, 1.0), (0.5, 1.0), (0.25, 0.75), (0.0, 0.5)),
     )
     remask_fraction: float = setting(
         0.2,
@@ -90,6 +104,7 @@ class DecodeSettings:
         "resamples and remask masks again in each step.",
         minimum=0,
         maximum=1,
+        candidates=(0.05, 0.1, 0.2, 0.4),
     )
     remask_schedule: str = setting(
         "rescale",
@@ -98,12 +113,15 @@ class DecodeSettings:
         "(loop).",
         choices=REMASK_SCHEDULES,
     )
-    top_k: int = setting(0, "Samples from the k most likely codes only; 0: all.", minimum=0)
+    top_k: int = setting(
+        0, "Samples from the k most likely codes only; 0: all.", minimum=0, candidates=TOP_K
+    )
     top_p: float = setting(
         1.0,
         "Samples from the most likely codes that make up this probability only.",
         above=0,
         maximum=1,
+        candidates=TOP_P,
     )
     size: tuple[int, int] | None = setting(
         None,
@@ -146,13 +164,18 @@ class MaskingSettings:
 class AutoregressiveSettings:
     """Settings of autoregressive decoding (PixelCNN, PixelSNAIL, GPT)."""
 
-    temperature: float = setting(1.0, TEMPERATURE_HELP, minimum=0, maximum=LARGEST)
-    top_k: int = setting(0, "Samples from the k most likely codes only; 0: all.", minimum=0)
+    temperature: float = setting(
+        1.0, TEMPERATURE_HELP, minimum=0, maximum=LARGEST, candidates=TEMPERATURES
+    )
+    top_k: int = setting(
+        0, "Samples from the k most likely codes only; 0: all.", minimum=0, candidates=TOP_K
+    )
     top_p: float = setting(
         1.0,
         "Samples from the most likely codes that make up this probability only.",
         above=0,
         maximum=1,
+        candidates=TOP_P,
     )
     use_cache: bool = setting(
         True,
@@ -178,7 +201,11 @@ class PriorSettings:
     """Settings of sampling from the prior N(0, 1) of a VAE."""
 
     temperature: float = setting(
-        1.0, "Standard deviation of the latents.", minimum=0, maximum=LARGEST
+        1.0,
+        "Standard deviation of the latents.",
+        minimum=0,
+        maximum=LARGEST,
+        candidates=TEMPERATURES,
     )
     pixels: str = setting(
         "mean", "Mean of p(x | z), or a sample from it.", choices=("mean", "draw")
@@ -193,6 +220,40 @@ SETTINGS = {
     "VAE": PriorSettings,
 }
 """Model -> its sampling settings."""
+
+
+def is_zero(value: Any) -> bool:
+    """Returns whether a setting is 0; an argument of a compiled program never is."""
+    return isinstance(value, Real) and value == 0
+
+
+def split_traced(settings: Any) -> tuple[Any, dict[str, float]]:
+    """Returns settings with 1 in place of the values that are returned beside them.
+
+    Programs of settings that differ in these values only are the same: `dataclasses.replace` puts
+    the values in again when the program is traced. A value of 0 stays, because it means another
+    program.
+    """
+    names = [field.name for field in dataclasses.fields(settings) if field.name in TRACED]
+    values = {name: float(getattr(settings, name)) for name in names}
+    traced = {name: value for name, value in values.items() if not is_zero(value)}
+    return dataclasses.replace(settings, **dict.fromkeys(traced, 1.0)), traced
+
+
+def unused_settings(settings: Any) -> list[str]:
+    """Returns the names of the settings of parallel decoding that others leave without effect."""
+    if not isinstance(settings, DecodeSettings):
+        return []
+    decoder = DECODERS[settings.decoder]
+    uses_fraction = decoder.rescores or decoder.corrects or settings.decoder == "remask"
+    unused = {
+        "guidance_schedule": settings.guidance == 0,
+        "guidance_interval": settings.guidance == 0 or settings.guidance_schedule != "interval",
+        "remask_schedule": settings.decoder != "remask",
+        "remask_fraction": not uses_fraction,
+        "choice_temperature": settings.decoder in ("random", "halton"),
+    }
+    return [name for name, is_unused in unused.items() if is_unused]
 
 
 class Declaration(NamedTuple):

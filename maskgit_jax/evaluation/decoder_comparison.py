@@ -15,7 +15,7 @@ from maskgit_jax.data.conditioning_images import ConditioningImages
 from maskgit_jax.data.image_sets import ImageSet, fingerprint, random_subset
 from maskgit_jax.data.protocol import Source
 from maskgit_jax.data.sources import image_data
-from maskgit_jax.decoding.parallel import DECODERS, num_network_evaluations
+from maskgit_jax.decoding.parallel import DECODERS, fit_steps
 from maskgit_jax.decoding.settings import REMASK_SCHEDULES, DecodeSettings
 from maskgit_jax.evaluation.feature_statistics import FeatureStatistics, compute_statistics
 from maskgit_jax.evaluation.features import FeatureExtractor, open_extractor
@@ -30,6 +30,14 @@ from maskgit_jax.runs.directory import Run
 from maskgit_jax.runs.progress import progress_bar
 from maskgit_jax.training.variables import weights_checksum
 
+FLAGS = (
+    (list, "decoders", [], "MaskGIT: compares these decoders (all: all of them) at equal NFE."),
+    (list, "nfe", ["4", "8", "16", "32"], "Network evaluations per image, without guidance."),
+    (list, "guidances", ["0", "1"], "Guidance scales of --decoders."),
+    (float, "inpaint", None, "With --decoders: inpaints this share of held-out images."),
+    (bool, "class_conditional", False, "With --inpaint: gives the generator the class."),
+)
+"""Flags of `evaluate`, see `command_line.define_flags`."""
 NUM_SHOWN = 12  # columns of inpainting.png
 
 DECODER_NAMES = (
@@ -170,13 +178,29 @@ def settings_with_nfe(
     decoder, _, schedule = name.partition(":")
     if name not in DECODER_NAMES and name != "remask":
         raise InputError(f"decoder '{name}' is unknown; choose from {', '.join(DECODER_NAMES)}")
-    fitted = dataclasses.replace(
+    chosen = dataclasses.replace(
         settings, decoder=decoder, guidance=0.0, steps=nfe,
         remask_schedule=schedule or settings.remask_schedule,
     )  # fmt: skip
-    while num_network_evaluations(fitted) > nfe and fitted.steps > 1:
-        fitted = dataclasses.replace(fitted, steps=fitted.steps - 1)
-    return dataclasses.replace(fitted, guidance=guidance)
+    return dataclasses.replace(fit_steps(chosen, nfe), guidance=guidance)
+
+
+def compare(
+    run: Run,
+    folder: Path,
+    options: EvaluationOptions,
+    decoders: Sequence[str],
+    nfe: Sequence[int],
+    guidances: Sequence[float],
+    inpaint: float | None,
+    class_conditional: bool,
+    **shared: Any,
+) -> str:
+    """Returns the table of `compare_decoders`, or with `inpaint` of `compare_inpainting`."""
+    if inpaint is None:
+        return compare_decoders(run, folder, options, decoders, nfe, guidances, **shared)
+    shared |= {"class_conditional": class_conditional}
+    return compare_inpainting(run, folder, options, decoders, nfe[0], inpaint, **shared)
 
 
 def compare_decoders(

@@ -4,7 +4,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,12 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from maskgit_jax.configuration import InputError, check_seed
+from maskgit_jax.configuration import InputError
 from maskgit_jax.data.batch_reader import read_batches
-from maskgit_jax.data.conditioning_images import ConditioningImages
 from maskgit_jax.data.image_sets import fingerprint
 from maskgit_jax.data.loader import eval_batches
-from maskgit_jax.data.protocol import Source, Sources
+from maskgit_jax.data.protocol import Source
 from maskgit_jax.data.sample_store import SampleStore
-from maskgit_jax.data.sources import image_data
 from maskgit_jax.evaluation import latents, report
 from maskgit_jax.evaluation.features import (
     FeatureExtractor,
@@ -33,26 +31,22 @@ from maskgit_jax.evaluation.real_images import (
     Images,
     RealImages,
     check_image_sets,
-    open_real_images,
-    sample_labels,
 )
 from maskgit_jax.evaluation.reconstruction import (
     reconstruction_frechet_distance,
     reconstruction_metrics,
 )
 from maskgit_jax.evaluation.report import Evaluation, Measurements, Metric
+from maskgit_jax.evaluation.sampling import Sampling, open_run_images, plan_sampling
 from maskgit_jax.files import create_output_directory, default_cache_directory
 from maskgit_jax.interop.feature_weights import load_lpips
 from maskgit_jax.pipelines.autoencoder import AutoencoderPipeline
-from maskgit_jax.pipelines.generator import GeneratorPipeline
 from maskgit_jax.runs.directory import Run
 from maskgit_jax.runs.progress import note, progress_bar
-from maskgit_jax.stage import LatentModel, Tokenizer, generator_of
+from maskgit_jax.stage import LatentModel, Tokenizer
 from maskgit_jax.training.loop import compile_eval_step, evaluate_split
 from maskgit_jax.training.sharding import check_batch_size
 from maskgit_jax.training.variables import weights_checksum
-
-MAX_SAMPLES = 50_000
 
 _HIGHER_IS_BETTER = (
     "token_accuracy", "critic_accuracy", "psnr", "codebook_usage", "codebook_perplexity",
@@ -123,10 +117,7 @@ def evaluate_loaded(
             return evaluate_loaded(
                 run, folder, options, data=data, num=num, seed=seed, settings=settings
             )._replace(title=run.config.stage)
-    config = _data_config(run, data)
-    generator = generator_of(run.stage.exports)
-    labelled = generator is not None and generator.num_classes > 0
-    real, sources = open_real_images(config, config.class_names if labelled else ())
+    config, real, sources = open_run_images(run, data)
     assert real.training is not None
     evaluated = {
         "stage": run.config.stage,
@@ -137,9 +128,9 @@ def evaluate_loaded(
     }
     skipped = {}
     # Invalid settings and sizes are refused before anything is computed.
-    sampling = _plan_sampling(run, sources, config, options, num, seed, settings or {})
+    sampling = plan_sampling(run, sources, config, options, num, seed, settings or {})
     if sampling is not None:
-        evaluated |= sampling.description
+        evaluated |= sampling.description | ({"guide": run.guide} if run.guide else {})
         try:
             check_image_sets(
                 real.training.shape, sampling.num, real, options.features, options.num_reference
@@ -153,67 +144,6 @@ def evaluate_loaded(
     own = _stage_metrics(run, config, sources.evaluation, options)
     results = evaluator.evaluate(sampling, own)
     return Evaluation(str(workdir), evaluated, results.metrics, results.skipped | skipped)
-
-
-def _data_config(run: Run, data: str) -> ConfigDict:
-    """Returns `config.data` of a run, with another source if `data` names one."""
-    config = run.config.data.copy_and_resolve_references()
-    if data:
-        with config.unlocked():
-            config.source = data
-    return image_data(config)
-
-
-@dataclass(frozen=True)
-class _Sampling:
-    """The samples to generate: a generator with labels, settings and conditioning images."""
-
-    generator: GeneratorPipeline
-    labels: np.ndarray
-    seed: int
-    settings: Any
-    batch_size: int
-    conditioning: ConditioningImages | None
-
-    @property
-    def num(self) -> int:
-        return len(self.labels)
-
-    @property
-    def description(self) -> dict[str, Any]:
-        """Everything that determines the samples of a run."""
-        settings = asdict(self.settings)
-        return {"seed": self.seed, **settings, "num": self.num}
-
-
-def _plan_sampling(
-    run: Run,
-    sources: Sources,
-    config: ConfigDict,
-    options: EvaluationOptions,
-    num: int | None,
-    seed: int,
-    changes: Mapping[str, Any],
-) -> _Sampling | None:
-    """Returns the samples to generate, None if the run generates no images."""
-    if generator_of(run.stage.exports) is None:
-        if changes:
-            raise InputError(
-                f"--{min(changes)} has no effect on a run that generates no images; remove it"
-            )
-        return None
-    generator = GeneratorPipeline(run, options.mesh)
-    check_seed(seed)
-    settings, conditioning = generator.settings(**changes), None
-    if "condition" in generator.generator.needs:
-        size = (config.image_size, config.image_size)
-        conditioning = ConditioningImages(sources.evaluation, config, size, conditioned=True)
-    num = num or min(MAX_SAMPLES, len(sources.evaluation if conditioning else sources.train))
-    if conditioning:
-        labels = np.asarray(conditioning.labels(num), np.int32)
-    else:
-        labels = sample_labels(sources.train.labels, generator.num_classes, num)
-    return _Sampling(generator, labels, seed, settings, options.batch_size, conditioning)
 
 
 @dataclass
@@ -234,7 +164,7 @@ class _RunEvaluator:
     root: Path
     settings: dict[str, Any]
 
-    def evaluate(self, sampling: _Sampling | None, own: list[Metric]) -> Measurements:
+    def evaluate(self, sampling: Sampling | None, own: list[Metric]) -> Measurements:
         """Returns the metrics of reconstructions, latents, samples and n-gram baselines.
 
         Those that need no feature network are measured and shown first, with the stage's own.
@@ -272,7 +202,7 @@ class _RunEvaluator:
         results.metrics += [metric for metric in own if metric.name not in names]
         return results
 
-    def _sample(self, sampling: _Sampling, shape: tuple[int, int, int]) -> GenerationEvaluator:
+    def _sample(self, sampling: Sampling, shape: tuple[int, int, int]) -> GenerationEvaluator:
         """Samples images and measures their pixels."""
         # The samples do not depend on the feature networks.
         kept = {name: value for name, value in self.settings.items() if name != "features"}
@@ -356,18 +286,14 @@ def _reconstruct(
     return store
 
 
-def _sample(sampling: _Sampling, shape: tuple[int, int, int], folder: Path) -> SampleStore:
+def _sample(sampling: Sampling, shape: tuple[int, int, int], folder: Path) -> SampleStore:
     """Returns the samples; continues where an interrupted evaluation stopped."""
     store = SampleStore(folder / "samples", sampling.labels, shape, sampling.batch_size)
     start = store.num_stored()
     with progress_bar(sampling.num, "sampling", "image", start) as bar:
 
         def sample_batches() -> Iterator[np.ndarray]:
-            batches = sampling.generator(
-                sampling.labels.tolist(), sampling.seed, sampling.settings, sampling.batch_size,
-                start, sampling.conditioning,
-            )  # fmt: skip
-            for batch in batches:
+            for batch in sampling.batches(start):
                 yield batch
                 bar.update(len(batch))
 

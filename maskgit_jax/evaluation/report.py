@@ -166,7 +166,7 @@ def compare(paths: Iterable[str | Path]) -> str:
         "Rows of one metric with different protocols differ in network, reference, number of "
         "images or preprocessing; do not compare them."
     )
-    return "\n".join([*legend, "", _format_table(table), "", note])
+    return "\n".join([*legend, "", format_table(table), "", note])
 
 
 def _parse(value: dict[str, Any]) -> Evaluation:
@@ -185,7 +185,7 @@ def _format_settings(settings: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
-def _format_table(table: Sequence[tuple[str, ...]]) -> str:
+def format_table(table: Sequence[tuple[str, ...]]) -> str:
     """Returns an aligned Markdown table; the first row is the head."""
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     head, *body = [
@@ -203,7 +203,7 @@ def format_metrics(metrics: Iterable[Metric]) -> str:
          metric.better)
         for metric in metrics
     ]  # fmt: skip
-    return _format_table([("metric", "value", "real images", "better"), *rows])
+    return format_table([("metric", "value", "real images", "better"), *rows])
 
 
 def _format_reference(metric: Metric) -> str:
@@ -222,5 +222,5 @@ def _format_evaluation(evaluation: Evaluation) -> str:
     ]  # fmt: skip
     skipped = [f"- skipped: {name}: {reason}" for name, reason in evaluation.skipped.items()]
     parts = [f"## {evaluation.title}", "", _format_settings(evaluation.settings), "",
-             _format_table([head, *body]), ""]  # fmt: skip
+             format_table([head, *body]), ""]  # fmt: skip
     return "\n".join([*parts, *skipped, ""] if skipped else parts)

@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterable
 
 from maskgit_jax.configuration import require, validate
-from maskgit_jax.evaluation.evaluate import MAX_SAMPLES
 from maskgit_jax.evaluation.options import EvaluationOptions
 from maskgit_jax.evaluation.real_images import check_image_sets, open_real_images
+from maskgit_jax.evaluation.sampling import MAX_SAMPLES
 from maskgit_jax.files import write_text
 from maskgit_jax.lineage.schedule import Schedule, training_minutes
 from maskgit_jax.lineage.systems import TRAININGS, System, Training, needed_trainings

@@ -1,6 +1,7 @@
 """Images and tokens from a trained generator, sampled by programs that are compiled once."""
 
 import dataclasses
+import itertools
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from maskgit_jax.arrays import Array, Batch, Key, to_uint8
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.data.conditioning_images import ConditioningImages
 from maskgit_jax.decoding.sampling import MAX_LOGIT, image_keys, random_key
+from maskgit_jax.decoding.settings import split_traced
 from maskgit_jax.runs.directory import Run
 from maskgit_jax.runs.progress import progress_bar
 from maskgit_jax.stage import Generator, LatentModel, Variables, generator_of
@@ -60,7 +62,9 @@ def require_finite(finite: Array | np.ndarray) -> None:
 
 
 class GeneratorPipeline:
-    """Samples images with a trained generator; each setting compiles one program.
+    """Samples images with a trained generator.
+
+    Settings compile one program each; those that differ in temperatures and scales share one.
 
     Args:
         run: A run whose stage generates images.
@@ -76,14 +80,20 @@ class GeneratorPipeline:
             raise InputError(_no_generator(run))
         self.generator, self.variables, self.mesh = generator, run.variables, mesh
         self.num_classes, self._stage = generator.num_classes, run.config.stage
+        self._class_names = tuple(run.config.data.class_names)
         self.program = self._compile(sample_pixels(generator))
         sample_tokens = generator.sample_tokens
         self._tokens = sample_tokens and self._compile(_sample_codes(sample_tokens))
 
-    def _compile(self, function: Sampler) -> Callable:
+    def _compile(self, sampler: Sampler) -> Callable:
+        def sample(
+            variables: Variables, inputs: Batch, key: Key, settings: Any, traced: dict[str, Array]
+        ) -> tuple[Array, Array]:
+            return sampler(variables, inputs, key, dataclasses.replace(settings, **traced))
+
         # Every host gets all outputs.
         outputs = sharding.replicated(self.mesh)
-        return sharding.pjit(function, self.mesh, static_argnums=3, out_shardings=outputs)
+        return sharding.pjit(sample, self.mesh, static_argnums=3, out_shardings=outputs)
 
     def settings(self, any_size: bool = False, **changes: Any) -> Any:
         """Returns the run's own sampling settings with some changed.
@@ -111,6 +121,37 @@ class GeneratorPipeline:
         settings = dataclasses.replace(own, **changes)
         self.generator.check_settings(settings)
         return settings
+
+    def number_labels(
+        self, labels: Any, num: int | None, inputs: ConditioningImages | None
+    ) -> list[int]:
+        """Returns the class numbers of N samples; zeros for a generator without classes.
+
+        Args:
+            labels: One class or several, by name or number; None for all classes in turn.
+            num: N; by default one for each label, or 64.
+            inputs: The images that the samples are generated from.
+
+        Raises:
+            InputError: A label is neither a number nor a class name, or there are no classes.
+        """
+        num_classes = self.num_classes
+        if labels is None or len(np.atleast_1d(labels)) == 0:
+            num = num or 64
+            known = inputs.labels(num) if inputs and num_classes else None
+            return known or [i % max(1, num_classes) for i in range(num)]
+        require(
+            num_classes > 0,
+            f"stage '{self._stage}' has no classes; remove --labels",
+        )
+        given = np.atleast_1d(labels).tolist()
+        num = num or len(given)
+        require(
+            num >= len(given),
+            f"--num={num} is smaller than the {len(given)} labels; it needs an image for each",
+        )
+        numbers = [label_number(label, self._class_names) for label in given]
+        return list(itertools.islice(itertools.cycle(numbers), num))
 
     def __call__(
         self,
@@ -190,7 +231,7 @@ class GeneratorPipeline:
         )
         batch_size = sharding.round_up_to_shards(min(batch_size, len(labels)), self.mesh)
         numbers = np.asarray([null if label is None else label for label in labels], np.int32)
-        root, settings = random_key(seed), settings or self.generator.settings
+        root, (static, traced) = random_key(seed), split_traced(settings or self.generator.settings)
 
         def run() -> Iterator[np.ndarray]:
             for first in range(start, len(numbers), batch_size):
@@ -199,7 +240,7 @@ class GeneratorPipeline:
                 inputs = {"label": numbers[padded], "number": padded.astype(np.int32)}
                 inputs |= conditioning.read_batch(padded) if conditioning else {}
                 batch = sharding.put_batch(inputs, self.mesh)
-                sampled, finite = program(self.variables, batch, root, settings)
+                sampled, finite = program(self.variables, batch, root, static, traced)
                 require_finite(finite)
                 yield np.asarray(sampled)[: len(rows)]
 

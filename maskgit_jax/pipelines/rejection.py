@@ -7,6 +7,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ from maskgit_jax.pipelines.classifier import (
     fit_cached,
     load_classifier,
 )
+from maskgit_jax.pipelines.generator import GeneratorPipeline, collect_batches
 from maskgit_jax.training import sharding
 
 
@@ -54,6 +56,39 @@ def most_confident(
     for index in np.argsort(-np.asarray(confidence), kind="stable"):
         queues[candidates[index]].append(int(index))
     return [queues[label].popleft() for label in labels]
+
+
+def sample_most_confident(
+    generator: GeneratorPipeline,
+    data: ConfigDict,
+    labels: Sequence[int],
+    keep: float,
+    classifier: str,
+    seed: int,
+    settings: Any,
+    batch_size: int,
+) -> np.ndarray:
+    """Returns the most confident samples of each class, uint8 [N, H, W, C].
+
+    Args:
+        generator: A generator of classes.
+        data: `config.data` of its run.
+        labels: N labels.
+        keep: Share of the samples to keep.
+        classifier: See `open_classifier`.
+        seed: Random seed.
+        settings: Sampling settings.
+        batch_size: Images per batch.
+
+    Raises:
+        InputError: The share is out of range, or the classifier does not fit.
+    """
+    candidates, mesh = candidate_labels(labels, keep), generator.mesh
+    model = open_classifier(data, mesh, classifier)
+    images = collect_batches(generator(candidates, seed, settings, batch_size), len(candidates))
+    size = sharding.round_up_to_shards(batch_size, mesh)
+    confidence = class_probabilities(model, images, candidates, mesh, size)
+    return images[most_confident(confidence, candidates, labels)]
 
 
 def class_probabilities(

@@ -22,6 +22,7 @@ from maskgit_jax import distributed
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.files import atomic_path, write_text
 from maskgit_jax.hints import changed_keys, train_command
+from maskgit_jax.runs.lock import lock_run
 from maskgit_jax.stage import Stage, Variables
 from maskgit_jax.stages import stage_module
 from maskgit_jax.training.variables import (
@@ -45,6 +46,7 @@ class Run(NamedTuple):
             is kept.
         step: The training step of the checkpoint.
         stages: The frozen stages that it uses, by the names of `variables.frozen`.
+        guide: Run and step of the stage "guide" among them, "" without one; see `runs.guide`.
     """
 
     config: ConfigDict
@@ -52,6 +54,7 @@ class Run(NamedTuple):
     variables: Variables
     step: int
     stages: Mapping[str, Stage]
+    guide: str = ""
 
 
 def write_config(folder: Path, config: ConfigDict) -> None:
@@ -75,6 +78,19 @@ def read_config(folder: str | Path) -> ConfigDict:
     if "optimizers" not in values:
         raise InputError(_older_version(folder, "'optimizers'"))
     return ConfigDict(_with_tuples(values)).lock()
+
+
+def write_sampling_defaults(folder: str | Path, settings: Mapping[str, Any]) -> None:
+    """Makes settings the defaults of sampling of a run, `config.sampling` of its `config.json`.
+
+    Raises:
+        InputError: Another process trains the run, or the file cannot be written.
+    """
+    with lock_run(Path(folder)):
+        config = read_config(folder)
+        with config.unlocked():
+            config.sampling.update(settings)
+        write_config(Path(folder), config)
 
 
 def _older_version(folder: str | Path, key: str) -> str:
@@ -112,7 +128,7 @@ def load_run(workdir: str | Path, mesh: Mesh, checkpoint: str = "latest") -> Run
     folder = checkpoint_folder(workdir) / str(step)
     _check_same_model(config, folder, workdir)
     stages, frozen = load_frozen(Path(workdir) / "frozen", config, mesh)
-    stage = _build(config, stages, workdir)
+    stage = build_stage(config, stages, workdir)
     model = restore_model(folder, mesh)
     variables = inference_variables(model["params"], model["averages"], model["state"], frozen)
     return Run(config, stage, variables, step, stages)
@@ -151,8 +167,12 @@ def _checkpoint_step(workdir: str | Path, config: ConfigDict, checkpoint: str) -
     return int(checkpoint)
 
 
-def _build(config: ConfigDict, stages: dict[str, Stage], folder: str | Path) -> Stage:
-    """Returns the stage of a configuration that was read from `folder`."""
+def build_stage(config: ConfigDict, stages: Mapping[str, Stage], folder: str | Path) -> Stage:
+    """Returns the stage of a configuration that was read from `folder`.
+
+    Raises:
+        InputError: The configuration is of an older version.
+    """
     try:
         return stage_module(config.stage).build(config, stages)
     except (AttributeError, KeyError) as error:
@@ -167,7 +187,7 @@ def load_frozen(
     for name in stage_module(config.stage).needs(config):
         inner = read_config(folder / name)
         inner_stages, inner_variables = load_frozen(folder / name / "frozen", inner, mesh)
-        stages[name] = _build(inner, inner_stages, folder / name)
+        stages[name] = build_stage(inner, inner_stages, folder / name)
         loaded = restore_variables(folder.resolve() / name / "variables", mesh)
         variables[name] = Variables(loaded["params"], loaded["state"], inner_variables)
     return stages, variables

@@ -75,4 +75,6 @@ def announce(run: Run, workdir: str | Path, written: str | Path) -> None:
     """Prints on stderr which run a command reads and what it writes."""
     if distributed.is_main():
         text = f"{workdir}: {run.config.stage} at step {run.step}, trained on"
-        print(f"{text} {run.config.data.source}; writes {written}", file=sys.stderr, flush=True)
+        guide = f"; guided by {run.guide}" * bool(run.guide)
+        text = f"{text} {run.config.data.source}{guide}; writes {written}"
+        print(text, file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
 """Generation by parallel decoding, for MaskGIT alone and with a Token-Critic."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ from maskgit_jax.decoding.settings import (
 )
 from maskgit_jax.priors.maskgit import Grid
 from maskgit_jax.settings import check_settings
-from maskgit_jax.stage import Generator, Tokenizer, Variables
+from maskgit_jax.stage import Generator, Stage, Tokenizer, Variables
 from maskgit_jax.stages.token_priors import (
     decode_tokens,
     encode_condition,
@@ -70,6 +70,13 @@ def transformer_fields(config: ConfigDict) -> dict[str, Any]:
     return {**fields, "layer_options": layer_options(config), "dtype": config.dtype}
 
 
+def guide_of(frozen: Mapping[str, Stage]) -> Generator | None:
+    """Returns the exports of the stage that guides, None without one; see `runs.guide`."""
+    exports = frozen["guide"].exports if "guide" in frozen else None
+    assert exports is None or isinstance(exports, Generator)
+    return exports
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ParallelDecodingStage:
     """The sampling functions of a stage; sampling and the tokenizer's decoding are one program.
@@ -81,6 +88,8 @@ class ParallelDecodingStage:
         num_classes: Labels are 0 .. num_classes - 1.
         null_label: The label that means "no class", None if the generator has none.
         condition_tokenizer: The tokenizer of condition images.
+        guide: A generator of the same tokens and labels, whose logits guidance uses in place of
+            those without class; its variables are `frozen["guide"]`.
     """
 
     config: ConfigDict
@@ -89,6 +98,7 @@ class ParallelDecodingStage:
     num_classes: int
     null_label: int | None
     condition_tokenizer: Tokenizer | None = None
+    guide: Generator | None = None
 
     def logits(
         self,
@@ -139,7 +149,8 @@ class ParallelDecodingStage:
             return self.logits(variables, tokens, mask, label, given, grid=grid)
 
         null_label = self.num_classes if self.null_label is None else self.null_label
-        predict = with_guidance(logits_of, label, null_label, settings)
+        guide_logits = self._guide_logits(variables, label, grid)
+        predict = with_guidance(logits_of, label, null_label, settings, guide_logits)
         critic = self.critic
         return decode(
             predict,
@@ -150,6 +161,16 @@ class ParallelDecodingStage:
             self.grid(settings),
             critic and (lambda tokens: critic(variables, tokens, label, grid=grid)),
         )
+
+    def _guide_logits(
+        self, variables: Variables, label: Array, grid: Grid | None
+    ) -> Callable[[Array, Array], Array] | None:
+        """Returns (tokens, mask) -> logits of the guide, None without one."""
+        if self.guide is None:
+            return None
+        logits, frozen = self.guide.logits, variables.frozen["guide"]
+        assert logits is not None, "checked when the guide is loaded"
+        return lambda tokens, mask: logits(frozen, tokens, mask, label, grid=grid)
 
     def sample(
         self, variables: Variables, inputs: Batch, keys: Key, settings: DecodeSettings
@@ -185,9 +206,16 @@ class ParallelDecodingStage:
             settings,
             height * width,
             self.tokenizer.codebook_size,
-            self.null_label is not None,
+            self.null_label is not None or self.guide is not None,
             self.critic is not None,
         )
+        require(
+            self.guide is None or settings.guidance > 0,
+            "the guide has no effect with guidance 0; set guidance, such as --guidance=1, or "
+            "remove the guide",
+        )
+        if self.guide is not None:
+            self.guide.check_settings(replace(self.guide.settings, size=settings.size))
 
     def _check_size(self, size: tuple[int, int] | None) -> None:
         if size is None:

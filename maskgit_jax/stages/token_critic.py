@@ -20,6 +20,7 @@ from maskgit_jax.stage import Generator, Metrics, Stage, Variables
 from maskgit_jax.stages.parallel_decoding import (
     ParallelDecodingStage,
     check_masking,
+    guide_of,
     masking_settings,
     sampling_settings,
     transformer_fields,
@@ -228,5 +229,6 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         check_generator_size=lambda size: generator.check_settings(
             replace(generator.settings, size=size)
         ),
+        guide=guide_of(frozen),
     )
     return Stage(stage.init, stage.losses, stage.evaluate, stage.preview, stage.exports())

@@ -294,6 +294,27 @@ def test_guidance_follows_its_schedule(schedule, scales):
         np.testing.assert_allclose(logits[:, 0, 0], [5 + scale * -4, 6 + scale * -3], rtol=1e-6)
 
 
+@pytest.mark.parametrize("schedule", ["constant", "interval"])
+def test_a_guide_takes_the_place_of_the_null_label(schedule):
+    settings = DecodeSettings(
+        2, guidance=3.0, guidance_schedule=schedule, guidance_interval=(0.5, 1.0)
+    )
+    logits = jax.random.normal(jax.random.key(0), (2, 3, 4))
+    worse = jax.random.normal(jax.random.key(1), (2, 3, 4))
+    tokens, label = jnp.zeros((2, 3), jnp.int32), jnp.asarray([5, 6])
+
+    def predict(guide_logits, progress):
+        given = (lambda *_: logits, label, 9, settings, lambda *_: guide_logits)
+        return jax.jit(with_guidance(*given))(tokens, tokens == 0, jnp.float32(progress))
+
+    np.testing.assert_allclose(predict(worse, 1.0), 4 * logits - 3 * worse, rtol=1e-5)
+    outside = logits if schedule == "interval" else 4 * logits - 3 * worse
+    np.testing.assert_allclose(predict(worse, 0.5), outside, rtol=1e-5)
+    np.testing.assert_array_equal(predict(logits, 1.0), logits, err_msg="guided by itself")
+    unguided = with_guidance(lambda *_: logits, label, 9, DecodeSettings(2), lambda *_: worse)
+    np.testing.assert_array_equal(unguided(tokens, tokens == 0, jnp.float32(1.0)), logits)
+
+
 def test_num_network_evaluations():
     settings = DecodeSettings(8)
     assert num_network_evaluations(settings) == 8

@@ -103,3 +103,24 @@ def test_weights_that_give_no_finite_logits_are_refused(name, scaled, scale):
 def test_a_seed_out_of_range_is_refused(seed):
     with pytest.raises(InputError, match=f"seed is {seed}; it must be between 0 and 4294967295"):
         pipeline("vae")([0], seed)
+
+
+def test_temperatures_and_guidance_share_a_program_that_gives_the_same_samples():
+    stage, config, frozen = tiny_stage("maskgit", losses__label_dropout_rate=0.1)
+    variables = jax.jit(stage.init)(jax.random.key(0), digits_batch(), frozen)
+    run = Run(config, stage, variables, 1, {})
+    one = GeneratorPipeline(run, make_mesh(config.mesh, jax.devices()[:1]))
+    for changes in (
+        {"temperature": 2, "guidance": np.float32(0.3), "last_temperature": 0.5},
+        {"temperature": 0.8, "guidance": 1.5, "last_temperature": 1.2},
+    ):
+        settings = one.settings(choice_temperature=3.0, **changes)
+        tokens = next(one.tokens([3, 1, 4], 7, settings))
+    assert one._tokens.cache_size() == 1
+    static = jax.jit(stage.exports.sample_tokens, static_argnums=3)
+    keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(7), n))(jnp.arange(3))
+    expected = static(variables, {"label": jnp.asarray([3, 1, 4])}, keys, settings)
+    np.testing.assert_array_equal(tokens, expected)
+    zero = one.settings(temperature=np.float32(0), choice_temperature=0.0, guidance=0)
+    assert (next(one.tokens([3, 1, 4], 7, zero)) >= 0).all()
+    assert one._tokens.cache_size() == 2, "0 means another program"
