@@ -37,14 +37,17 @@ SMALL = {  # on a CPU; differs from the paper where narrow networks learn faster
     "losses.label_smoothing": 0.0,
     "losses.label_dropout_rate": 0.1,
     "masking.schedule": "linear",
+    "masking.stratified": True,
 }
 PRESETS = {
     "digits": {
         **SMALL,
         **common.DIGITS_TOKENS,
         **common.short_training("prior", learning_rate=3e-3, clip_norm=1.0),
-        "sampling.temperature": 0.8,
-        "training.num_steps": 560,
+        "sampling.steps": 16,
+        "sampling.choice_temperature": 10.0,
+        "sampling.temperature": 0.9,
+        "training.num_steps": 480,
     },
     "fashion_mnist": {
         **SMALL,
@@ -66,6 +69,21 @@ PRESETS = {
         "training.num_steps": 3_000,
     },
     "imagenet256": IMAGENET,
+    "imagenet256_modern": {  # newer layers and optimizer; not trained yet
+        **IMAGENET,
+        **common.MODERN_LAYERS,
+        "model.norm": "pre",
+        "model.head": "linear",
+        "model.initialization": "scaled",
+        "model.layer_options.mlp": "swiglu",
+        "model.mlp_width": 2048,
+        "losses.reduction": "tokens",
+        "losses.label_smoothing": 0.0,
+        "losses.label_dropout_rate": 0.1,
+        "masking.schedule": "arccos",
+        "masking.stratified": True,
+        "optimizers.prior.optimizer": "muon",
+    },
     "imagenet512": {**IMAGENET, **common.IMAGENET512_TOKENS, "sampling.steps": 12},
 }
 
