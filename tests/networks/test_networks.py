@@ -194,7 +194,9 @@ def test_rematerialization_changes_no_gradient(key):
 
     @partial(jax.jit, static_argnums=0)
     def gradient(remat):
-        module = stacked_layers(2, remat, num_heads=2, mlp_width=16, dropout_rate=0.1)
+        options = LayerOptions(value_residual=True)
+        sizes = dict(num_heads=2, mlp_width=16)
+        module = stacked_layers(2, remat, **sizes, dropout_rate=0.1, options=options)
         params = module.init(jax.random.key(1), x, False, None, None, None)
 
         def loss(params):
