@@ -21,7 +21,6 @@ from maskgit_jax.priors.maskgit import MaskGIT
 from maskgit_jax.stage import Metrics, Stage, Tokenizer, Variables
 from maskgit_jax.stages.parallel_decoding import (
     ParallelDecodingStage,
-    guide_of,
     sampling_settings,
     transformer_fields,
 )
@@ -191,6 +190,6 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         num_classes=network.num_classes,
         null_label=network.num_classes if network.null_class else None,
         condition_tokenizer=condition,
-        guide=guide_of(frozen),
+        guide=frozen.get("guide"),
     )
     return Stage(stage.init, stage.losses, stage.evaluate, stage.preview, stage.exports())

@@ -17,7 +17,6 @@ from maskgit_jax.priors.token_critic import TokenCritic
 from maskgit_jax.stage import Generator, Metrics, Stage, Variables
 from maskgit_jax.stages.parallel_decoding import (
     ParallelDecodingStage,
-    guide_of,
     sampling_settings,
     transformer_fields,
 )
@@ -202,6 +201,6 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         num_classes=generator.num_classes,
         null_label=generator.null_label,
         generator_logits=generator.logits,
-        guide=guide_of(frozen),
+        guide=frozen.get("guide"),
     )
     return Stage(stage.init, stage.losses, stage.evaluate, stage.preview, stage.exports())
