@@ -47,7 +47,11 @@ ROWS = {
     | VALUES
     | {"model.layer_options.conditioning": "both"},
     "and stratified mask ratios": LAYERS | MUON | VALUES | STRATIFIED,
-    "and complementary masks": LAYERS | MUON | VALUES | STRATIFIED | {"masking.complementary": True},
+    "and complementary masks": LAYERS
+    | MUON
+    | VALUES
+    | STRATIFIED
+    | {"masking.complementary": True},
 }
 
 
@@ -94,7 +98,9 @@ def main(tokenizer: str, folder: Path, num_steps: int = 300, seeds: int = 3) -> 
             values = [train(row, tokenizer, folder, steps, seed) for seed in range(seeds)]
             mean = sum(values) / len(values)
             cells.append(f"{mean:.3f} ({min(values):.3f}–{max(values):.3f})")
-        print(f"| {row} | {1000 * seconds[row]:.0f} | {cells[0]} | {cells[1]} | {equal} |", flush=True)
+        print(
+            f"| {row} | {1000 * seconds[row]:.0f} | {cells[0]} | {cells[1]} | {equal} |", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ before and after, are those of new samples and of the other half.
 
 import dataclasses
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,9 +130,11 @@ def search_sampling(
     if search.write:
         with lock_run(workdir):  # A run in training is refused before the work, not after it.
             pass
-    shown = [*names, *changes]
+    shown, start = [*names, *changes], time.monotonic()
     ranked = successive_halving(candidates, sizes, _announced(scorer, candidates, sizes, shown))
-    return _conclude(scorer, run, workdir, ranked, candidates[0], shown)
+    result = _conclude(scorer, run, workdir, ranked, candidates[0], shown)
+    note(f"searched for {time.monotonic() - start:.0f} s; wrote {path} and {path.stem}.md")
+    return result
 
 
 def search_loaded(
@@ -224,7 +227,7 @@ def _conclude(
             f"Best of the search: {words}; no better on the other half, so nothing is changed."
         )
     elif not search.write:
-        outcome = f"Best settings: {words}. The run keeps its own (search_write is off)."
+        outcome = f"Best settings: {words}. They are not written; the run keeps its own."
     else:
         write_sampling_defaults(workdir, changes)
         outcome = f"New defaults of {workdir}: {words}. Flags and keywords still override them."

@@ -22,7 +22,6 @@ from maskgit_jax.stage import Metrics, Stage, Tokenizer, Variables
 from maskgit_jax.stages.parallel_decoding import (
     ParallelDecodingStage,
     check_masking,
-    guide_of,
     masking_settings,
     sampling_settings,
     transformer_fields,
@@ -198,6 +197,6 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         num_classes=network.num_classes,
         null_label=network.num_classes if network.null_class else None,
         condition_tokenizer=condition,
-        guide=guide_of(frozen),
+        guide=frozen.get("guide"),
     )
     return Stage(stage.init, stage.losses, stage.evaluate, stage.preview, stage.exports())

@@ -1,6 +1,6 @@
 """Generation by parallel decoding, for MaskGIT alone and with a Token-Critic."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,13 +70,6 @@ def transformer_fields(config: ConfigDict) -> dict[str, Any]:
     return {**fields, "layer_options": layer_options(config), "dtype": config.dtype}
 
 
-def guide_of(frozen: Mapping[str, Stage]) -> Generator | None:
-    """Returns the exports of the stage that guides, None without one; see `runs.guide`."""
-    exports = frozen["guide"].exports if "guide" in frozen else None
-    assert exports is None or isinstance(exports, Generator)
-    return exports
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ParallelDecodingStage:
     """The sampling functions of a stage; sampling and the tokenizer's decoding are one program.
@@ -88,8 +81,8 @@ class ParallelDecodingStage:
         num_classes: Labels are 0 .. num_classes - 1.
         null_label: The label that means "no class", None if the generator has none.
         condition_tokenizer: The tokenizer of condition images.
-        guide: A generator of the same tokens and labels, whose logits guidance uses in place of
-            those without class; its variables are `frozen["guide"]`.
+        guide: A stage that generates the same tokens and labels, whose logits guidance uses in
+            place of those without class, with the variables `frozen["guide"]`; see `runs.guide`.
     """
 
     config: ConfigDict
@@ -98,7 +91,7 @@ class ParallelDecodingStage:
     num_classes: int
     null_label: int | None
     condition_tokenizer: Tokenizer | None = None
-    guide: Generator | None = None
+    guide: Stage | None = None
 
     def logits(
         self,
@@ -168,7 +161,8 @@ class ParallelDecodingStage:
         """Returns (tokens, mask) -> logits of the guide, None without one."""
         if self.guide is None:
             return None
-        logits, frozen = self.guide.logits, variables.frozen["guide"]
+        exports, frozen = self.guide.exports, variables.frozen["guide"]
+        logits = exports.logits if isinstance(exports, Generator) else None
         assert logits is not None, "checked when the guide is loaded"
         return lambda tokens, mask: logits(frozen, tokens, mask, label, grid=grid)
 
@@ -215,7 +209,8 @@ class ParallelDecodingStage:
             "remove the guide",
         )
         if self.guide is not None:
-            self.guide.check_settings(replace(self.guide.settings, size=settings.size))
+            guide = self.guide.exports
+            guide.check_settings(replace(guide.settings, size=settings.size))
 
     def _check_size(self, size: tuple[int, int] | None) -> None:
         if size is None:

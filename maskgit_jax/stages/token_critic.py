@@ -20,7 +20,6 @@ from maskgit_jax.stage import Generator, Metrics, Stage, Variables
 from maskgit_jax.stages.parallel_decoding import (
     ParallelDecodingStage,
     check_masking,
-    guide_of,
     masking_settings,
     sampling_settings,
     transformer_fields,
@@ -229,6 +228,6 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         check_generator_size=lambda size: generator.check_settings(
             replace(generator.settings, size=size)
         ),
-        guide=guide_of(frozen),
+        guide=frozen.get("guide"),
     )
     return Stage(stage.init, stage.losses, stage.evaluate, stage.preview, stage.exports())

@@ -6,14 +6,14 @@ import pytest
 
 from maskgit_jax.configuration import InputError
 from maskgit_jax.pipelines.generator import GeneratorPipeline
-from maskgit_jax.runs.directory import Run
+from maskgit_jax.runs.directory import Run, build_stage
 from maskgit_jax.runs.guide import load_guide, with_guide
 from maskgit_jax.training.sharding import make_mesh
-from tests.example import digits_batch, tiny_stage, tiny_tokenizer
+from tests.example import digits_batch, tiny_config, tiny_stage, tiny_tokenizer
 
 
-def run_of(name: str, seed: int = 0, rate: float = 0.0, **changes) -> Run:
-    stage, config, frozen = tiny_stage(name, losses__label_dropout_rate=rate, **changes)
+def run_of(seed: int = 0, **changes) -> Run:
+    stage, config, frozen = tiny_stage("maskgit", losses__label_dropout_rate=0.0, **changes)
     variables = jax.jit(stage.init)(jax.random.key(seed), digits_batch(), frozen)
     # An untrained network ignores its input: random weights do not.
     params = jax.tree.map(
@@ -26,7 +26,7 @@ def run_of(name: str, seed: int = 0, rate: float = 0.0, **changes) -> Run:
 
 @pytest.fixture(scope="module")
 def run():
-    return run_of("maskgit")
+    return run_of()
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_a_guide_acts_unless_it_is_the_run_itself(run, mesh):
     itself = with_guide(run, run, "runs/a", mesh)
     assert itself.guide == "runs/a at step 3"
     np.testing.assert_array_equal(tokens(itself, mesh, guidance=5.0), unguided)
-    smaller = run_of("maskgit", seed=1, **{"model.num_layers": 1})
+    smaller = run_of(seed=1, model__num_layers=1)
     guided = with_guide(run, smaller, "runs/b", mesh)
     guided_tokens = tokens(guided, mesh, guidance=5.0)
     assert (guided_tokens != unguided).any()
@@ -64,11 +64,15 @@ def test_guides_that_do_not_fit_are_refused(run, mesh, tmp_path):
     retrained = run._replace(variables=run.variables._replace(frozen=frozen))
     config = run.config.copy_and_resolve_references().unlock()
     config.data.class_names = tuple("abcdefghij")
-    autoregressive = run_of_gpt()
+    labelled, gpt = tiny_config("maskgit", losses__label_dropout_rate=0.1), tiny_config("gpt")
+    dropped, autoregressive = (
+        run._replace(config=other, stage=build_stage(other, run.stages, ""))
+        for other in (labelled, gpt)
+    )
     for own, guide, message in (
         (run, retrained, "--guide=runs/b generates tokens of another tokenizer"),
         (run, run._replace(config=config), "10 classes and this run 10, or their names differ"),
-        (run_of("maskgit", rate=0.1), run, "--guide=runs/b was trained without label dropout"),
+        (dropped, run, "--guide=runs/b was trained without label dropout"),
         (run, autoregressive, "--guide=runs/b holds stage 'gpt'; guidance by another run is for"),
         (autoregressive, run, "this run holds stage 'gpt'"),
     ):
@@ -77,8 +81,3 @@ def test_guides_that_do_not_fit_are_refused(run, mesh, tmp_path):
     for place in (f"{tmp_path}/none", f"{tmp_path}@3", f"{tmp_path}/none@3"):
         with pytest.raises(InputError, match="holds no run"):
             load_guide(run, place, mesh)
-
-
-def run_of_gpt() -> Run:
-    stage, config, frozen = tiny_stage("gpt")
-    return Run(config, stage, frozen["tokenizer"]._replace(frozen=frozen), 3, {})
