@@ -276,6 +276,7 @@ def test_data_elsewhere_are_named_with_data(runs, tmp_path):
         (["--float_range=1"], "--float_range is '1'; it takes 2 numbers with commas: LOW,HIGH"),
         (["--checkpoint=9"], "has no checkpoint '9'; there are: latest, 4"),
         (["--pixels=draw"], "stage 'maskgit' has no setting 'pixels'"),
+        (["--guide=nowhere", "--guidance=1"], "nowhere holds no run"),
     ],
 )
 def test_sample_refuses_bad_input_in_one_line(runs, arguments, message):
@@ -374,6 +375,7 @@ def images(tmp_path_factory):
         ),
         ("--images=PLACE/good.npz --data=digits --features=inception", "pytorch-fid/releases"),
         ("--images=PLACE/good.npz", "needs real images"),
+        ("--images=PLACE/good.npz --search=steps", "--decoders and --search need a run"),
         ("", "give either --workdir=RUN or --images"),
     ],
 )
