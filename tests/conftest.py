@@ -45,6 +45,7 @@ SLOW_FILES = {
     "test_feature_weights", "test_resnet_weights", "test_programs", "test_checks", "test_generator",
     "test_editor", "test_maskgit", "test_autoregressive", "test_gpt", "test_vae", "test_vqvae",
     "test_vqvae2", "test_evaluate", "test_generation", "test_compile_check", "test_fused_attention",
+    "test_guide",
 }  # fmt: skip
 
 

@@ -278,6 +278,7 @@ def test_data_elsewhere_are_named_with_data(runs, tmp_path):
         (["--pixels=draw"], "stage 'maskgit' has no setting 'pixels'"),
         (["--size=18x16"], "size is 18x16; both must be multiples of 4 pixels"),
         (["--size=32x32", "--rejection_keep=0.5"], "at the size of the run, so remove it"),
+        (["--guide=nowhere", "--guidance=1"], "nowhere holds no run"),
     ],
 )
 def test_sample_refuses_bad_input_in_one_line(runs, arguments, message):
@@ -376,6 +377,7 @@ def images(tmp_path_factory):
         ),
         ("--images=PLACE/good.npz --data=digits --features=inception", "pytorch-fid/releases"),
         ("--images=PLACE/good.npz", "needs real images"),
+        ("--images=PLACE/good.npz --search=steps", "--decoders and --search need a run"),
         ("", "give either --workdir=RUN or --images"),
     ],
 )

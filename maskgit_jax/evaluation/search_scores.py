@@ -121,10 +121,18 @@ class Scorer:
         name = next(iter(self.options.features))
         return open_extractor(name, self.options, self.real.training, self.real.num_classes)
 
-    def reference(self, half: Subset) -> FeatureStatistics:
-        """Returns the statistics of a half, computed once and cached."""
-        cache, kept = self.options.cache, self.options.num_neighbours
-        return compute_statistics(self.extractor, half, cache, kept, "half of the training images")
+    @cached_property
+    def references(self) -> list[FeatureStatistics]:
+        """The statistics of the halves."""
+        cache, kept, title = self.options.cache, self.options.num_neighbours, "training images"
+        return [compute_statistics(self.extractor, h, cache, kept, title) for h in self.halves]
+
+    @cached_property
+    def identity(self) -> str:
+        """What scores depend on beside the metric, the settings and the number of images."""
+        limits = self.sampling.seed, self.options.num_neighbours
+        half = fingerprint(self.halves[0])
+        return f"{self.weights} {self.extractor.network.identity} {half} {limits}"
 
     def add_samples(self, statistics: FeatureStatistics, sampling: Sampling) -> None:
         """Adds the samples that are not among those counted yet."""
@@ -137,10 +145,8 @@ class Scorer:
 
     def loss(self, settings: Any, count: int) -> float:
         """Returns the searched metric of the first `count` samples, lower is better."""
-        metric, half = METRICS[self.search.metric], self.halves[0]
-        network, sampling = self.extractor.network, self.sampling
-        limits = sampling.seed, self.options.num_neighbours
-        key = f"{self.weights} {network.identity} {fingerprint(half)} {limits} {count} {settings}"
+        metric, sampling = METRICS[self.search.metric], self.sampling
+        key = f"{self.identity} {count} {settings}"
         scores = self.stored["scores"].setdefault(self.search.metric, {})
         if key not in scores:
             statistics = self._statistics.setdefault(settings, self._empty())
@@ -148,7 +154,7 @@ class Scorer:
                 sampling, settings=settings, labels=sampling.labels[:count]
             )
             self.add_samples(statistics, chosen)
-            scores[key] = metric.measure(statistics, self.reference(half))
+            scores[key] = metric.measure(statistics, self.references[0])
             write_text(self.path, json.dumps(self.stored, indent=1) + "\n")
         return scores[key] if metric.better == "lower" else -scores[key]
 
@@ -162,7 +168,7 @@ class Scorer:
         self.add_samples(
             statistics, dataclasses.replace(self.sampling, settings=settings, seed=seed)
         )
-        reference = self.reference(self.halves[1])
+        reference = self.references[1]
         impossible = {
             "frechet_distance": min(statistics.count, reference.count) <= reference.kept.shape[1],
             "classifier_accuracy": not self.labelled,

@@ -28,7 +28,7 @@ from maskgit_jax.runs.directory import Run, read_config, write_config, write_sam
 from maskgit_jax.runs.lock import lock_run
 from maskgit_jax.settings import check_settings
 from maskgit_jax.training.sharding import make_mesh
-from tests.example import digits_batch, tiny_stage
+from tests.example import digits_batch, tiny_config, tiny_stage
 
 OWN = DecodeSettings()
 CHECK = partial(
@@ -127,6 +127,7 @@ def run():
 SEARCH = SearchOptions("kernel_distance", candidates=4)
 
 
+@pytest.mark.slow
 def test_misuse_of_a_search_is_refused_before_any_work(run, options, tmp_path, monkeypatch):
     monkeypatch.setattr(classifier, "fit_classifier", None)
     write_config(tmp_path, run.config)
@@ -150,8 +151,8 @@ def test_misuse_of_a_search_is_refused_before_any_work(run, options, tmp_path, m
         search_sampling(run, tmp_path, none, ["steps"], SEARCH)
 
 
-def test_new_defaults_change_nothing_else_in_the_configuration(run, tmp_path):
-    write_config(tmp_path, run.config)
+def test_new_defaults_change_nothing_else_in_the_configuration(tmp_path):
+    write_config(tmp_path, tiny_config("maskgit"))
     before = read_config(tmp_path).to_dict()
     changes = {"guidance_interval": (0.25, 0.75), "temperature": 0.9, "decoder": "halton"}
     write_sampling_defaults(tmp_path, changes)

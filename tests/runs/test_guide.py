@@ -39,7 +39,6 @@ def tokens(run, mesh, **settings):
     return next(pipeline.tokens([3, 1, 4, 1, 5], 7, pipeline.settings(**settings)))
 
 
-@pytest.mark.slow
 def test_a_guide_acts_unless_it_is_the_run_itself(run, mesh):
     unguided = tokens(run, mesh)
     itself = with_guide(run, run, "runs/a", mesh)
