@@ -19,7 +19,7 @@ from maskgit_jax.configuration import condition_channels, load_config, require, 
 from maskgit_jax.networks import efficientnet, lpips, resnet
 from maskgit_jax.performance.flops import Work, count_work
 from maskgit_jax.pipelines.generator import sample_pixels
-from maskgit_jax.runs.directory import abstract_variables, read_config
+from maskgit_jax.runs.directory import abstract_variables, build_stage, read_config
 from maskgit_jax.runs.summary import count_parameters
 from maskgit_jax.stage import Generator, Stage, Variables, generator_of
 from maskgit_jax.stages import STAGES, stage_module
@@ -100,17 +100,26 @@ def build_abstract_run(config: ConfigDict, configs: str | Path = "configs") -> A
     Raises:
         InputError: A value is out of range, or a frozen stage is neither a run nor a preset.
     """
+    config = _with_classes(config)
+    validate(config)
+    stage_module(config.stage).validate(config)
+    return _build(config, Path(configs), "the configuration")
+
+
+def _with_classes(config: ConfigDict) -> ConfigDict:
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.num_classes = config.data.num_classes or DEFAULT_CLASSES
-    module = stage_module(config.stage)
-    validate(config)
-    module.validate(config)
+    return config
+
+
+def _build(config: ConfigDict, configs: Path, folder: str) -> AbstractRun:
+    config = _with_classes(config)
     runs = {
-        name: build_abstract_run(_frozen_config(name, source, config, Path(configs)), configs)
-        for name, source in module.needs(config).items()
+        name: _build(_frozen_config(name, source, config, configs), configs, source)
+        for name, source in stage_module(config.stage).needs(config).items()
     }
-    stage = module.build(config, {name: run.stage for name, run in runs.items()})
+    stage = build_stage(config, {name: run.stage for name, run in runs.items()}, folder)
     frozen = {name: run.variables for name, run in runs.items()}
     if "perceptual" in config.losses and config.losses.perceptual:
         network = perceptual_shapes(config.losses.perceptual)
