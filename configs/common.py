@@ -85,11 +85,12 @@ def short_training(
     learning_rate: float = 2e-3,
     warmup_steps: int = 50,
     ema_rate: float = 0.99,
+    optimizer: str = "muon",
     **settings: Any,
 ) -> dict[str, Any]:
-    """Returns settings of Muon with a cosine schedule, of one network in a run of minutes."""
+    """Returns optimizer settings of one network for a run of minutes, with a cosine schedule."""
     settings = dict(
-        optimizer="muon",
+        optimizer=optimizer,
         learning_rate=learning_rate,
         warmup_steps=warmup_steps,
         schedule="cosine",

@@ -36,7 +36,7 @@ def mesh(run):
 
 def tokens(run, mesh, **settings):
     pipeline = GeneratorPipeline(run, mesh)
-    return next(pipeline.tokens([3, 1, 4, 1, 5], 7, pipeline.settings(**settings)))
+    return next(pipeline.tokens([3, 1, 4, 1, 5], 7, pipeline.settings(True, **settings)))
 
 
 def test_a_guide_acts_unless_it_is_the_run_itself(run, mesh):
@@ -50,6 +50,8 @@ def test_a_guide_acts_unless_it_is_the_run_itself(run, mesh):
     assert (guided_tokens != unguided).any()
     every = make_mesh(run.config.mesh, jax.devices())
     np.testing.assert_array_equal(tokens(guided, every, guidance=5.0), guided_tokens)
+    larger = tokens(guided, mesh, guidance=5.0, size=(32, 16))
+    assert larger.shape == (5, 2 * unguided.shape[1])
     with pytest.raises(InputError, match="the guide has no effect with guidance 0"):
         tokens(guided, mesh)
     with pytest.raises(InputError, match="or a guide"):
