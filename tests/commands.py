@@ -22,6 +22,7 @@ TINY_TOKENIZER = [
     "--config.model.residual_filters=4",
     "--config.model.codebook_size=16",
     "--config.model.codebook_dim=4",
+    "--config.optimizers.autoencoder.optimizer=adam",
     *SHORT,
     "--config.training.log_every=2",
     "--config.training.checkpoint_every=3",
@@ -35,9 +36,10 @@ TINY_TRANSFORMER = [
     "--config.model.mlp_width=32",
     *SHORT,
 ]
-TINY_MASKGIT = ["--config=configs/maskgit.py", *TINY_TRANSFORMER]
+ADAMW = "--config.optimizers.prior.optimizer=adamw"
+TINY_MASKGIT = ["--config=configs/maskgit.py", *TINY_TRANSFORMER, ADAMW]
 TINY_CRITIC = ["--config=configs/token_critic.py", *TINY_TRANSFORMER]
-TINY_GPT = ["--config=configs/gpt.py", *TINY_TRANSFORMER]
+TINY_GPT = ["--config=configs/gpt.py", *TINY_TRANSFORMER, ADAMW]
 
 
 @functools.cache

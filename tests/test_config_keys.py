@@ -85,4 +85,4 @@ def test_the_listing_has_every_key_and_comments(stage):
         (f"config.{key}" for key in flat_keys(config)), key=lambda key: key.count(".") > 1
     )
     assert sum("  # " in line for line in lines) > len(lines) / 2
-    assert any(line.endswith("# constant | cosine, to 0 at the end of training") for line in lines)
+    assert any(line.endswith("# constant | cosine | wsd; the last two end at 0") for line in lines)

@@ -29,6 +29,7 @@ def image_conditional_stage():
         data__condition="edges",
         condition_tokenizer="runs/edges",
         losses__label_dropout_rate=0.5,
+        model__layer_options__zero_init=False,  # else an untrained network ignores its input
     )
     tokenizer, variables = tiny_tokenizer()
     condition, condition_variables = tiny_tokenizer("vqvae", data__input="edges")
