@@ -25,7 +25,7 @@ FOLDER = {
     "training.num_steps": 100_000,
 }
 SMALL = {  # grey images, on a CPU
-    # In equal time Muon, whose steps take longer in so small a network, reaches a larger error.
+    # With Muon the bound on the likelihood is worse (docs/results/learning_faster.md).
     **common.short_training("autoencoder", learning_rate=1e-3, optimizer="adam"),
     "data.channels": 1,
     "training.batch_size": 64,
