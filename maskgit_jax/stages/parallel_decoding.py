@@ -21,7 +21,7 @@ from maskgit_jax.decoding.settings import (
 )
 from maskgit_jax.priors.maskgit import Grid
 from maskgit_jax.settings import check_settings
-from maskgit_jax.stage import Generator, Stage, Tokenizer, Variables
+from maskgit_jax.stage import Generator, Stage, Tokenizer, Variables, generator_of
 from maskgit_jax.stages.token_priors import (
     decode_tokens,
     encode_condition,
@@ -155,14 +155,17 @@ class ParallelDecodingStage:
             critic and (lambda tokens: critic(variables, tokens, label, grid=grid)),
         )
 
+    @property
+    def _guide_exports(self) -> Generator | None:
+        return self.guide and generator_of(self.guide.exports)
+
     def _guide_logits(
         self, variables: Variables, label: Array, grid: Grid | None
     ) -> Callable[[Array, Array], Array] | None:
         """Returns (tokens, mask) -> logits of the guide, None without one."""
-        if self.guide is None:
+        if self._guide_exports is None:
             return None
-        exports, frozen = self.guide.exports, variables.frozen["guide"]
-        logits = exports.logits if isinstance(exports, Generator) else None
+        logits, frozen = self._guide_exports.logits, variables.frozen["guide"]
         assert logits is not None, "checked when the guide is loaded"
         return lambda tokens, mask: logits(frozen, tokens, mask, label, grid=grid)
 
@@ -203,13 +206,13 @@ class ParallelDecodingStage:
             self.null_label is not None or self.guide is not None,
             self.critic is not None,
         )
+        guide = self._guide_exports
         require(
-            self.guide is None or settings.guidance > 0,
+            guide is None or settings.guidance > 0,
             "the guide has no effect with guidance 0; set guidance, such as --guidance=1, or "
             "remove the guide",
         )
-        if self.guide is not None:
-            guide = self.guide.exports
+        if guide is not None:
             guide.check_settings(replace(guide.settings, size=settings.size))
 
     def _check_size(self, size: tuple[int, int] | None) -> None:
