@@ -38,7 +38,11 @@ TINY_TRANSFORMER = [
 ]
 ADAMW = "--config.optimizers.prior.optimizer=adamw"
 TINY_MASKGIT = ["--config=configs/maskgit.py", *TINY_TRANSFORMER, ADAMW]
-TINY_CRITIC = ["--config=configs/token_critic.py", *TINY_TRANSFORMER]
+TINY_CRITIC = [
+    "--config=configs/token_critic.py",
+    *TINY_TRANSFORMER,
+    "--config.optimizers.critic.optimizer=adamw",
+]
 TINY_GPT = ["--config=configs/gpt.py", *TINY_TRANSFORMER, ADAMW]
 
 

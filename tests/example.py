@@ -26,7 +26,7 @@ TINY_TRANSFORMER = {
     "model.num_heads": 2,
     "model.mlp_width": 32,
 }
-# Muon takes longer to compile than tiny networks: MaskGIT, GPT and VQ-VAE-2 test it.
+# Muon takes longer to compile than tiny networks: MaskGIT and GPT test it.
 TINY = {
     "vae": {
         "model.filters": 8,
@@ -51,6 +51,7 @@ TINY = {
         "model.codebook_size": 16,
         "model.codebook_dim": 4,
         "model.codebook_init": "kmeans",
+        "optimizers.autoencoder.optimizer": "adam",
         "losses.level_dropout_rate": 0.0,
         "optimizers.autoencoder.warmup_steps": 0,
         "optimizers.autoencoder.learning_rate": 1e-2,

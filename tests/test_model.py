@@ -156,12 +156,12 @@ def test_evaluate_returns_metrics(models, monkeypatch):
     monkeypatch.setenv("MASKGIT_JAX_CACHE", CLASSIFIER_CACHE.partition("=")[2])
     mesh = make_mesh(models[0].config.mesh, jax.devices()[:1])
     model = maskgit_jax.load(models[0].workdir, mesh=mesh)
-    metrics = model.evaluate()
+    metrics = model.evaluate(features=["none"])
     assert 0 < metrics["reconstruction_mse"] < 1 and metrics["codebook_usage"] > 0
     # Other weights at the same step: nothing that was stored is used.
     other = jax.tree.map(lambda leaf: leaf * 1.5, model.run.variables)
     model.run = model.run._replace(variables=other)
-    assert model.evaluate()["reconstruction_mse"] != metrics["reconstruction_mse"]
+    assert model.evaluate(features=["none"])["reconstruction_mse"] != metrics["reconstruction_mse"]
 
 
 def test_a_token_dataset_holds_the_tokens_of_both_splits(models, tmp_path):

@@ -13,6 +13,7 @@ from tests.commands import SHORT, TINY_GPT, TINY_TOKENIZER, refused, succeed
 TINY_EDGES = [*TINY_TOKENIZER, "--config.data.input=edges"]
 TINY_PIXELCNN = [
     "--config=configs/pixelcnn.py",
+    "--config.optimizers.prior.optimizer=adam",
     "--config.model.codebook_size=16",
     "--config.model.features=8",
     "--config.model.num_layers=2",

@@ -18,7 +18,12 @@ CHANGES = {
         "losses.adversarial_weight=0.0",
         "optimizers.autoencoder.optimizer=adam",
     ),
-    "maskgit": ("model.codebook_size=16", "model.width=16", "model.num_layers=1"),
+    "maskgit": (
+        "model.codebook_size=16",
+        "model.width=16",
+        "model.num_layers=1",
+        "optimizers.prior.optimizer=adamw",
+    ),
 }
 ARGUMENTS = [
     "--systems=vqgan_maskgit",
