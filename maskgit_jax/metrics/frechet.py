@@ -8,6 +8,7 @@ import numpy as np
 from maskgit_jax.configuration import require
 
 _ROWS_AT_ONCE = 4096
+_ROWS_OF_A_PRODUCT = 2048  # products of fewer rows spend their time on the D x D sum
 
 
 class Gaussian(NamedTuple):
@@ -27,7 +28,8 @@ class Gaussian(NamedTuple):
 class Moments:
     """Running mean and covariance of features in constant memory.
 
-    Each batch is centered before it is merged, so means far from zero cost no precision.
+    Rows are gathered until there are 2,048 of them. Such a block is centered before it is merged,
+    so means far from zero cost no precision. The result does not depend on the sizes of batches.
 
     Args:
         dimensions: D.
@@ -37,9 +39,15 @@ class Moments:
     """
 
     def __init__(self, dimensions: int):
-        self.count = 0
+        self._merged = 0
         self._mean = np.zeros(dimensions)
         self._scatter = np.zeros((dimensions, dimensions))
+        self._pending = np.zeros((0, dimensions))
+
+    @property
+    def count(self) -> int:
+        """Number of features added so far."""
+        return self._merged + len(self._pending)
 
     def add(self, features: np.ndarray) -> None:
         """Adds a batch [B, D] of any floating type; B may vary between calls.
@@ -52,18 +60,22 @@ class Moments:
             features.ndim == 2 and features.shape[1] == dimensions,
             f"features of shape {features.shape} do not fit moments of {dimensions} dimensions",
         )
-        if not len(features):
-            return
         features = features.astype(np.float64)
         require(bool(np.isfinite(features).all()), "features contain NaN or infinity")
-        mean = features.mean(axis=0)
-        centered = features - mean
+        self._pending = np.concatenate([self._pending, features])
+        while len(self._pending) >= _ROWS_OF_A_PRODUCT:
+            block, self._pending = np.split(self._pending, [_ROWS_OF_A_PRODUCT])
+            self._merged, self._mean, self._scatter = self._with(block)
+
+    def _with(self, block: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+        """Returns count, mean and scatter of the merged features and these."""
+        mean = block.mean(axis=0)
+        centered = block - mean
         shift = mean - self._mean
-        total = self.count + len(features)
-        self._scatter += centered.T @ centered
-        self._scatter += np.outer(shift, shift) * (self.count * len(features) / total)
-        self._mean = self._mean + shift * (len(features) / total)
-        self.count = total
+        total = self._merged + len(block)
+        between = np.outer(shift, shift) * (self._merged * len(block) / total)
+        scatter = self._scatter + centered.T @ centered + between
+        return total, self._mean + shift * (len(block) / total), scatter
 
     def gaussian(self) -> Gaussian:
         """Returns mean and covariance of all features added so far.
@@ -72,21 +84,27 @@ class Moments:
             InputError: Fewer than two images were added.
         """
         require(self.count >= 2, f"{self.count} images have no covariance; add at least 2")
-        return Gaussian(self._mean.copy(), self._scatter / (self.count - 1), self.count)
+        state = self._merged, self._mean, self._scatter
+        count, mean, scatter = self._with(self._pending) if len(self._pending) else state
+        return Gaussian(mean.copy(), scatter / (count - 1), count)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Returns the state as arrays that can be saved as NPZ."""
         return dict(
-            count=np.asarray(self.count), mean=self._mean.copy(), scatter=self._scatter.copy()
+            count=np.asarray(self._merged),
+            mean=self._mean,
+            scatter=self._scatter,
+            pending=self._pending,
         )
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
         """Returns the moments that `to_arrays` saved, bit for bit."""
         moments = cls(len(arrays["mean"]))
-        moments.count = int(arrays["count"])
+        moments._merged = int(arrays["count"])
         moments._mean = np.array(arrays["mean"], np.float64)
         moments._scatter = np.array(arrays["scatter"], np.float64)
+        moments._pending = np.array(arrays.get("pending", moments._pending), np.float64)
         return moments
 
 

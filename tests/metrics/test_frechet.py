@@ -30,13 +30,24 @@ def test_moments_equal_numpy_for_any_batches():
         assert gaussian.count == 101
 
 
+def test_moments_of_many_rows_do_not_depend_on_the_batches():
+    features = np.random.default_rng(0).normal(size=(5000, 3)) + 1e6
+    whole = moments(features)
+    assert whole.count == 5000
+    np.testing.assert_allclose(
+        whole.gaussian().covariance, np.cov(features.T), rtol=1e-9, atol=1e-9
+    )
+    for one, other in zip(whole.gaussian(), moments(features, 7, 2050).gaussian(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_moments_resume_bit_for_bit(tmp_path):
-    features = np.random.default_rng(0).normal(size=(90, 5)).astype(np.float32)
+    features = np.random.default_rng(0).normal(size=(4500, 5)).astype(np.float32)
     whole = moments(features, 30, 60).gaussian()
-    np.savez(tmp_path / "half.npz", **moments(features[:60], 30).to_arrays())
-    with np.load(tmp_path / "half.npz") as arrays:
+    np.savez(tmp_path / "part.npz", **moments(features[:2060], 30).to_arrays())
+    with np.load(tmp_path / "part.npz") as arrays:
         half = Moments.from_arrays(arrays)
-    half.add(features[60:])
+    half.add(features[2060:])
     for one, other in zip(whole, half.gaussian(), strict=True):
         np.testing.assert_array_equal(one, other)
 
