@@ -111,10 +111,28 @@ def make_train_step(stage: Stage, config: ConfigDict) -> TrainStep:
 
     def update_network(name: str, state: TrainState, gradient: PyTree) -> tuple[PyTree, PyTree]:
         old = (state.params[name], state.optimizers[name])
-        changes, optimizer = optimizers[name].update(gradient, old[1], old[0])
-        new = (optax.apply_updates(old[0], changes), optimizer)
+
+        def updated() -> tuple[PyTree, PyTree]:
+            changes, optimizer = optimizers[name].update(gradient, old[1], old[0])
+            return optax.apply_updates(old[0], changes), optimizer
+
         start_step = config.optimizers[name].start_step
-        return new if start_step == 0 else _where(state.step >= start_step, new, old)
+        return updated() if not start_step else _if(state.step >= start_step, updated, old)
+
+    def next_state(state: TrainState, gradients: dict[str, PyTree], running: PyTree) -> TrainState:
+        updated = {name: update_network(name, state, gradients[name]) for name in gradients}
+        params = {name: new[0] for name, new in updated.items()}
+        averages = {
+            name: update_average(tree, params[name], config.optimizers[name].ema_rate, state.step)
+            for name, tree in state.averages.items()
+        }
+        return state._replace(
+            step=state.step + 1,
+            params=dict(stage.assign(params, running, state.step)),
+            state=running,
+            averages=dict(stage.assign(averages, running, state.step)),
+            optimizers={name: new[1] for name, new in updated.items()},
+        )
 
     def train_step(state: TrainState, frozen: Mapping[str, Variables], batch: Batch, root: Key):
         key = jax.random.fold_in(root, state.step)
@@ -131,22 +149,9 @@ def make_train_step(stage: Stage, config: ConfigDict) -> TrainStep:
             )
             for name in losses
         }
-        updated = {name: update_network(name, state, gradients[name]) for name in losses}
-        params = {name: new[0] for name, new in updated.items()}
-        averages = {
-            name: update_average(tree, params[name], config.optimizers[name].ema_rate, state.step)
-            for name, tree in state.averages.items()
-        }
-        new = TrainState(
-            step=state.step + 1,
-            params=dict(stage.assign(params, running, state.step)),
-            state=running,
-            averages=dict(stage.assign(averages, running, state.step)),
-            optimizers={name: new[1] for name, new in updated.items()},
-            failed_at=failed_at,
-        )
         healthy = jnp.stack([step < 0 for step in failed_at.values()]).all()
-        new = _where(healthy, new, state._replace(failed_at=failed_at))
+        new = _if(healthy, lambda: next_state(state, gradients, running), state)
+        new = new._replace(failed_at=failed_at)
         scalars = {f"{name}/loss": loss for name, loss in losses.items()}
         scalars |= {f"{name}/gradient_norm": norm for name, norm in norms.items()}
         return new, {**scalars, **metrics}
@@ -154,8 +159,15 @@ def make_train_step(stage: Stage, config: ConfigDict) -> TrainStep:
     return train_step
 
 
-def _where(condition: Array, new: PyTree, old: PyTree) -> PyTree:
-    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
+def _if(condition: Array, compute: Callable[[], PyTree], old: PyTree) -> PyTree:
+    """Returns what `compute` returns if the condition holds, else `old`.
+
+    A branch reads only one of them, where a selection of every array reads both. GPUs select,
+    because their program would wait for the host to learn which branch to start.
+    """
+    if jax.default_backend() == "gpu":
+        return jax.tree.map(lambda n, o: jnp.where(condition, n, o), compute(), old)
+    return jax.lax.cond(condition, compute, lambda: old)
 
 
 def make_eval_step(stage: Stage) -> Callable[[Variables, Batch, Key, Metrics], Metrics]:
