@@ -6,7 +6,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
 
 from maskgit_jax.arrays import Array
 from maskgit_jax.configuration import require
@@ -57,20 +56,24 @@ def _exponent(name: str) -> float | None:
 
 def _distribution(name: str) -> np.ndarray | None:
     """Returns the quantiles 0 to 1 of a distribution of mask ratios, None for other names."""
+    if not name.startswith(("beta", "truncnorm")):
+        return None
+    from scipy import special  # It takes half a second, and few configurations need it.
+
     number = r"(\d+(?:\.\d+)?)"
     share = np.linspace(0.0, 1.0, TABLE_SIZE)
     beta = re.fullmatch(f"beta{number},{number}", name)
     if beta and min(map(float, beta.groups())) > 0:
-        return scipy.special.betaincinv(*map(float, beta.groups()), share)
+        return special.betaincinv(*map(float, beta.groups()), share)
     normal = re.fullmatch(f"truncnorm{number},{number},{number}", name)
     if not normal:
         return None
     mean, deviation, minimum = map(float, normal.groups())
     deviation = max(deviation, 1e-9)
-    low, high = scipy.special.ndtr((np.asarray([minimum, 1.0]) - mean) / deviation)
+    low, high = special.ndtr((np.asarray([minimum, 1.0]) - mean) / deviation)
     if high - low < 1e-6:  # nothing of the distribution is between them
         return None
-    quantiles = mean + deviation * scipy.special.ndtri(low + share * (high - low))
+    quantiles = mean + deviation * special.ndtri(low + share * (high - low))
     return np.clip(quantiles, minimum, 1.0)
 
 
