@@ -65,7 +65,7 @@ PRESETS = {
         **common.TRANSFORMER_192,
         **common.short_training("prior", warmup_steps=100, clip_norm=1.0),
         "sampling.steps": 16,
-        "sampling.choice_temperature": 20.0,
+        "sampling.choice_temperature": 10.0,
         "training.num_steps": 3_000,
     },
     "imagenet256": IMAGENET,
