@@ -120,6 +120,7 @@ def get_config(preset: str = "") -> ConfigDict:
         codebook_size=1024,
         codebook_dim=256,
         beta=0.25,
+        normalize_codes=False,  # latents and codes of length 1, as in LlamaGen
         restart_dead_codes_after=256,  # batches without use; 0: never
         remat=False,
     )

@@ -222,7 +222,7 @@ class Model:
         Args:
             image: Of any size.
             mask: True, or white, where the image is to be generated.
-            options: num, label, seed, feather, dilate, frames, and sampling settings.
+            options: num, label, seed, feather, blend, dilate, frames, and sampling settings.
         """
         image = to_image(image, self.editor.channels)
         mask = to_mask(mask, (image.shape[0], image.shape[1]))

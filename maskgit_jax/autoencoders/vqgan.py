@@ -154,6 +154,7 @@ class VQGAN(nn.Module):
         codebook_size: K.
         codebook_dim: D.
         beta: Weight of the commitment loss.
+        normalize_codes: Whether latents and codes have length 1, see `VectorQuantizer`.
         architecture: The published network, see `Architecture`.
         remat: Recompute residual blocks in the backward pass instead of storing them.
         dtype: Type of the activations; the codebook is always float32.
@@ -167,6 +168,7 @@ class VQGAN(nn.Module):
     codebook_size: int = 1024
     codebook_dim: int = 256
     beta: float = 0.25
+    normalize_codes: bool = False
     architecture: Architecture = Architecture()
     remat: bool = False
     dtype: str = "float32"
@@ -183,7 +185,9 @@ class VQGAN(nn.Module):
             dtype=self.dtype,
         )
         self.encoder = Encoder(codebook_dim=self.codebook_dim, **pyramid)
-        self.quantizer = VectorQuantizer(self.codebook_size, self.codebook_dim, self.beta)
+        self.quantizer = VectorQuantizer(
+            self.codebook_size, self.codebook_dim, self.beta, normalize=self.normalize_codes
+        )
         self.decoder = Decoder(**pyramid)
         self.conv_out = nn.Conv(self.channels, (3, 3), padding=1, dtype=self.dtype)
 

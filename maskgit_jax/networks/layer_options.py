@@ -70,6 +70,13 @@ class LayerOptions:
     norm_epsilon: float = setting(
         0.0, "Epsilon of all norms; 0: those of the model.", minimum=0, maximum=0.1
     )
+    head_width: int = setting(
+        0, "Width of the queries, keys and values of a head; 0: width / num_heads.", minimum=0
+    )
+
+    def width_of_head(self, width: int, num_heads: int) -> int:
+        """Returns the width of a head in a network of a width."""
+        return self.head_width or width // num_heads
 
     @property
     def learned_positions(self) -> bool:

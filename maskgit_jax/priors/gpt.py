@@ -147,7 +147,8 @@ class GPT(nn.Module):
         """Returns the cache before the first image token; it holds the condition tokens."""
         length = self.num_condition_tokens + self.num_tokens
         shape = (self.num_layers, len(label), length, self.num_heads)
-        zeros = jnp.zeros((*shape, self.width // self.num_heads), self.dtype)
+        head_width = self.layer_options.width_of_head(self.width, self.num_heads)
+        zeros = jnp.zeros((*shape, head_width), self.dtype)
         layers = KVCache(zeros, zeros)
         if self.num_condition_tokens:
             x = self._embed(self._condition_rows(condition), jnp.int32(0), False)
@@ -183,7 +184,8 @@ class GPT(nn.Module):
         if not self.layer_options.rotary:
             return None
         grids = (*self.condition_grids, None, self.grid)
-        return axial_rotations(grids, self.width // self.num_heads)
+        head_width = self.layer_options.width_of_head(self.width, self.num_heads)
+        return axial_rotations(grids, head_width)
 
     def _label_embedding(self, label: Array) -> Array | None:
         """Returns the embedding [B, D] of the class for adaptive norms; None without them."""

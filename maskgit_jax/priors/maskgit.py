@@ -209,7 +209,7 @@ class MaskGIT(nn.Module):
         (now, trained) = (
             (*single[0], self._patch_grid(each), *conditions, *single[1]) for each in (grid, own)
         )
-        return axial_rotations(now, self.width // self.num_heads, trained)
+        return axial_rotations(now, options.width_of_head(self.width, self.num_heads), trained)
 
     def _patch_grid(self, grid: Grid | None) -> Grid:
         """Returns the rows and columns of the positions of a token map."""
