@@ -15,6 +15,7 @@ from maskgit_jax.interop.pickles import RestrictedUnpickler, open_untrusted
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_WRAPPERS = ("state_dict", "model_state_dict", "ema", "model")
 _STORAGES = {
     "DoubleStorage": np.dtype("<f8"),
     "FloatStorage": np.dtype("<f4"),
@@ -33,11 +34,11 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     """Returns the tensors of a `.pth`, `.pt` or `.ckpt` file by name, as contiguous arrays.
 
     Reads both formats of `torch.save`: the zip archive (since torch 1.6) and the older stream of
-    pickles. Types are preserved, except bfloat16, which becomes float32. If a checkpoint has the
-    key "state_dict", its tensors are returned, and only they are read from the file: callbacks and
-    states of optimizers beside it, as PyTorch Lightning stores them, are skipped. Nothing in the
-    file is imported or executed: objects other than tensors and plain containers become empty
-    stand-ins, which a state dict may not contain.
+    pickles. Types are preserved, except bfloat16, which becomes float32. If a checkpoint has one of
+    the keys "state_dict", "model_state_dict", "ema" and "model", its tensors are returned, and only
+    they are read from the file: callbacks and states of optimizers beside it, as PyTorch Lightning
+    stores them, are skipped. Nothing in the file is imported or executed: objects other than
+    tensors and plain containers become empty stand-ins, which a state dict may not contain.
 
     Raises:
         InputError: The file is missing, damaged, of another kind, or its state dict holds other
@@ -189,8 +190,9 @@ def _require_little_endian(condition: bool) -> None:
 def _tensors(content: Any) -> Mapping[str, _Tensor]:
     """Returns the tensors of a state dict, or of the one in a checkpoint, unread."""
     _require_kind(content, Mapping, "holds {}, not a state dict")
-    state = content.get("state_dict", content)
-    _require_kind(state, Mapping, "has {} as its 'state_dict'")
+    wrapper = next((key for key in _WRAPPERS if key in content), "")
+    state = content[wrapper] if wrapper else content
+    _require_kind(state, Mapping, f"has {{}} as its '{wrapper}'")
     for name, tensor in state.items():
         _require_kind(tensor, _Tensor, f"holds {{}} under '{name}', not a tensor")
         require(isinstance(tensor.storage.dtype, np.dtype), f"has '{name}' of an unknown type")
