@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskgit_jax.quantizers.vector import VectorQuantizer
+from maskgit_jax.quantizers.vector import VectorQuantizer, unit_vectors
+from tests.golden_values import assert_close, golden, state_dict
 
 CODEBOOK = np.asarray([[0.0, 0.0], [1.0, 1.0], [4.0, 0.0]], np.float32)
 
@@ -54,6 +55,35 @@ def test_gradients_of_a_quantizer_against_numpy(update):
     if update == "gradient":
         np.add.at(expected, nearest, -weight * slope)
     np.testing.assert_allclose(by_codebook, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_normalized_codes_are_those_of_llamagen():
+    """Tokens, codes, loss and gradients, which pass through the normalization of both."""
+    stored = golden("llamagen")
+    codebook = state_dict(stored["shapes"])["quantize.embedding.weight"]
+    module = VectorQuantizer(*codebook.shape, normalize=True)
+
+    def loss(latents, codebook):
+        quantized = module.apply({"params": {"codebook": codebook}}, latents)
+        return (quantized.codes * stored["weights"]).sum() + quantized.loss, quantized
+
+    grad = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+    (_, quantized), (by_latents, by_codebook) = grad(jnp.asarray(stored["latents"]), codebook)
+    np.testing.assert_array_equal(quantized.tokens, stored["tokens"])
+    assert_close(np.asarray(quantized.codes), stored["codes"], 1e-5)
+    assert_close(np.asarray(quantized.loss), stored["plain_loss"], 1e-5)
+    assert_close(np.asarray(by_latents), stored["plain_latents_slope"], 1e-5)
+    assert_close(np.asarray(by_codebook), stored["plain_codebook_slope"], 1e-5)
+    params = {"params": {"codebook": 3 * codebook}}
+    tokens = module.apply(params, 5 * stored["latents"], method="nearest")
+    np.testing.assert_array_equal(tokens, stored["tokens"])
+    codes = module.apply(params, tokens, method="lookup")
+    assert_close(np.asarray(codes), stored["codes"], 1e-5)
+
+
+def test_a_vector_of_length_0_stays_and_has_a_finite_gradient():
+    value, slope = jax.value_and_grad(lambda x: unit_vectors(x).sum())(jnp.zeros(3))
+    assert value == 0 and jnp.isfinite(slope).all()
 
 
 def test_unknown_update_is_an_error(key):
