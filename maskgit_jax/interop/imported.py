@@ -1,6 +1,7 @@
 """What a format of another project is, and what reading one gives."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +26,7 @@ class Imported(NamedTuple):
         params: Network -> parameters, float32 numpy arrays.
         state: The stage's state, see `Variables`.
         dropped: Names of arrays of the file that were dropped on purpose.
+        frozen: Name -> a stage in the same file that this one uses, besides the tokenizer.
     """
 
     stage: str
@@ -33,6 +35,7 @@ class Imported(NamedTuple):
     params: dict[str, PyTree]
     state: PyTree
     dropped: tuple[str, ...] = ()
+    frozen: Mapping[str, "Imported"] = MappingProxyType({})
 
 
 class Format(NamedTuple):
