@@ -8,9 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from maskgit_jax.configuration import load_config, require
 from maskgit_jax.interop.correspondence import (
@@ -21,9 +20,8 @@ from maskgit_jax.interop.correspondence import (
     mapped,
     same,
 )
-from maskgit_jax.interop.imported import Imported, tokenizer_shapes, tokenizer_state
+from maskgit_jax.interop.imported import Imported, vqgan_shapes, vqgan_state
 from maskgit_jax.interop.weight_files import Weights
-from maskgit_jax.stages.vqgan import build_discriminator
 
 PRESET = "vqgan:imagenet256_taming"
 FIRST_STAGE = "first_stage_model."
@@ -87,27 +85,24 @@ def import_tokenizer(arrays: Mapping[str, np.ndarray], image_size: int) -> Impor
     """
     arrays, dropped = _only_used_codes(arrays)
     changes = {"data.image_size": image_size, **_sizes(arrays, image_size)}
-    shapes = tokenizer_shapes(PRESET, changes)
-    gumbel = changes["model.quantizer_kind"] == "gumbel"
+    changes |= _discriminator_sizes(arrays)
+    config = load_config(PRESET, **changes)
+    shapes, statistics = vqgan_shapes(config), None
+
+    def source_of(path: str) -> Source:
+        return tokenizer_source(path, config.model.quantizer_kind == "gumbel")
 
     def is_elsewhere(name: str) -> bool:
         return name.startswith(_DISCRIMINATOR) or _UNUSED.fullmatch(name) is not None
 
-    def source_of(path: str) -> Source:
-        return tokenizer_source(path, gumbel)
-
-    autoencoder, others = import_tree(arrays, shapes, source_of, is_elsewhere)
+    params, others = import_tree(arrays, shapes["autoencoder"], source_of, is_elsewhere)
+    networks = {"autoencoder": params}
+    if config.losses.adversarial_weight:
+        networks["discriminator"], statistics = _import_discriminator(
+            arrays, shapes["discriminator"], config.discriminator
+        )
     dropped += tuple(name for name in others if _UNUSED.fullmatch(name))
-    params, state = (
-        {"autoencoder": autoencoder},
-        tokenizer_state(autoencoder["quantizer"]["codebook"]),
-    )
-    if _DISCRIMINATOR + "0.weight" in arrays:
-        changes |= _discriminator_sizes(arrays)
-        params["discriminator"], state["batch_stats"] = _import_discriminator(arrays, changes)
-    else:
-        changes |= {"losses.adversarial_weight": 0.0, "losses.adaptive_weight": False}
-    return Imported("vqgan", PRESET, changes, params, state, dropped)
+    return Imported("vqgan", PRESET, changes, networks, vqgan_state(networks, statistics), dropped)
 
 
 def _only_used_codes(
@@ -218,32 +213,39 @@ def tokenizer_source(path: str, gumbel: bool = False) -> Source:
 
 
 def _discriminator_sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Returns the keys of the configuration of a discriminator, or of training without one."""
+    if f"{_DISCRIMINATOR}0.weight" not in arrays:
+        return {"losses.adversarial_weight": 0.0, "losses.adaptive_weight": False}
     kernels = [
-        name for name, x in arrays.items() if name.startswith(_DISCRIMINATOR) and x.ndim == 4
+        name
+        for name, value in arrays.items()
+        if value.ndim == 4 and name.startswith(_DISCRIMINATOR) and name.endswith(".weight")
     ]
-    kernels = [name for name in kernels if name.endswith(".weight")]
     return {
-        "discriminator.filters": len(arrays[_DISCRIMINATOR + "0.weight"]),
+        "discriminator.filters": len(arrays[f"{_DISCRIMINATOR}0.weight"]),
         "discriminator.num_layers": len(kernels) - 2,
-        "discriminator.norm": "actnorm" if _DISCRIMINATOR + "3.loc" in arrays else "batch",
+        "discriminator.norm": "actnorm" if f"{_DISCRIMINATOR}3.loc" in arrays else "batch",
     }
 
 
 def _import_discriminator(
-    arrays: Mapping[str, np.ndarray], changes: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray], shapes: Mapping[str, Any], settings: ConfigDict
 ) -> tuple[Any, Any]:
     """Returns the parameters and the running statistics of the discriminator."""
-    config = load_config(PRESET, **changes)
-    network, size = build_discriminator(config), config.data.image_size
-    image = jax.ShapeDtypeStruct((2, size, size, config.data.channels), jnp.float32)
-    shapes: Any = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, True), image)
-    layers, actnorm = changes["discriminator.num_layers"], config.discriminator.norm == "actnorm"
+    actnorm, statistics = settings.norm == "actnorm", {}
+    if not actnorm:
+        norms = {name: each["scale"] for name, each in shapes.items() if name.startswith("norm")}
+        statistics = {name: {"mean": shape, "var": shape} for name, shape in norms.items()}
     arrays = {
         name: value
         for name, value in arrays.items()
         if name.startswith(_DISCRIMINATOR) and not _UNUSED.fullmatch(name)
     }
-    trees, _ = import_tree(arrays, shapes, lambda path: discriminator_source(path, layers, actnorm))
+    trees, _ = import_tree(
+        arrays,
+        {"params": shapes, "batch_stats": statistics},
+        lambda path: discriminator_source(path, settings.num_layers, actnorm),
+    )
     return trees["params"], trees.get("batch_stats", {})
 
 
