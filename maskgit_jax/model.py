@@ -1,10 +1,4 @@
-"""`Model`: a trained run as an object to sample, encode, edit and evaluate with.
-
-import maskgit_jax
-
-model = maskgit_jax.load("runs/maskgit-digits")
-images = model.sample(labels=[0, 3, 7], steps=8, seed=0)  # uint8 [3, H, W, C]
-"""
+"""`Model`: a trained run as an object to sample, encode, edit and evaluate with."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -317,10 +311,7 @@ class Model:
 
         Args:
             options: From `maskgit_jax.evaluation.evaluate.evaluation_options`.
-            num: See `evaluate`.
-            data: See `evaluate`.
-            seed: See `evaluate`.
-            settings: Sampling settings.
+            num, data, seed, settings: See `evaluate`.
 
         Raises:
             InputError: The run cannot be evaluated in this way.
@@ -377,23 +368,11 @@ def load(
 def load_foreign(
     tokenizer: str | Path,
     generator: str | Path = "",
-    *,
-    workdir: str | Path,
+    workdir: str | Path = "",
     format: str = "auto",
     image_size: int = 0,
 ) -> Model:
-    """Writes a run with published weights of another project, and loads it.
-
-    Args:
-        tokenizer: A file or folder of weights, see docs/ready_models.md.
-        generator: Likewise, of a prior on the tokens of this tokenizer; "": none.
-        workdir: The run directory to write.
-        format: The project's format; "auto": recognized by the names and shapes of the arrays.
-        image_size: Side of the images in pixels; 0: that of the published model.
-
-    Raises:
-        InputError: A file cannot be read or is of no known format, or `workdir` holds a run.
-    """
+    """Writes a run with published weights of another project, and loads it; see `import_run`."""
     from maskgit_jax.runs.foreign import import_run  # loading and sampling need none of this
 
     return load(import_run(tokenizer, generator, workdir, format, image_size))

@@ -1,13 +1,15 @@
 """The formats of published weights: one entry for each project and part."""
 
 from maskgit_jax.configuration import InputError, require
-from maskgit_jax.interop import halton, maskgit
+from maskgit_jax.interop import halton, maskgit, net2net, taming
 from maskgit_jax.interop.imported import Format, Imported
 from maskgit_jax.interop.weight_files import Weights
 
 FORMATS: tuple[Format, ...] = (
     Format("maskgit", "tokenizer", maskgit.is_tokenizer, maskgit.read_tokenizer),
     Format("maskgit", "generator", maskgit.is_generator, maskgit.read_generator),
+    Format("taming", "tokenizer", taming.is_tokenizer, taming.read_tokenizer),
+    Format("taming", "generator", net2net.is_generator, net2net.read_generator),
     Format("halton", "generator", halton.is_generator, halton.read_generator),
 )
 AUTO = "auto"

@@ -121,7 +121,8 @@ if __name__ == "__main__":
     np.save(used, np.union1d(USED, results["vq"]["tokens"]))  # none of the tokens is unknown
     remapped = tokenizer()
     remapped.quantize = VectorQuantizer2(NUM_CODES, CODE_WIDTH, 0.25, remap=used)
-    results["remap"] = run_tokenizer(remapped, x)
+    found = run_tokenizer(remapped, x)
+    results["remap"] = {key: found[key] for key in ("shapes", "latents", "tokens")}
     results["remap"]["used"] = np.load(used)
     used.unlink()
     actnorm = losses_with(NLayerDiscriminator, use_actnorm=True)
