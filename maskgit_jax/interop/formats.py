@@ -1,7 +1,7 @@
 """The formats of published weights: one entry for each project and part."""
 
 from maskgit_jax.configuration import InputError, require
-from maskgit_jax.interop import halton, maskgit, net2net, taming
+from maskgit_jax.interop import halton, llamagen, maskgit, net2net, taming
 from maskgit_jax.interop.imported import Format, Imported
 from maskgit_jax.interop.weight_files import Weights
 
@@ -10,6 +10,7 @@ FORMATS: tuple[Format, ...] = (
     Format("maskgit", "generator", maskgit.is_generator, maskgit.read_generator),
     Format("taming", "tokenizer", taming.is_tokenizer, taming.read_tokenizer),
     Format("taming", "generator", net2net.is_generator, net2net.read_generator),
+    Format("llamagen", "tokenizer", llamagen.is_tokenizer, llamagen.read_tokenizer),
     Format("halton", "generator", halton.is_generator, halton.read_generator),
 )
 AUTO = "auto"

@@ -217,7 +217,7 @@ def import_generator(
     changes = _generator_sizes(arrays, tokenizer)
     preset = f"maskgit:imagenet{512 if changes['data.image_size'] == 512 else 256}"
     network = build_network(load_config(preset, **changes))
-    params, _ = import_tree(arrays, _generator_shapes(network), generator_source(network))
+    params, _ = import_tree(arrays, generator_shapes(network), generator_source(network))
     return Imported("maskgit", preset, changes, {"prior": params}, {}, dropped)
 
 
@@ -254,7 +254,7 @@ def _generator_sizes(arrays: Mapping[str, np.ndarray], tokenizer: Imported) -> d
     }
 
 
-def _generator_shapes(network: MaskGIT) -> Any:
+def generator_shapes(network: MaskGIT) -> Any:
     """Returns the shapes of the parameters of a transformer."""
     label = jax.ShapeDtypeStruct((1,), np.int32)
     tokens = jax.ShapeDtypeStruct((1, network.num_tokens), np.int32)

@@ -36,6 +36,7 @@ from maskgit_jax.quantizers.codebook import (
     sample_latents,
     update_usage,
 )
+from maskgit_jax.quantizers.vector import unit_vectors
 from maskgit_jax.stage import Metrics, Stage, Variables
 from maskgit_jax.stages.tokenizers import (
     SingleMapTokenizer,
@@ -80,6 +81,11 @@ def _validate_network(config: ConfigDict) -> None:
         model.quantizer_kind == "vector" or model.restart_dead_codes_after == 0,
         f"config.model.restart_dead_codes_after is {model.restart_dead_codes_after}, but latents "
         "are no codes of config.model.quantizer_kind gumbel; set it to 0",
+    )
+    require(
+        model.quantizer_kind == "vector" or not model.normalize_codes,
+        "config.model.normalize_codes has no effect with config.model.quantizer_kind gumbel; set "
+        "it to False",
     )
 
 
@@ -246,6 +252,8 @@ class VQGANStage(SingleMapTokenizer):
         terms = {"quantizer_loss": weights.quantizer_weight * loss}
         if weights.entropy_weight:
             codebook = variables.params["autoencoder"]["quantizer"]["codebook"]
+            if self.config.model.normalize_codes:
+                latents, codebook = unit_vectors(latents), unit_vectors(codebook)
             entropy = entropy_loss(latents, codebook, weights.entropy, weights.entropy_temperature)
             terms["entropy_loss"] = weights.entropy_weight * entropy
         return terms
