@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from maskgit_jax.configuration import (
-    load_config,
     require,
     resolve_cadences,
     resolve_start_steps,
@@ -17,7 +16,7 @@ from maskgit_jax.configuration import (
 )
 from maskgit_jax.files import atomic_path, create_output_directory, user_path, write_text
 from maskgit_jax.interop.formats import AUTO, choose_format, read_format
-from maskgit_jax.interop.imported import Imported
+from maskgit_jax.interop.imported import Imported, stage_config
 from maskgit_jax.interop.weight_files import Weights, read_weights
 from maskgit_jax.runs.directory import write_config
 from maskgit_jax.stage import Stage
@@ -123,9 +122,8 @@ def _checksum(weights: Weights) -> str:
 
 
 def _config(imported: Imported, **changes: Any) -> ConfigDict:
-    """Returns the valid configuration of a stage. Published weights are used in float32."""
-    values = {"dtype": "float32", **imported.changes, **changes}
-    config = load_config(imported.preset, **values).copy_and_resolve_references().unlock()
+    """Returns the valid configuration of a stage."""
+    config = stage_config(imported, **changes).copy_and_resolve_references().unlock()
     resolve_cadences(config)
     resolve_start_steps(config)
     validate(config)
