@@ -1,13 +1,15 @@
 """The formats of published weights: one entry for each project and part."""
 
 from maskgit_jax.configuration import InputError, require
-from maskgit_jax.interop import maskgit
+from maskgit_jax.interop import maskgit, maskgit_torch
 from maskgit_jax.interop.imported import Format, Imported
 from maskgit_jax.interop.weight_files import Weights
 
 FORMATS: tuple[Format, ...] = (
     Format("maskgit", "tokenizer", maskgit.is_tokenizer, maskgit.read_tokenizer),
     Format("maskgit", "generator", maskgit.is_generator, maskgit.read_generator),
+    Format("maskgit_torch", "tokenizer", maskgit_torch.is_tokenizer, maskgit_torch.read_tokenizer),
+    Format("maskgit_torch", "generator", maskgit_torch.is_generator, maskgit_torch.read_generator),
 )
 AUTO = "auto"
 
