@@ -56,11 +56,7 @@ class Model:
 
     @cached_property
     def generator(self) -> GeneratorPipeline:
-        """The pipeline that samples.
-
-        Raises:
-            InputError: The stage generates no images.
-        """
+        """The pipeline that samples. Raises `InputError` if the stage generates no images."""
         return GeneratorPipeline(self.run, self.mesh)
 
     @cached_property
@@ -169,10 +165,8 @@ class Model:
     def encode(self, images: Any) -> np.ndarray:
         """Returns tokens int32 [N, L], or latents float32 [N, Z], of images.
 
-        Images of another size are center-cropped and resized to that of the run.
-
-        Raises:
-            InputError: An image cannot be used, or the run has neither tokens nor latents.
+        Images of another size are center-cropped and resized. Raises `InputError` for an image
+        that cannot be used, or a run with neither tokens nor latents.
         """
         return self.autoencoder.encode(to_images(images, self.config.data))
 
@@ -211,10 +205,10 @@ class Model:
         return write_token_dataset(self.run, self.workdir, self.mesh, folder, data, batch_size)
 
     def inpaint(self, image: Any, mask: Any, **options: Any) -> EditResult:
-        """Generates the masked pixels of an image; see `Editor.inpaint`.
+        """Generates the masked pixels of an image of any size; see `Editor.inpaint`.
 
         Args:
-            image: Of any size.
+            image: The image.
             mask: True, or white, where the image is to be generated.
             options: num, label, seed, feather, blend, dilate, frames, and sampling settings.
         """
@@ -311,10 +305,10 @@ class Model:
 
         Args:
             options: From `maskgit_jax.evaluation.evaluate.evaluation_options`.
-            num, data, seed, settings: See `evaluate`.
-
-        Raises:
-            InputError: The run cannot be evaluated in this way.
+            num: See `evaluate`, also for errors.
+            data: See `evaluate`.
+            seed: See `evaluate`.
+            settings: Sampling settings.
         """
         from maskgit_jax.evaluation.evaluate import evaluate_loaded
 

@@ -1,17 +1,41 @@
 """The formats of published weights: one entry for each project and part."""
 
 from maskgit_jax.configuration import InputError, require
-from maskgit_jax.interop import halton, llamagen, maskgit, net2net, taming
-from maskgit_jax.interop.imported import Format, Imported
+from maskgit_jax.interop import (
+    diffusers_vqmodel,
+    halton,
+    llamagen,
+    maskgit,
+    maskgit_torch,
+    net2net,
+    own,
+    taming,
+)
+from maskgit_jax.interop.imported import Export, Format, Imported
 from maskgit_jax.interop.weight_files import Weights
 
 FORMATS: tuple[Format, ...] = (
     Format("maskgit", "tokenizer", maskgit.is_tokenizer, maskgit.read_tokenizer),
     Format("maskgit", "generator", maskgit.is_generator, maskgit.read_generator),
+    Format("safetensors", "tokenizer", own.is_tokenizer, own.read_run),
+    Format("safetensors", "generator", own.is_generator, own.read_run),
+    Format("maskgit_torch", "tokenizer", maskgit_torch.is_tokenizer, maskgit_torch.read_tokenizer),
+    Format("maskgit_torch", "generator", maskgit_torch.is_generator, maskgit_torch.read_generator),
     Format("taming", "tokenizer", taming.is_tokenizer, taming.read_tokenizer),
     Format("taming", "generator", net2net.is_generator, net2net.read_generator),
     Format("llamagen", "tokenizer", llamagen.is_tokenizer, llamagen.read_tokenizer),
     Format("halton", "generator", halton.is_generator, halton.read_generator),
+    Format(
+        "diffusers",
+        "tokenizer",
+        diffusers_vqmodel.is_tokenizer,
+        diffusers_vqmodel.read_tokenizer,
+    ),
+)
+EXPORTS: tuple[Export, ...] = (
+    Export("maskgit", maskgit.write_weights),
+    Export("safetensors", own.write_run),
+    Export("diffusers", diffusers_vqmodel.write_folder),
 )
 AUTO = "auto"
 

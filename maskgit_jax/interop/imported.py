@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array, PyTree
+from maskgit_jax.configuration import load_config
 from maskgit_jax.interop.weight_files import Weights
 from maskgit_jax.quantizers.codebook import init_codebook_state
 from maskgit_jax.stage import Variables
@@ -55,6 +56,11 @@ class Format(NamedTuple):
     part: str
     detect: Callable[[Weights], bool]
     read: Callable[[Weights, int, Imported | None], Imported]
+
+
+def stage_config(imported: Imported, **changes: Any) -> ConfigDict:
+    """Returns the configuration of a stage, with more changes. Its type is float32."""
+    return load_config(imported.preset, **{"dtype": "float32", **imported.changes, **changes})
 
 
 class Export(NamedTuple):

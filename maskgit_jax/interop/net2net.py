@@ -110,7 +110,12 @@ def _condition(weights: Weights, image_size: int) -> Condition:
         f"is conditional on {target or stage!r}; only classes, condition images with a VQGAN of "
         "their own, and no condition can be imported",
     )
-    return Condition(tuple(range(int(parameters(stage)["n_classes"]))))
+    classes = parameters(stage).get("n_classes")
+    require(
+        isinstance(classes, int) and classes > 0,
+        f"has a YAML file whose cond_stage_config.params.n_classes is {classes!r}, not a number",
+    )
+    return Condition(tuple(range(classes)))
 
 
 def _sizes(

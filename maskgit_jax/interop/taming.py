@@ -5,7 +5,7 @@ tokenizer inside it is read.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -156,7 +156,7 @@ def _sizes(arrays: Mapping[str, np.ndarray], image_size: int) -> dict[str, Any]:
     return {
         "data.channels": channels,
         "model.filters": filters,
-        "model.channel_multipliers": tuple(_multiple(width, filters) for width in widths),
+        "model.channel_multipliers": width_multiples(widths, filters),
         "model.blocks_per_level": count(arrays, r"encoder\.down\.0\.block\.(\d+)\..*"),
         "model.attention_sizes": tuple(image_size // 2**level for level in attention),
         "model.latent_width": len(last),
@@ -167,12 +167,14 @@ def _sizes(arrays: Mapping[str, np.ndarray], image_size: int) -> dict[str, Any]:
     }
 
 
-def _multiple(width: int, filters: int) -> int:
-    require(
-        width > 0 and width % filters == 0,
-        f"has a level of {width} channels, which is no multiple of the first layer's {filters}",
-    )
-    return width // filters
+def width_multiples(widths: Sequence[int], filters: int) -> tuple[int, ...]:
+    """Returns the widths of the levels as multiples of the first layer's."""
+    for width in widths:
+        require(
+            width > 0 and width % filters == 0,
+            f"has a level of {width} channels, which is no multiple of the first layer's {filters}",
+        )
+    return tuple(width // filters for width in widths)
 
 
 def count(arrays: Mapping[str, np.ndarray], pattern: str) -> int:
