@@ -1,7 +1,7 @@
 """The formats of published weights: one entry for each project and part."""
 
 from maskgit_jax.configuration import InputError, require
-from maskgit_jax.interop import maskgit, maskgit_torch, own
+from maskgit_jax.interop import maskgit, maskgit_export, maskgit_torch, own
 from maskgit_jax.interop.imported import Export, Format, Imported
 from maskgit_jax.interop.weight_files import Weights
 
@@ -14,7 +14,7 @@ FORMATS: tuple[Format, ...] = (
     Format("maskgit_torch", "generator", maskgit_torch.is_generator, maskgit_torch.read_generator),
 )
 EXPORTS: tuple[Export, ...] = (
-    Export("maskgit", maskgit.write_weights),
+    Export("maskgit", maskgit_export.write_weights),
     Export("safetensors", own.write_run),
 )
 AUTO = "auto"

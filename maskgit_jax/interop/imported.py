@@ -1,6 +1,7 @@
 """What a format of another project is, and what reading one gives."""
 
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,6 +59,18 @@ class Format(NamedTuple):
 def stage_config(imported: Imported, **changes: Any) -> ConfigDict:
     """Returns the configuration of a stage, with more changes. Its type is float32."""
     return load_config(imported.preset, **{"dtype": "float32", **imported.changes, **changes})
+
+
+def imagenet_classes(num_classes: int) -> tuple[str, ...]:
+    """Returns the names of the 1,000 classes of ImageNet as TFDS and its folders have them.
+
+    For another number of classes there are none: it is unknown which ones they are.
+    """
+    package = find_spec("tensorflow_datasets")
+    folders = (package and package.submodule_search_locations) or ()
+    files = [Path(folder) / "datasets/imagenet2012/labels.txt" for folder in folders]
+    names = [tuple(file.read_text().split()) for file in files if file.is_file()]
+    return names[0] if num_classes == 1000 and names else ()
 
 
 class Export(NamedTuple):

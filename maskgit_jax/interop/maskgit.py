@@ -6,13 +6,10 @@ too, and of several copies of the parameters in it the moving average is read.
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from flax.serialization import msgpack_serialize
-from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array
@@ -20,19 +17,20 @@ from maskgit_jax.configuration import load_config, require
 from maskgit_jax.interop.correspondence import (
     Source,
     SourceOf,
-    export_tree,
     import_tree,
     padded,
     reshaped,
     same,
     stacked,
 )
-from maskgit_jax.interop.imported import Imported, vqgan_shapes, vqgan_state
+from maskgit_jax.interop.imported import (
+    Imported,
+    imagenet_classes,
+    vqgan_shapes,
+    vqgan_state,
+)
 from maskgit_jax.interop.weight_files import Weights
-from maskgit_jax.networks.layer_options import LayerOptions
 from maskgit_jax.priors.maskgit import MaskGIT
-from maskgit_jax.settings import settings_dict
-from maskgit_jax.stage import Variables
 from maskgit_jax.stages.maskgit import build_network
 
 _TOKENIZER, _GENERATOR = "quantizer/codebook", "MlmLayer_0/mlm_bias/bias"
@@ -77,7 +75,7 @@ def read_tokenizer(weights: Weights, image_size: int, tokenizer: Imported | None
     """Returns the tokenizer, with its discriminator if the file has one."""
     del tokenizer
     arrays = _network(weights, _TOKENIZER)
-    arrays |= _network(weights, _DISCRIMINATOR, _DISCRIMINATOR_PREFIX)
+    arrays |= _network(weights, _DISCRIMINATOR, DISCRIMINATOR_PREFIX)
     return import_tokenizer(arrays, image_size, _dropped(weights, _TOKENIZER, _DISCRIMINATOR))
 
 
@@ -86,7 +84,7 @@ def import_tokenizer(
 ) -> Imported:
     """Returns the tokenizer of arrays with the official names."""
     changes = _tokenizer_sizes(arrays)
-    with_discriminator = f"{_DISCRIMINATOR_PREFIX}{_DISCRIMINATOR}" in arrays
+    with_discriminator = f"{DISCRIMINATOR_PREFIX}{_DISCRIMINATOR}" in arrays
     if with_discriminator:
         changes |= _discriminator_sizes(arrays)
         size = changes["data.image_size"]
@@ -131,7 +129,7 @@ def _tokenizer_sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _discriminator_sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    prefix = _DISCRIMINATOR_PREFIX
+    prefix = DISCRIMINATOR_PREFIX
     name = f"{prefix}Conv_0/kernel"
     require(name in arrays, f"lacks '{name}'")
     kernels = [x.shape[-1] for key, x in arrays.items() if key.startswith(prefix) and x.ndim == 4]
@@ -156,7 +154,8 @@ _BLOCK = {
     "shortcut": "Conv_2",
 }
 _SINGLE_LAYERS = {"conv_in": "Conv_0", "norm_out": "GroupNorm_0", "to_codes": "Conv_1"}
-_DISCRIMINATOR_PREFIX = "discriminator/"
+DISCRIMINATOR_PREFIX = "discriminator/"
+"""Of the names of the discriminator's arrays, beside those of the tokenizer."""
 _DISCRIMINATOR_LAYERS = {
     "conv_in": "Conv_0",
     "conv_out": "Conv_1",
@@ -206,7 +205,7 @@ def _discriminator_source(module: str, *rest: str) -> Source:
     block = module.replace("block_", "ResBlock_")
     words = [block, *inner] if inner else [module]
     words[-1] = _DISCRIMINATOR_LAYERS[words[-1]]
-    return same("/".join([_DISCRIMINATOR_PREFIX + words[0], *words[1:], leaf]))
+    return same("/".join([DISCRIMINATOR_PREFIX + words[0], *words[1:], leaf]))
 
 
 def read_generator(weights: Weights, image_size: int, tokenizer: Imported | None) -> Imported:
@@ -252,6 +251,7 @@ def _generator_sizes(arrays: Mapping[str, np.ndarray], tokenizer: Imported) -> d
         "data.image_size": side * factor,
         "data.channels": tokenizer.changes["data.channels"],
         "data.num_classes": classes,
+        "data.class_names": imagenet_classes(classes),
         "model.codebook_size": codes,
         "model.grid": (side, side),
         "model.width": words[1],
@@ -321,73 +321,3 @@ def generator_source(network: MaskGIT) -> SourceOf:
         return same(f"{_SINGLE[module]}/{leaf}")
 
     return source_of
-
-
-def write_weights(config: ConfigDict, variables: Variables, path: Path) -> None:
-    """Writes the tokenizer, with its discriminator if there is one, or the transformer.
-
-    The discriminator is beside "params", where the official code ignores it.
-
-    Raises:
-        InputError: The run is no official network.
-    """
-    if config.stage == "vqgan":
-        _check_tokenizer(config)
-        arrays = export_tree(dict(variables.params), tokenizer_source(config))
-    else:
-        _check_generator(config)
-        arrays = export_tree(variables.params["prior"], generator_source(build_network(config)))
-    named = {
-        name if name.startswith(_DISCRIMINATOR_PREFIX) else f"params/{name}": array
-        for name, array in arrays.items()
-    }
-    path.write_bytes(msgpack_serialize(unflatten_dict(named, sep="/")))
-
-
-def _check_tokenizer(config: ConfigDict) -> None:
-    model = config.model
-    narrowest = model.filters * min(model.channel_multipliers)
-    groups = model.norm_groups or (32 if narrowest >= 64 else 0)
-    _check_values(
-        {
-            "model.architecture": (model.architecture.removesuffix("_fixed"), "maskgit"),
-            "model.mid_blocks": (model.mid_blocks, model.blocks_per_level),
-            "model.norm_groups": (groups, 32),
-            "model.unit_range": (model.unit_range, True),
-            "discriminator.kind": (
-                config.discriminator.kind if config.losses.adversarial_weight else "stylegan",
-                "stylegan",
-            ),
-        }
-    )
-
-
-def _check_generator(config: ConfigDict) -> None:
-    require(
-        config.stage == "maskgit",
-        f"a run of stage '{config.stage}' cannot be written in format 'maskgit'; use "
-        "--format=safetensors",
-    )
-    model, options = config.model, settings_dict(LayerOptions)
-    _check_values(
-        {
-            "model.norm": (model.norm, "post"),
-            "model.head": (model.head, "tied"),
-            "losses.label_dropout_rate": (config.losses.label_dropout_rate, 0.0),
-            "data.condition": (config.data.condition, ""),
-            "model.grid": (tuple(model.grid), (model.grid[0], model.grid[0])),
-            **{
-                f"model.layer_options.{name}": (model.layer_options[name], default)
-                for name, default in options.items()
-            },
-        }
-    )
-
-
-def _check_values(values: Mapping[str, tuple[Any, Any]]) -> None:
-    for key, (value, official) in values.items():
-        require(
-            value == official,
-            f"config.{key} is {value!r}, but networks of format 'maskgit' have {official!r}; use "
-            "--format=safetensors",
-        )

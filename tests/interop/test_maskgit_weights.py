@@ -13,7 +13,7 @@ from maskgit_jax.decoding import parallel
 from maskgit_jax.decoding.settings import DecodeSettings
 from maskgit_jax.interop import maskgit
 from maskgit_jax.interop.correspondence import export_tree, import_tree
-from maskgit_jax.interop.imported import Imported, stage_config, vqgan_shapes
+from maskgit_jax.interop.imported import Imported, imagenet_classes, stage_config, vqgan_shapes
 from maskgit_jax.interop.weight_files import Weights
 from maskgit_jax.losses.masked_tokens import masked_mean, token_cross_entropy
 from maskgit_jax.losses.quantization import entropy_loss, quantization_loss
@@ -57,6 +57,9 @@ def test_sizes_are_read_off_the_shapes(tokenizer, generator):
     assert tokenizer.changes["model.mid_blocks"] == 1 and tokenizer.dropped == ()
     assert generator.changes["data.num_classes"] == 3
     assert generator.changes["data.image_size"] == 16 and generator.changes["model.num_heads"] == 2
+    assert generator.changes["data.class_names"] == ()
+    names = imagenet_classes(1000)
+    assert len(names) == 1000 and names[207] == "n02099601"  # golden retriever
 
 
 def test_tokenizer(tokenizer):
