@@ -68,9 +68,12 @@ def read_format(
     Raises:
         InputError: The arrays are not all there, or have other shapes.
     """
+    start = f"{weights.path}, read as {chosen.part} of format '{chosen.name}',"
     try:
         return chosen.read(weights, image_size, tokenizer)
     except InputError as error:
-        raise InputError(
-            f"{weights.path}, read as {chosen.part} of format '{chosen.name}', {error}"
-        ) from error
+        raise InputError(f"{start} {error}") from error
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        message = f"{start} has arrays of shapes that cannot be ({type(error).__name__}: {reason})"
+        raise InputError(message) from error

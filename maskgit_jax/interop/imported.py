@@ -15,7 +15,7 @@ from maskgit_jax.configuration import load_config
 from maskgit_jax.interop.weight_files import Weights
 from maskgit_jax.quantizers.codebook import init_codebook_state
 from maskgit_jax.stage import Variables
-from maskgit_jax.stages.vqgan import build_autoencoder, build_discriminator
+from maskgit_jax.stages.vqgan import build_autoencoder, build_discriminator, validate
 
 
 class Imported(NamedTuple):
@@ -92,6 +92,7 @@ def vqgan_shapes(config: ConfigDict) -> PyTree:
     Raises:
         InputError: The sizes cannot be those of a network.
     """
+    validate(config)
     data = config.data
     image = jax.ShapeDtypeStruct((1, data.image_size, data.image_size, data.channels), np.float32)
     autoencoder, discriminator = build_autoencoder(config), build_discriminator(config)

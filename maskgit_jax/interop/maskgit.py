@@ -105,15 +105,13 @@ def import_tokenizer(
 
 def _tokenizer_sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Returns the keys of the configuration that the shapes of the arrays say."""
+    codebook_size, codebook_dim = _shape(arrays, "quantizer/codebook", 2)
+    *_, channels, filters = _shape(arrays, "encoder/Conv_0/kernel", 4)
     levels = _count(arrays, "decoder/Conv_") - 1
-    blocks = _count(arrays, "encoder/ResBlock_") // (levels + 1)
-    first = [f"encoder/ResBlock_{level * blocks}/Conv_0/kernel" for level in range(levels)]
-    for name in ("encoder/Conv_0/kernel", *first):
-        require(name in arrays and arrays[name].ndim == 4, f"lacks '{name}'")
+    blocks = _count(arrays, "encoder/ResBlock_") // max(1, levels + 1)
     require(levels > 0 and blocks > 0, "lacks the blocks of encoder or decoder")
-    channels, filters = arrays["encoder/Conv_0/kernel"].shape[2:]
-    widths = [arrays[name].shape[-1] for name in first]
-    codebook_size, codebook_dim = arrays["quantizer/codebook"].shape
+    first = [f"encoder/ResBlock_{level * blocks}/Conv_0/kernel" for level in range(levels)]
+    widths = [_shape(arrays, name, 4)[-1] for name in first]
     shortcuts = [x.shape for name, x in arrays.items() if re.match("enc.*/Conv_2/kernel", name)]
     fixed = any(shape[-2] != shape[-1] for shape in shortcuts)
     return {
@@ -128,15 +126,22 @@ def _tokenizer_sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
+def _shape(arrays: Mapping[str, np.ndarray], name: str, num_axes: int) -> tuple[int, ...]:
+    """Returns the shape of an array that must be there."""
+    require(name in arrays, f"lacks '{name}'")
+    shape = arrays[name].shape
+    require(len(shape) == num_axes, f"has '{name}' of shape {shape}, not of {num_axes} axes")
+    return shape
+
+
 def _discriminator_sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     prefix = DISCRIMINATOR_PREFIX
-    name = f"{prefix}Conv_0/kernel"
-    require(name in arrays, f"lacks '{name}'")
+    filters = _shape(arrays, f"{prefix}Conv_0/kernel", 4)[-1]
     kernels = [x.shape[-1] for key, x in arrays.items() if key.startswith(prefix) and x.ndim == 4]
     return {
         "data.image_size": 4 * 2 ** _count(arrays, f"{prefix}ResBlock_"),
         "discriminator.kind": "stylegan",
-        "discriminator.filters": arrays[name].shape[-1],
+        "discriminator.filters": filters,
         "discriminator.max_width": max(kernels),
     }
 
@@ -229,15 +234,11 @@ def import_generator(
 
 def _generator_sizes(arrays: Mapping[str, np.ndarray], tokenizer: Imported) -> dict[str, Any]:
     """Returns the keys of the configuration that the shapes of the arrays say."""
-    names = (
-        "Embed_0/word_embeddings/embedding",
-        "Embed_0/position_embeddings/embedding",
-        "TransformerLayer_0/Attention_0/self_attention/query/kernel",
-        "TransformerLayer_0/Mlp_0/intermediate_output/kernel",
-    )
-    for name in names:
-        require(name in arrays, f"lacks '{name}'")
-    words, positions, query, mlp = (arrays[name].shape for name in names)
+    layer = "TransformerLayer_0"
+    words = _shape(arrays, "Embed_0/word_embeddings/embedding", 2)
+    positions = _shape(arrays, "Embed_0/position_embeddings/embedding", 2)
+    query = _shape(arrays, f"{layer}/Attention_0/self_attention/query/kernel", 3)
+    mlp = _shape(arrays, f"{layer}/Mlp_0/intermediate_output/kernel", 2)
     codes = tokenizer.changes["model.codebook_size"]
     side, classes = round((positions[0] - 1) ** 0.5), words[0] - codes - 1
     require(

@@ -177,6 +177,10 @@ def test_files_of_other_networks_are_refused(tokenizer):
         changed = {k: v for k, v in {**arrays, **change}.items() if v is not None}
         with pytest.raises(InputError, match=message):
             maskgit.read_tokenizer(Weights(Path("x"), changed, {}), 16, None)
+    with pytest.raises(InputError, match="lacks 'quantizer/codebook'"):
+        maskgit.read_tokenizer(Weights(Path("x"), {"a": np.zeros(3)}, {}), 0, None)
+    with pytest.raises(InputError, match="image_size is 18"):
+        maskgit.read_tokenizer(Weights(Path("x"), arrays, {}), 18, None)
     words = official("transformer")
     words["Embed_0/word_embeddings/embedding"] = np.zeros((9, 16), np.float32)
     with pytest.raises(InputError, match="9 word and 17 position embeddings"):
