@@ -179,7 +179,7 @@ def test_files_of_other_networks_are_refused(tokenizer):
             maskgit.read_tokenizer(Weights(Path("x"), changed, {}), 16, None)
     with pytest.raises(InputError, match="lacks 'quantizer/codebook'"):
         maskgit.read_tokenizer(Weights(Path("x"), {"a": np.zeros(3)}, {}), 0, None)
-    with pytest.raises(InputError, match="image_size is 18"):
+    with pytest.raises(InputError, match="image_size 18 is not a multiple of 4"):
         maskgit.read_tokenizer(Weights(Path("x"), arrays, {}), 18, None)
     words = official("transformer")
     words["Embed_0/word_embeddings/embedding"] = np.zeros((9, 16), np.float32)
