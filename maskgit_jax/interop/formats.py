@@ -6,6 +6,7 @@ from maskgit_jax.interop import (
     halton,
     llamagen,
     maskgit,
+    maskgit_export,
     maskgit_torch,
     net2net,
     own,
@@ -33,7 +34,7 @@ FORMATS: tuple[Format, ...] = (
     ),
 )
 EXPORTS: tuple[Export, ...] = (
-    Export("maskgit", maskgit.write_weights),
+    Export("maskgit", maskgit_export.write_weights),
     Export("safetensors", own.write_run),
     Export("diffusers", diffusers_vqmodel.write_folder),
 )
@@ -88,9 +89,12 @@ def read_format(
     Raises:
         InputError: The arrays are not all there, or have other shapes.
     """
+    start = f"{weights.path}, read as {chosen.part} of format '{chosen.name}',"
     try:
         return chosen.read(weights, image_size, tokenizer)
     except InputError as error:
-        raise InputError(
-            f"{weights.path}, read as {chosen.part} of format '{chosen.name}', {error}"
-        ) from error
+        raise InputError(f"{start} {error}") from error
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        message = f"{start} has arrays of shapes that cannot be ({type(error).__name__}: {reason})"
+        raise InputError(message) from error

@@ -109,9 +109,10 @@ def blurred_weights(mask: np.ndarray, size: Size, radius: int, out_size: Size) -
 
     Source: google-research/maskgit inference.py:composite_outputs.
     """
-    enlarged = to_pil(mask.astype(np.uint8) * 255).resize(size[::-1], BICUBIC)
-    blurred = enlarged.filter(ImageFilter.GaussianBlur(radius)).resize(out_size[::-1], BICUBIC)
-    return np.asarray(blurred, np.float32) / 255
+    (height, width), (out_height, out_width) = size, out_size
+    enlarged = to_pil(mask.astype(np.uint8) * 255).resize((width, height), BICUBIC)
+    blurred = enlarged.filter(ImageFilter.GaussianBlur(radius))
+    return np.asarray(blurred.resize((out_width, out_height), BICUBIC), np.float32) / 255
 
 
 def blend_images(image: np.ndarray, generated: np.ndarray, weight: np.ndarray) -> np.ndarray:
