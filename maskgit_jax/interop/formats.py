@@ -20,11 +20,12 @@ FORMATS: tuple[Format, ...] = (
     Format("maskgit", "generator", maskgit.is_generator, maskgit.read_generator),
     Format("safetensors", "tokenizer", own.is_tokenizer, own.read_run),
     Format("safetensors", "generator", own.is_generator, own.read_run),
+    # Before maskgit_torch, whose names it has too.
+    Format("llamagen", "tokenizer", llamagen.is_tokenizer, llamagen.read_tokenizer),
     Format("maskgit_torch", "tokenizer", maskgit_torch.is_tokenizer, maskgit_torch.read_tokenizer),
     Format("maskgit_torch", "generator", maskgit_torch.is_generator, maskgit_torch.read_generator),
     Format("taming", "tokenizer", taming.is_tokenizer, taming.read_tokenizer),
     Format("taming", "generator", net2net.is_generator, net2net.read_generator),
-    Format("llamagen", "tokenizer", llamagen.is_tokenizer, llamagen.read_tokenizer),
     Format("halton", "generator", halton.is_generator, halton.read_generator),
     Format(
         "diffusers",

@@ -65,7 +65,6 @@ def _sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     for name in ("encoder.conv_in.weight", "quant_conv.weight", *firsts):
         require(name in arrays and arrays[name].ndim == 4, f"lacks '{name}', a convolution")
     filters, channels = arrays["encoder.conv_in.weight"].shape[:2]
-    require(filters % 32 == 0, f"has {filters} channels, which GroupNorm cannot split into 32")
     return {
         "data.channels": channels,
         "model.filters": filters,

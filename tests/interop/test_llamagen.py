@@ -23,7 +23,7 @@ WEIGHTS = Weights(Path("vq.pt"), state_dict(STORED["shapes"]), {})
 PARAMS = "params"
 
 
-def read(weights: Weights = WEIGHTS, image_size: int = 8) -> Imported:
+def read(weights: Weights = WEIGHTS, image_size: int = 16) -> Imported:
     chosen = choose_format(weights, "tokenizer")
     assert chosen.name == "llamagen"
     return read_format(weights, chosen, image_size)
@@ -68,7 +68,7 @@ def test_losses_and_gradients_of_the_quantizer_equal_those_of_llamagen(name):
 
 
 def test_sizes_follow_from_the_shapes_and_nothing_is_lost():
-    imported = read(image_size=16)
+    imported = read()
     expected = {
         "data.image_size": 16,
         "model.filters": 64,
