@@ -12,7 +12,7 @@ The algorithm, for T steps, given tokens and a mask of those to generate (the ed
  6. Scale Gumbel noise by the choice temperature times 1 - t / T.
  7. The decoder's rule masks n_t tokens again: the n_t lowest of confidence + noise, in MaskGIT.
  8. If the decoder corrects, evaluate again and resample the least confident accepted tokens.
- 9. Repeat from 2 until t = T.
+ 9. Repeat from 2 until t = T. With `start_step` S, the first step is S instead of 0.
 10. Return the tokens. Known tokens, not masked at the start, have never changed.
 """
 
@@ -57,8 +57,8 @@ class Trajectory(NamedTuple):
     """The course of a decoding.
 
     Attributes:
-        tokens: Tokens after each step, int32 [T, B, L].
-        mask: Tokens that were masked again after each step, bool [T, B, L].
+        tokens: Tokens after each step, int32 [T - S, B, L].
+        mask: Tokens that were masked again after each step, bool [T - S, B, L].
     """
 
     tokens: Array
@@ -93,6 +93,10 @@ def check_decode_settings(
         settings.steps <= num_tokens,
         f"steps is {settings.steps}; it must be between 1 and the number of tokens, {num_tokens}",
     )
+    require(
+        settings.start_step < settings.steps,
+        f"start_step is {settings.start_step}; it must be below steps, {settings.steps}",
+    )
     check_schedule(settings.schedule)
     require(
         has_null_label or settings.guidance == 0,
@@ -120,18 +124,19 @@ def check_decode_settings(
 def num_network_evaluations(settings: DecodeSettings) -> int:
     """Returns the NFE of an image; guidance evaluates the generator twice, a critic counts too."""
     low, high = settings.guidance_interval
-    steps, guided_steps = settings.steps, settings.steps if settings.guidance else 0
+    steps = range(settings.start_step, settings.steps)
+    guided_steps = len(steps) if settings.guidance else 0
     if guided_steps and settings.guidance_schedule == "interval":
-        guided_steps = sum(low < (step + 1) / steps <= high for step in range(steps))
-    nfe = steps + guided_steps
+        guided_steps = sum(low < (step + 1) / settings.steps <= high for step in steps)
+    nfe = len(steps) + guided_steps
     if DECODERS[settings.decoder].corrects:
         nfe *= 2
-    return nfe + (steps - 1 if settings.decoder == "token_critic" else 0)
+    return nfe + (len(steps) - 1 if settings.decoder == "token_critic" else 0)
 
 
 def fit_steps(settings: DecodeSettings, nfe: int) -> DecodeSettings:
     """Returns settings with as many steps as `nfe` network evaluations allow, but at least one."""
-    while num_network_evaluations(settings) > nfe and settings.steps > 1:
+    while num_network_evaluations(settings) > nfe and settings.steps > settings.start_step + 1:
         settings = dataclasses.replace(settings, steps=settings.steps - 1)
     return settings
 
@@ -139,8 +144,8 @@ def fit_steps(settings: DecodeSettings, nfe: int) -> DecodeSettings:
 def plan(num_masked: Array, settings: DecodeSettings) -> tuple[Array, Array]:
     """Returns the numbers of masked tokens after each step and of remasked ones among them.
 
-    Both are int32 [T, B]; the last row is 0. The second is for `remask` only: other rules decide by
-    scores how many of the masked tokens were accepted before.
+    Both are int32 [T - S, B]; the last row is 0. The second is for `remask` only: other rules
+    decide by scores how many of the masked tokens were accepted before.
 
     Args:
         num_masked: Tokens masked at the start, int32 [B].
@@ -148,12 +153,14 @@ def plan(num_masked: Array, settings: DecodeSettings) -> tuple[Array, Array]:
 
     Source: ReMDM (see `rules.remask`): sigma is min(eta, sigma_max) for "cap" and eta sigma_max for
     "rescale", where sigma_max = (1 - alpha_s) / alpha_t remasks as many as are masked next;
-    "loop" stays at alpha = 0.9 from t = 0.55 to 0.05, as in the published scripts.
+    "loop" stays at alpha = 0.9 from t = 0.55 to 0.05, as in the published scripts; with
+    `start_step` its shares are those of the remaining steps.
     """
-    counts = masked_counts(num_masked, settings.steps, settings.schedule)
+    steps, start_step = settings.steps, settings.start_step
+    counts = masked_counts(num_masked, steps, settings.schedule, start_step)
     if settings.decoder != "remask":
         return counts[1:], jnp.zeros_like(counts[1:])
-    in_loop = jnp.ones((settings.steps, 1), bool)
+    in_loop = jnp.ones((steps - start_step, 1), bool)
     if settings.remask_schedule == "loop":
         counts, in_loop = _loop_counts(num_masked, settings)
     accepted = num_masked[None] - counts[:-1]
@@ -167,7 +174,7 @@ def plan(num_masked: Array, settings: DecodeSettings) -> tuple[Array, Array]:
 
 def _loop_counts(num_masked: Array, settings: DecodeSettings) -> tuple[Array, Array]:
     """Returns the numbers of masked tokens [T+1, B] of ReMDM's loop and its steps, bool [T, 1]."""
-    steps = settings.steps
+    steps = settings.steps - settings.start_step
     before = max(1, round(LOOP_FRACTIONS[0] * steps))
     inside = max(0, min(round(LOOP_FRACTIONS[1] * steps), steps - before - 1))
     after = steps - before - inside
@@ -255,7 +262,7 @@ def decode(
 
     num_masked, num_remasked = plan(mask.sum(axis=-1), settings)
     carry = (tokens.astype(jnp.int32), mask, jnp.full(tokens.shape, jnp.inf))
-    steps = (jnp.arange(settings.steps), num_masked, num_remasked)
+    steps = (jnp.arange(settings.start_step, settings.steps), num_masked, num_remasked)
     (tokens, _, _), trajectory = jax.lax.scan(decode_step, carry, steps)
     return tokens, trajectory
 

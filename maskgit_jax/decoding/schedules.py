@@ -107,25 +107,26 @@ def mask_ratio(ratio: Array, num_tokens: Array | int, schedule: str) -> Array:
     return jnp.clip(gamma, 1e-6, 1.0)
 
 
-def masked_counts(num_masked: Array, steps: int, schedule: str) -> Array:
-    """Returns the number of masked tokens before the first step and after each, int32 [T+1, B].
+def masked_counts(num_masked: Array, steps: int, schedule: str, start_step: int = 0) -> Array:
+    """Returns the number of masked tokens before the first step and after each, int32 [T+1-S, B].
 
     It is floor(n gamma(t/T)), but every step accepts at least one token, and the last step the
-    rest. For n < T, each of the first n steps accepts one token and the others none.
+    rest. For n < T - S, each of the first n steps accepts one token and the others none.
 
     Args:
         num_masked: n of each example, int32 [B].
         steps: T.
         schedule: See `mask_ratio`.
+        start_step: S, the first step.
 
     Source: google-research/maskgit libml/parallel_decode.py:decode. Differs: there a steep schedule
     stays at one masked token for several steps and samples it anew each time; here the steps
     before leave enough tokens for the later ones. Otherwise the numbers are the same.
     """
     num_masked = num_masked[None]  # [1, B]
-    active_steps = jnp.clip(num_masked, 1, steps)
-    step = jnp.arange(steps + 1)[:, None]  # [T+1, 1]
-    ratio = jnp.minimum(step / active_steps, 1.0)
+    active_steps = jnp.clip(num_masked, 1, steps - start_step)
+    step = jnp.arange(steps + 1 - start_step)[:, None]
+    ratio = jnp.minimum((start_step + step) / (start_step + active_steps), 1.0)
     counts = jnp.floor(num_masked * mask_ratio(ratio, num_masked, schedule)).astype(jnp.int32)
     counts = jnp.where(step == 0, num_masked, counts)
     # At least one less each step: the smallest of c_s - (t - s) over all s up to t.

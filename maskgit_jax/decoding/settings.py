@@ -123,6 +123,13 @@ class DecodeSettings:
         maximum=1,
         candidates=TOP_P,
     )
+    start_step: int = setting(
+        0,
+        "Step at which decoding starts, where a part of the tokens is known: the first accepts as "
+        "many tokens as all steps up to it. 2 of 12 in the official class-conditional edit.",
+        minimum=0,
+        in_config=False,
+    )
     size: tuple[int, int] | None = setting(
         None,
         "HEIGHTxWIDTH of the images in pixels; the positions of other sizes than in training are "

@@ -114,8 +114,9 @@ class SelfAttention(nn.Module):
                 for old, new in zip(cache, (key, value), strict=True)
             ))  # fmt: skip
         elif self.implementation == "cudnn":
-            return self._out(fused_attention(query, key, value, self.causal)), None, first
-        scale = (width // self.num_heads) ** -0.5
+            attended = fused_attention(query, key, value, self.causal)
+            return self._out(attended, width), None, first
+        scale = query.shape[-1] ** -0.5
         scores = jnp.einsum("bqnd,bknd->bnqk", query * scale, key)  # [B, N, n, L]
         scores = scores.astype(jnp.float32)
         if self.causal:
@@ -124,18 +125,19 @@ class SelfAttention(nn.Module):
             scores = jnp.where(later[None, None], -jnp.inf, scores)
         weights = jax.nn.softmax(scores).astype(self.dtype)
         weights = Dropout(self.dropout_rate)(weights, deterministic=not train)
-        return self._out(jnp.einsum("bnqk,bknd->bqnd", weights, value)), cache, first
+        return self._out(jnp.einsum("bnqk,bknd->bqnd", weights, value), width), cache, first
 
     def _project(self, x: Array) -> list[Array]:
         """Returns queries, keys and values, [B, n, N, D/N] each."""
         bias, batch, length, width = self.options.bias, *x.shape
+        heads = (batch, length, self.num_heads, self.options.width_of_head(width, self.num_heads))
+        inner = heads[2] * heads[3]
         if self.options.fused_qkv:
-            arrays = FusedProjections(3, bias, self.kernel_init, self.dtype, name="qkv")(x)
+            arrays = FusedProjections(3, inner, bias, self.kernel_init, self.dtype, name="qkv")(x)
         else:
             # Dense and reshape: nn.DenseGeneral fails under a mesh with partitioned kernels.
-            arrays = [self._dense(width, name)(x) for name in ("query", "key", "value")]
+            arrays = [self._dense(inner, name)(x) for name in ("query", "key", "value")]
         axes = ("batch", "length", "heads", "head_width")
-        heads = (batch, length, self.num_heads, width // self.num_heads)
         return [with_logical_constraint(array.reshape(heads), axes) for array in arrays]
 
     def _mix(self, value: Array, first: FirstValues) -> tuple[Array, FirstValues]:
@@ -160,9 +162,9 @@ class SelfAttention(nn.Module):
         )
         return norm(x)
 
-    def _out(self, attended: Array) -> Array:
-        x = attended.reshape(*attended.shape[:2], -1)  # [B, n, D]
-        return self._dense(x.shape[-1], "out", output_init(self.kernel_init, self.options))(x)
+    def _out(self, attended: Array, width: int) -> Array:
+        x = attended.reshape(*attended.shape[:2], -1)
+        return self._dense(width, "out", output_init(self.kernel_init, self.options))(x)
 
     def _dense(self, width: int, name: str, init: Initializer | None = None) -> nn.Dense:
         init = init or self.kernel_init
@@ -170,16 +172,18 @@ class SelfAttention(nn.Module):
 
 
 class FusedProjections(nn.Module):
-    """Projections [B, L, D] -> [B, L, D] whose kernels are one parameter, [D, parts, D].
+    """Projections [B, L, D] -> [B, L, E] whose kernels are one parameter, [D, parts, E].
 
     Attributes:
         parts: Number of projections.
+        features: E.
         bias: Whether they have biases.
         kernel_init: Initializer of the kernels.
         dtype: Type of the activations.
     """
 
     parts: int
+    features: int
     bias: bool
     kernel_init: Initializer
     dtype: str
@@ -187,11 +191,11 @@ class FusedProjections(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> list[Array]:
         """Returns the results of all projections."""
-        width = x.shape[-1]
-        kernel = self.param("kernel", self.kernel_init, (width, self.parts, width))
+        shape = (self.parts, self.features)
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], *shape))
         bias = None
         if self.bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.parts, width))
+            bias = self.param("bias", nn.initializers.zeros, shape)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         x = jnp.einsum("bld,dpe->blpe", x, kernel)
         x = x if bias is None else x + bias[None, None]

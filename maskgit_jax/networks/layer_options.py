@@ -51,8 +51,8 @@ class LayerOptions:
     conditioning: str = setting(
         "token",
         "The class as a token, as shift, scale and gate of each branch (adaptive norms, "
-        "AdaLN-zero; pre-norm only), or both.",
-        choices=("token", "adaln", "both"),
+        "AdaLN-zero; pre-norm only), or both; none: no class, for GPT with a condition image.",
+        choices=("token", "adaln", "both", "none"),
     )
     num_registers: int = setting(
         0, "Learned tokens at the end of the sequence, without a position or an output.", minimum=0
@@ -70,6 +70,13 @@ class LayerOptions:
     norm_epsilon: float = setting(
         0.0, "Epsilon of all norms; 0: those of the model.", minimum=0, maximum=0.1
     )
+    head_width: int = setting(
+        0, "Width of the queries, keys and values of a head; 0: width / num_heads.", minimum=0
+    )
+
+    def width_of_head(self, width: int, num_heads: int) -> int:
+        """Returns the width of a head in a network of a width."""
+        return self.head_width or width // num_heads
 
     @property
     def learned_positions(self) -> bool:
@@ -79,12 +86,12 @@ class LayerOptions:
     @property
     def class_token(self) -> bool:
         """Whether the class is a token of the sequence."""
-        return self.conditioning != "adaln"
+        return self.conditioning in ("token", "both")
 
     @property
     def adaptive(self) -> bool:
         """Whether the class shifts, scales and gates the branches of each layer."""
-        return self.conditioning != "token"
+        return self.conditioning in ("adaln", "both")
 
     @property
     def rotary(self) -> bool:

@@ -208,7 +208,7 @@ class LayerStack(nn.Module):
         first, options = None, self.layer.get("options", LayerOptions())
         if options.value_residual:
             num_heads = self.layer["num_heads"]
-            shape = (*x.shape[:2], num_heads, x.shape[-1] // num_heads)
+            shape = (*x.shape[:2], num_heads, options.width_of_head(x.shape[-1], num_heads))
             dtype = self.layer.get("dtype", TransformerLayer.dtype)
             first = FirstValues(jnp.zeros(shape, dtype), jnp.int32(0))
         (x, _), cache = self.layers((x, first), train, cache, start, rotations, condition)

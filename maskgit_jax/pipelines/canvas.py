@@ -1,12 +1,16 @@
 """Masks, boxes, borders and blending of edited images, on the host."""
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from maskgit_jax.configuration import require
 from maskgit_jax.images import BICUBIC, NEAREST, as_array, to_pil
 
 BOX_ORDER = "top,left,height,width in pixels (not left,top,right,bottom as in PIL)"
+BLENDS = ("feather", "official")
+"""How a generated part is blended in: over some pixels inside the mask, which preserves all others,
+or as google-research/maskgit does: the encoder sees the whole image, and the edge of the token mask
+is blurred, see `blurred_weights`."""
 Box = tuple[int, int, int, int]
 """Top, left, height and width in pixels; not left, top, right and bottom as in PIL."""
 Size = tuple[int, int]
@@ -20,6 +24,19 @@ def check_mask(mask: np.ndarray) -> None:
         not mask.all(),
         "the mask is white everywhere, so nothing of the image is kept; generate whole images "
         "with python -m maskgit_jax.sample",
+    )
+
+
+def check_blend(blend: str, feather: float | None) -> None:
+    """Raises `InputError` for a blend or a number of feathered pixels that cannot work."""
+    require(blend in BLENDS, f"blend is '{blend}'; it is one of: {', '.join(BLENDS)}")
+    require(
+        feather is None or feather >= 0,
+        f"feather is {feather}; it is a number of pixels, 0 or more",
+    )
+    require(
+        feather is None or blend == "feather",
+        f"feather is {feather}, which has no effect with blend={blend}; remove it",
     )
 
 
@@ -79,19 +96,43 @@ def feather_weights(mask: np.ndarray, feather: float) -> np.ndarray:
     return np.clip(distance / (feather + 1.0), 0.0, 1.0).astype(np.float32)
 
 
-def blend(image: np.ndarray, generated: np.ndarray, mask: np.ndarray, feather: float) -> np.ndarray:
-    """Returns generated images, uint8 [N, H, W, C], whose unmasked pixels are those of the image.
+def blurred_weights(mask: np.ndarray, size: Size, radius: int, out_size: Size) -> np.ndarray:
+    """Returns the weight of the generated image in each pixel, float32 [*out_size] in [0, 1].
 
-    Inside the mask the generated images are blended in over `feather` pixels.
+    Unlike `feather_weights` it is above 0 on both sides of the mask's edge.
+
+    Args:
+        mask: Token mask, bool [h, w].
+        size: Size at which the mask is blurred.
+        radius: Of the Gaussian, in pixels of this size.
+        out_size: Size of the result.
+
+    Source: google-research/maskgit inference.py:composite_outputs.
+    """
+    (height, width), (out_height, out_width) = size, out_size
+    enlarged = to_pil(mask.astype(np.uint8) * 255).resize((width, height), BICUBIC)
+    blurred = enlarged.filter(ImageFilter.GaussianBlur(radius))
+    return np.asarray(blurred.resize((out_width, out_height), BICUBIC), np.float32) / 255
+
+
+def blend_images(image: np.ndarray, generated: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Returns the mean of the image and of each generated image, uint8 [N, H, W, C].
 
     Args:
         image: uint8 [H, W, C].
         generated: uint8 [N, H, W, C].
-        mask: bool [H, W], True = masked.
-        feather: Width of the transition in pixels; 0 for none.
+        weight: Of the generated image, float32 [H, W]; where it is 0, pixels are preserved exactly.
     """
-    weight = feather_weights(mask, feather)[..., None]
+    weight = weight[..., None]
     return np.round(generated * weight + image * (1.0 - weight)).astype(np.uint8)
+
+
+def dilate_mask(mask: np.ndarray, tokens: int) -> np.ndarray:
+    """Returns a token mask [h, w] dilated by a square of 2 * tokens + 1."""
+    padded = np.pad(mask, tokens)
+    square = (2 * tokens + 1, 2 * tokens + 1)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, square)
+    return np.asarray(windows.any(axis=(2, 3)))
 
 
 def working_size(size: Size, scale: float, patch: int, min_side: int) -> Size:

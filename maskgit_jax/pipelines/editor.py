@@ -17,9 +17,13 @@ from maskgit_jax.pipelines.canvas import (
     Box,
     Size,
     add_border,
-    blend,
+    blend_images,
+    blurred_weights,
+    check_blend,
     check_box,
     check_mask,
+    dilate_mask,
+    feather_weights,
     resize_images,
     resize_mask,
     working_size,
@@ -58,7 +62,7 @@ class Editor:
     if the run was trained with it); `seed`; `frames`, whether every decoding step is kept; and
     sampling settings by name, such as steps=12 or decoder="halton". `inpaint`, `outpaint` and
     `replace` take `feather`, the pixels over which the result is blended in inside the mask (by
-    default half a token's patch).
+    default half a token's patch), or blend="official", see `canvas.BLENDS`.
 
     Args:
         run: A run of configs/maskgit.py or configs/token_critic.py.
@@ -273,24 +277,31 @@ class Editor:
         dilate: int = 0,
         num: int = 1,
         feather: float | None = None,
+        blend: str = "feather",
         **options: Any,
     ) -> EditResult:
         """Generates the masked pixels; the token mask follows from them unless it is given."""
-        width = self.patch / scale / 2 if feather is None else feather
-        require(width >= 0, f"feather is {width}; it is a number of pixels, 0 or more")
-        known = fill_masked_with_nearest(image, mask)
+        check_blend(blend, feather)
+        size, official = self._working_size(image, scale), blend == "official"
+        known = image if official else fill_masked_with_nearest(image, mask)
         tokens = self._tokens(known, scale)
         if tokens_masked is None:
-            pixels = resize_mask(mask, self._working_size(image, scale))
+            pixels = resize_mask(mask, size)
             masked = np.asarray(token_mask(jnp.asarray(pixels[None]), (tokens.shape,)))
-            tokens_masked = _dilate(masked.reshape(tokens.shape), dilate)
+            tokens_masked = dilate_mask(masked.reshape(tokens.shape), dilate)
         candidates, masks = (
             np.repeat(array[None], num, axis=0) for array in (tokens, tokens_masked)
         )
         generated, frames = self._fill_images(
             image, candidates, masks, tokens_masked, num=num, **options
         )
-        return EditResult(blend(known, generated, mask, width), mask, frames)
+        if official:
+            radius = max(0, self.image_size // 16 - 1)
+            weight = blurred_weights(tokens_masked, size, radius, image.shape[:2])
+            mask = weight > 0
+        else:
+            weight = feather_weights(mask, self.patch / scale / 2 if feather is None else feather)
+        return EditResult(blend_images(known, generated, weight), mask, frames)
 
     def _fill_images(
         self,
@@ -386,11 +397,3 @@ class Editor:
             grey = (1 - MASK_OPACITY) * image + MASK_OPACITY * 127.5
             frames.append(np.where(covered[..., None], grey, image).round().astype(np.uint8))
         return np.stack(frames)
-
-
-def _dilate(mask: np.ndarray, tokens: int) -> np.ndarray:
-    """Returns the mask [h, w] dilated by a square of 2 * tokens + 1."""
-    padded = np.pad(mask, tokens)
-    square = (2 * tokens + 1, 2 * tokens + 1)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, square)
-    return np.asarray(windows.any(axis=(2, 3)))

@@ -41,12 +41,16 @@ class VectorQuantizer(nn.Module):
         beta: Weight of the commitment term.
         update: "gradient": the loss moves the codebook; "ema": it does not (the loss is
             beta * commitment), and the training stage sets the codebook.
+        normalize: Whether latents and codes are divided by their lengths first, so that the
+            nearest code is the one of the smallest angle. Source: Yu et al. 2021, ViT-VQGAN;
+            FoundationVision/LlamaGen tokenizer/tokenizer_image/vq_model.py.
     """
 
     codebook_size: int
     codebook_dim: int
     beta: float = 0.25
     update: str = "gradient"
+    normalize: bool = False
 
     def setup(self) -> None:
         """Declares the codebook, as in google-research/maskgit: variance 1/K, uniform."""
@@ -57,8 +61,8 @@ class VectorQuantizer(nn.Module):
 
     def __call__(self, latents: Array) -> Quantized:
         """Quantizes latents [..., D]."""
-        latents = latents.astype(jnp.float32)
-        tokens = self.nearest(latents)
+        latents = self._unit(latents.astype(jnp.float32))
+        tokens = nearest_code(latents, self._unit(self.codebook))
         codes = self.lookup(tokens)
         if self.update == "ema":
             loss = self.beta * commitment_loss(latents, codes)
@@ -68,11 +72,20 @@ class VectorQuantizer(nn.Module):
 
     def nearest(self, latents: Array) -> Array:
         """Returns the index of the nearest code, int32 [...], for latents [..., D]."""
-        return nearest_code(latents, self.codebook)
+        return nearest_code(self._unit(latents), self._unit(self.codebook))
 
     def lookup(self, tokens: Array) -> Array:
         """Returns the codes [..., D] of tokens int32 [...]."""
-        return jnp.take(self.codebook, tokens, axis=0)
+        return self._unit(jnp.take(self.codebook, tokens, axis=0))
+
+    def _unit(self, vectors: Array) -> Array:
+        return unit_vectors(vectors) if self.normalize else vectors
+
+
+def unit_vectors(vectors: Array) -> Array:
+    """Returns vectors [..., D] divided by their lengths; those of length 0 stay 0."""
+    squares = (vectors**2).sum(axis=-1, keepdims=True)
+    return vectors * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
 
 
 def nearest_code(latents: Array, codebook: Array) -> Array:

@@ -69,14 +69,15 @@ def check_transformer(config: ConfigDict) -> None:
             "--config.dtype=bfloat16 there, or --config.model.attention=xla",
         )
     require(
-        model.width % model.num_heads == 0,
+        options.head_width > 0 or model.width % model.num_heads == 0,
         f"config.model.width {model.width} is not a multiple of config.model.num_heads "
         f"{model.num_heads}",
     )
+    head_width = options.width_of_head(model.width, model.num_heads)
     require(
-        not options.rotary or model.width // model.num_heads % 4 == 0,
-        f"config.model.width / num_heads is {model.width // model.num_heads}; with rotary "
-        "positions it must be a multiple of 4",
+        not options.rotary or head_width % 4 == 0,
+        f"config.model.width / num_heads is {head_width}; with rotary positions it must be a "
+        "multiple of 4",
     )
 
 
@@ -84,6 +85,11 @@ def check_bidirectional(config: ConfigDict) -> None:
     """Raises `InputError` for layer options that do not fit the model of MaskGIT or a critic."""
     model, options = config.model, layer_options(config)
     require_one_of(config, "model.norm", ("post", "pre"))
+    require(
+        options.conditioning != "none",
+        "config.model.layer_options.conditioning is 'none', which is for configs/gpt.py; set it to "
+        "token, adaln or both",
+    )
     require(
         model.norm == "pre" or not options.adaptive,
         f"config.model.layer_options.conditioning is '{options.conditioning}', but adaptive norms "

@@ -74,22 +74,26 @@ def official_count(schedule: str, step: int, steps: int, length: int, masked: in
     return int(max(1, min(masked - 1, np.floor(length * gamma))))
 
 
-@pytest.mark.parametrize(("schedule", "steps"), [("cosine", 1), ("cosine", 6), ("exponential", 8)])
-def test_parity_with_the_official_rule(key, schedule, steps):
+@pytest.mark.parametrize(
+    ("schedule", "steps", "start_step"),
+    [("cosine", 1, 0), ("cosine", 6, 0), ("exponential", 8, 0), ("cosine", 8, 2)],
+)
+def test_parity_with_the_official_rule(key, schedule, steps, start_step):
     """Compares with a numpy transcript of the published rule, fed with the same random numbers."""
     length = 49
-    settings = DecodeSettings(steps=steps, schedule=schedule)
+    settings = DecodeSettings(steps=steps, schedule=schedule, start_step=start_step)
     logits = random_logits(length, batch=1)
     _, trajectory = run(settings, logits, jnp.ones((1, length), bool), key)
     log_p = np.asarray(jax.nn.log_softmax(logits))[0]
     masked, tokens = np.ones(length, bool), np.zeros(length, int)
-    for step in range(steps):
+    assert len(trajectory.tokens) == steps - start_step
+    for step in range(start_step, steps):
         image_key = jax.random.fold_in(key, 0)
         step_key = jax.random.fold_in(image_key, step)
         token_key, noise_key = (jax.random.fold_in(step_key, number) for number in range(2))
         sampled = np.asarray(sample_categorical(token_key[None], logits))[0]
         tokens = np.where(masked, sampled, tokens)
-        np.testing.assert_array_equal(trajectory.tokens[step, 0], tokens)
+        np.testing.assert_array_equal(trajectory.tokens[step - start_step, 0], tokens)
         count = official_count(schedule, step, steps, length, masked.sum())
         noise = np.asarray(jax.random.gumbel(noise_key, (length,)))
         strength = 4.5 * (1 - np.float32((step + 1) / steps))
@@ -97,7 +101,7 @@ def test_parity_with_the_official_rule(key, schedule, steps):
         confidence = np.where(masked, confidence, np.inf)
         masked = confidence < np.sort(confidence)[count]
         if step < steps - 1:  # the published loop masks one token even after its last step
-            np.testing.assert_array_equal(trajectory.mask[step, 0], masked)
+            np.testing.assert_array_equal(trajectory.mask[step - start_step, 0], masked)
     assert not trajectory.mask[-1].any()
 
 
@@ -190,6 +194,14 @@ def test_a_new_rule_is_one_registered_function_with_its_own_settings(key, entrop
 
 def test_the_default_settings_class_has_no_settings_of_unregistered_rules():
     assert decode_settings_class() is DecodeSettings
+
+
+def test_every_step_after_the_first_one_accepts_a_token():
+    counts = masked_counts(jnp.asarray([49, 7, 2]), 12, "cosine", start_step=4)
+    assert counts[0].tolist() == [49, 7, 2] and len(counts) == 9
+    assert (np.diff(counts[:, 0]) < 0).all() and counts[1, 0] == int(49 * np.cos(np.pi * 5 / 24))
+    assert counts[:, 1].tolist() == [7, 6, 5, 4, 3, 2, 1, 0, 0]
+    assert counts[:, 2].tolist() == [2, 1, 0, 0, 0, 0, 0, 0, 0]
 
 
 def test_every_step_accepts_a_token():
@@ -322,6 +334,7 @@ def test_num_network_evaluations():
     guided = replace(settings, guidance=1.0)
     assert num_network_evaluations(guided) == 16
     assert num_network_evaluations(replace(guided, decoder="corrector")) == 32
+    assert num_network_evaluations(replace(guided, start_step=2)) == 12
     half = replace(guided, guidance_schedule="interval", guidance_interval=(0.5, 1))
     assert num_network_evaluations(half) == 12
 
@@ -331,6 +344,7 @@ def test_num_network_evaluations():
     [
         (dict(steps=17), "between 1 and the number of tokens, 16"),
         (dict(steps=0), "steps is 0; it must be at least 1"),
+        (dict(start_step=8), "start_step is 8; it must be below steps, 8"),
         (dict(decoder="best"), "decoder is 'best'; it must be one of confidence, random"),
         (dict(schedule="sawtooth"), "schedule is 'sawtooth'; allowed: linear, cosine"),
         (dict(schedule="beta12,3"), "'beta12,3', a distribution of mask ratios in training; all"),

@@ -11,7 +11,11 @@ import recipes
 import torch
 
 TOKENS, LABELS, DROPPED = (2, 4, 4), [1, 2], [False, True]
-NETWORKS = {"plain": dict(register=1, proj=1), "patches": dict(register=2, proj=2)}
+NETWORKS = {
+    "plain": dict(hidden_dim=128, depth=2, heads=2, register=1, proj=1),
+    "patches": dict(hidden_dim=128, depth=2, heads=2, register=2, proj=2),
+    "small": dict(hidden_dim=512, depth=1, heads=6, register=1, proj=1),  # heads of 85
+}
 
 
 def rearrange(x: torch.Tensor, pattern: str, **axes: int) -> torch.Tensor:
@@ -35,7 +39,7 @@ if __name__ == "__main__":
     tokens = np.random.default_rng(0).integers(0, 12, TOKENS)  # 11 is the mask
     found = {"tokens": tokens, "labels": LABELS, "dropped": DROPPED}
     for name, options in NETWORKS.items():
-        sizes = dict(input_size=4, hidden_dim=16, codebook_size=11, depth=2, heads=2, mlp_dim=24)
+        sizes = dict(input_size=4, codebook_size=11, mlp_dim=24)
         network = transformer.Transformer(**sizes, nclass=3, **options).eval()
         shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
         state = recipes.state_dict(shapes)

@@ -6,6 +6,7 @@ import pytest
 from maskgit_jax.losses.adversarial import (
     LecamAverages,
     adaptive_weight,
+    discriminator_loss,
     generator_loss,
     init_lecam_averages,
     lecam_penalty,
@@ -136,3 +137,23 @@ def test_lecam_averages_by_hand():
 def test_a_decay_of_1_is_an_error():
     with pytest.raises(ValueError, match="decay of LeCam's averages is 1.0"):
         update_lecam_averages(init_lecam_averages(), jnp.zeros(1), jnp.zeros(1), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "discriminator", "generator"),
+    [  # softplus(0) = log 2, softplus(log 3) = log 4
+        ("hinge", 0.5 * (1.0 + (1.0 + np.log(3))), -np.log(3)),
+        ("hinge_sum", 1.0 + (1.0 + np.log(3)), -np.log(3)),
+        ("vanilla", 0.5 * (np.log(2) + np.log(4)), -np.log(3)),
+        ("non_saturating", np.log(2) + np.log(4), np.log(4 / 3)),
+    ],
+)
+def test_adversarial_losses_of_known_logits(kind, discriminator, generator):
+    real, fake = jnp.zeros((2, 2)), jnp.full((3,), np.log(3.0))
+    np.testing.assert_allclose(discriminator_loss(real, fake, kind), discriminator, rtol=1e-6)
+    np.testing.assert_allclose(generator_loss(fake, kind), generator, rtol=1e-6)
+
+
+def test_an_unknown_adversarial_loss_names_the_allowed_ones():
+    with pytest.raises(ValueError, match="none of: hinge, hinge_sum, vanilla, non_saturating"):
+        generator_loss(jnp.zeros(1), "wasserstein")

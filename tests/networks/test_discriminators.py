@@ -4,7 +4,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from maskgit_jax.networks.discriminators import HalvingBlock, StyleGANDiscriminator
+from maskgit_jax.networks.discriminators import ActNorm, HalvingBlock, StyleGANDiscriminator
 from maskgit_jax.training.sharding import make_mesh, tree_shardings
 from tests.golden_values import assert_close, golden, images, linen_params, state_dict
 
@@ -82,3 +82,12 @@ def test_images_of_another_size_are_an_error(key):
     for shape in ((1, 32, 32, 3), (1, 16, 32, 3), (16, 16, 3)):
         with pytest.raises(ValueError, match="discriminator of 16 px reads"):
             network.init(key, np.zeros(shape), True)
+
+
+def test_actnorm_normalizes_the_batch_of_the_initialization(key):
+    x = 3.0 + 2.0 * jax.random.normal(key, (4, 5, 5, 2))
+    found, variables = ActNorm().init_with_output(key, x)
+    np.testing.assert_allclose(found.mean((0, 1, 2)), 0.0, atol=1e-5)
+    np.testing.assert_allclose(found.std((0, 1, 2), ddof=1), 1.0, atol=1e-5)
+    again = ActNorm().apply(variables, x + 1.0)
+    np.testing.assert_allclose(again, found + variables["params"]["scale"], rtol=1e-4, atol=1e-5)

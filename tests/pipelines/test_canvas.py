@@ -4,7 +4,8 @@ import pytest
 from maskgit_jax.configuration import InputError
 from maskgit_jax.pipelines.canvas import (
     add_border,
-    blend,
+    blend_images,
+    blurred_weights,
     check_box,
     check_mask,
     feather_weights,
@@ -51,7 +52,7 @@ def test_unmasked_pixels_are_preserved_exactly(feather):
     image, generated = random_image(9, 8, 3), random_image(18, 8, 3).reshape(2, 9, 8, 3)
     mask = np.zeros((9, 8), bool)
     mask[2:7, 3:] = True
-    out = blend(image, generated, mask, feather)
+    out = blend_images(image, generated, feather_weights(mask, feather))
     np.testing.assert_array_equal(out[:, ~mask], np.stack([image[~mask]] * 2))
     if feather == 0:
         np.testing.assert_array_equal(out[:, mask], generated[:, mask])
@@ -61,6 +62,17 @@ def test_the_weight_rises_inside_the_mask():
     mask = np.asarray([[False, True, True, True, True]])
     np.testing.assert_allclose(feather_weights(mask, 2.0)[0], [0, 1 / 3, 2 / 3, 1, 1])
     assert (feather_weights(np.ones((2, 2), bool), 2.0) == 1).all()
+
+
+def test_the_official_weight_is_the_blurred_token_mask():
+    mask = np.zeros((4, 6), bool)
+    mask[:, 3:] = True
+    weight = blurred_weights(mask, (64, 96), 8, (64, 96))
+    assert weight.shape == (64, 96) and weight.min() == 0 and weight.max() == 1
+    assert 0.4 < weight[:, 46:50].mean() < 0.6, "half at the edge of the mask"
+    assert 0 < weight[32, 44] < weight[32, 52] < 1, "above 0 outside of the mask"
+    smaller = blurred_weights(mask, (64, 96), 8, (32, 48))
+    np.testing.assert_allclose(smaller, weight.reshape(32, 2, 48, 2).mean(axis=(1, 3)), atol=0.02)
 
 
 def test_working_sizes_are_whole_patches():

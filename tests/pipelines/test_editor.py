@@ -94,6 +94,20 @@ def test_a_box_is_replaced_with_one_more_token_on_each_side(editor, image):
     )
 
 
+def test_the_official_blend_encodes_the_whole_image_and_blurs_the_mask(editor, image):
+    changed = image.copy()
+    changed[8:12, 8:12] = 255 - changed[8:12, 8:12]  # the box
+    one, other = (
+        editor.replace(photo, (8, 8, 4, 4), 7, num=2, blend="official", start_step=1, frames=True)
+        for photo in (image, changed)
+    )
+    assert (one.frames[0] != other.frames[0]).any(), "masked pixels influence the known tokens"
+    assert len(one.frames) == 3, "two steps of three, and the result"
+    rows, _ = np.nonzero(one.mask)
+    assert rows.min() in (2, 3), "the weight rises before the first masked row, 4"
+    np.testing.assert_array_equal(one.images[:, :2], np.stack([image[:2]] * 2))
+
+
 def test_interpolations_start_and_end_with_the_reconstructions(editor, image):
     other = digits_batch()["image"][5]
     result = editor.interpolate(image, other, columns=4, num=2)
@@ -150,6 +164,11 @@ def test_a_run_without_classes_takes_no_label(image):
         (lambda e, i: e.inpaint(i, lower_half(), num=0), "num is 0"),
         (lambda e, i: e.inpaint(i, lower_half(), dilate=-1), "dilate is -1"),
         (lambda e, i: e.inpaint(i, lower_half(), feather=-1.0), "feather is -1"),
+        (lambda e, i: e.inpaint(i, lower_half(), blend="none"), "one of: feather, official"),
+        (
+            lambda e, i: e.inpaint(i, lower_half(), blend="official", feather=1.0),
+            "no effect with blend=official",
+        ),
         (lambda e, i: e.inpaint(i, lower_half(), speed=3), "has no setting 'speed'"),
         (lambda e, i: e.inpaint(i, lower_half(), decoder="token_critic"), "trained critic"),
         (lambda e, i: e.inpaint(i.repeat(3, axis=2), lower_half()), r"uint8 \[H, W, 1\]"),

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskgit_jax.quantizers.vector import VectorQuantizer
+from maskgit_jax.quantizers.vector import VectorQuantizer, unit_vectors
 
 CODEBOOK = np.asarray([[0.0, 0.0], [1.0, 1.0], [4.0, 0.0]], np.float32)
 
@@ -54,6 +54,26 @@ def test_gradients_of_a_quantizer_against_numpy(update):
     if update == "gradient":
         np.add.at(expected, nearest, -weight * slope)
     np.testing.assert_allclose(by_codebook, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_normalized_codes_depend_on_directions_only():
+    rng = np.random.default_rng(0)
+    latents, codebook = rng.normal(size=(20, 4)), rng.normal(size=(7, 4))
+    units, codes = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (latents, codebook))
+    module = VectorQuantizer(7, 4, normalize=True)
+    params = {"params": {"codebook": np.float32(3 * codebook)}}
+    quantized = module.apply(params, jnp.asarray(5 * latents, jnp.float32))
+    tokens = (units @ codes.T).argmax(axis=1)
+    np.testing.assert_array_equal(quantized.tokens, tokens)
+    np.testing.assert_allclose(quantized.codes, codes[tokens], atol=1e-6)
+    np.testing.assert_array_equal(module.apply(params, latents, method="nearest"), tokens)
+    looked_up = module.apply(params, tokens, method="lookup")
+    np.testing.assert_allclose(looked_up, codes[tokens], atol=1e-6)
+
+
+def test_a_vector_of_length_0_stays_and_has_a_finite_gradient():
+    value, slope = jax.value_and_grad(lambda x: unit_vectors(x).sum())(jnp.zeros(3))
+    assert value == 0 and jnp.isfinite(slope).all()
 
 
 def test_unknown_update_is_an_error(key):

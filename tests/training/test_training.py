@@ -184,6 +184,10 @@ def test_parameters_are_divided_where_they_can_be():
     assert tuple(partition_spec(name, (4, 8, 8), mesh)) == (None, "fsdp", "tensor")
     assert tuple(partition_spec(name, (4, 7, 8), mesh)) == (None, None, "tensor")
     assert tuple(partition_spec("opt/0/mu/" + name, (4, 8, 8), mesh))[1] == "fsdp"
+    for name in ("level1_attention0/k", "mid_attention/proj_out"):
+        assert partition_spec(f"autoencoder/encoder/{name}/kernel", (8, 8), mesh)[-1] == "fsdp"
+    for name in ("autoencoder/quantizer/proj/bias", "discriminator/norm_1/loc"):
+        assert not any(partition_spec(name, (8,), mesh))
     with pytest.raises(InputError, match="multiple of the 4 data shards"):
         check_batch_size(6, mesh, "batch")
 
