@@ -20,6 +20,7 @@ from maskgit_jax.networks.transformer import (
     scaled_by_width,
     stacked_layers,
 )
+from maskgit_jax.stage import Layout
 
 EPSILON = 1e-5
 POSITION_SCALE = 0.03  # gives positions the deviation of the word embeddings
@@ -93,6 +94,21 @@ class GPT(nn.Module):
     def num_condition_tokens(self) -> int:
         """Lc."""
         return sum(height * width for height, width in self.condition_grids)
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """What the entries of the tables of rows and positions stand for, see `Stage`."""
+        rows = {
+            "codes": self.codebook_size,
+            "classes": self.num_classes,
+            "condition codes": self.condition_codebook_size,
+        }
+        maps = {f"condition map {number}": grid for number, grid in enumerate(self.condition_grids)}
+        return (
+            Layout("word_embedding", 0, rows),
+            Layout("position_embedding", 0, {**maps, "map": self.grid}),
+            Layout("head_logit/kernel", -1, {"codes": self.codebook_size}),
+        )
 
     def setup(self) -> None:
         rows = self.codebook_size + self.num_classes + self.condition_codebook_size
