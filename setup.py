@@ -37,6 +37,7 @@ setup(
         "matplotlib>=3.9",  # the plots of an evaluation
         "tensorboardX>=2.6",  # TensorBoard files without TensorFlow
         "tqdm>=4.66",  # the progress bar
+        "safetensors>=0.5",  # weights of other projects
     ],
     extras_require={
         "test": [

@@ -8,6 +8,8 @@ from maskgit_jax.configuration import apply_changes, base_config, choose_preset,
 # The official MaskGIT tokenizer. Its loss weights are for pixels in [0, 1], these for [-1, 1].
 IMAGENET = {
     **common.IMAGENET,
+    "model.norm_groups": 32,
+    "model.unit_range": True,
     "losses.reconstruction_weight": 0.25,
     "losses.perceptual": "resnet50_features",  # needs --config.losses.perceptual_weights=FILE
     "losses.perceptual_weight": 0.1,
@@ -117,6 +119,9 @@ def get_config(preset: str = "") -> ConfigDict:
         filters=128,
         channel_multipliers=(1, 1, 2, 2, 4),
         blocks_per_level=2,
+        mid_blocks=2,
+        norm_groups=0,  # of GroupNorm; 0: 32, fewer in narrow layers
+        unit_range=False,  # whether the network's pixels are in [0, 1], not in [-1, 1]
         codebook_size=1024,
         codebook_dim=256,
         beta=0.25,

@@ -5,8 +5,8 @@
     model = maskgit_jax.load("runs/maskgit-digits")
     images = model.sample(labels=[0, 3, 7], steps=8, seed=0)  # uint8 [3, H, W, C]
 
-`load` and `fit` return a `maskgit_jax.model.Model`. They are imported at their first use, so that
-`import maskgit_jax` does not import JAX.
+`load`, `load_foreign` and `fit` return a `maskgit_jax.model.Model`. They are imported at their
+first use, so that `import maskgit_jax` does not import JAX.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from maskgit_jax.model import Model as Model
     from maskgit_jax.model import fit as fit
     from maskgit_jax.model import load as load
+    from maskgit_jax.model import load_foreign as load_foreign
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "Model", "fit", "load"]
+__all__ = ["InputError", "Model", "fit", "load", "load_foreign"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Model", "fit", "load"):
+    if name in ("Model", "fit", "load", "load_foreign"):
         from maskgit_jax import model
 
         return getattr(model, name)

@@ -374,6 +374,31 @@ def load(
     return Model(run, path, mesh)
 
 
+def load_foreign(
+    tokenizer: str | Path,
+    generator: str | Path = "",
+    *,
+    workdir: str | Path,
+    format: str = "auto",
+    image_size: int = 0,
+) -> Model:
+    """Writes a run with published weights of another project, and loads it.
+
+    Args:
+        tokenizer: A file or folder of weights, see docs/ready_models.md.
+        generator: Likewise, of a prior on the tokens of this tokenizer; "": none.
+        workdir: The run directory to write.
+        format: The project's format; "auto": recognized by the names and shapes of the arrays.
+        image_size: Side of the images in pixels; 0: that of the published model.
+
+    Raises:
+        InputError: A file cannot be read or is of no known format, or `workdir` holds a run.
+    """
+    from maskgit_jax.runs.foreign import import_run  # loading and sampling need none of this
+
+    return load(import_run(tokenizer, generator, workdir, format, image_size))
+
+
 def fit(
     config: ConfigDict | str,
     workdir: str | Path = "",

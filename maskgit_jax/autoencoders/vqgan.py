@@ -1,7 +1,8 @@
 """The VQGAN autoencoder, as in google-research/maskgit and as in taming-transformers.
 
 Both are one residual pyramid; the options of `Architecture` are their differences.
-Images are [B, H, W, C] in [-1, 1] (the official MaskGIT tokenizer takes [0, 1]).
+Images are [B, H, W, C] in [-1, 1]; with `unit_range`, as in the official MaskGIT tokenizer, the
+network itself reads and writes [0, 1].
 """
 
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ class Architecture(NamedTuple):
         residual_bias: Biases in residual blocks and in the encoder's first convolution.
         shortcut_from: "output" (published MaskGIT weights) or "input" (taming, magvit).
         downsample: "average" or "conv".
-        mid_attention: Attention between the two blocks at the lowest resolution.
+        mid_attention: Attention after the first of the middle blocks.
         attention_sizes: Side lengths (pixels) of the levels with attention after each block.
         extra_decoder_block: One more residual block in each level of the decoder.
         latent_width: Channels between the convolutions and the 1x1 projections around the
@@ -65,6 +66,8 @@ class _Pyramid(nn.Module):
     filters: int
     channel_multipliers: tuple[int, ...]
     blocks_per_level: int
+    mid_blocks: int
+    norm_groups: int
     image_size: int
     architecture: Architecture
     remat: bool
@@ -77,6 +80,7 @@ class _Pyramid(nn.Module):
             features,
             architecture.residual_bias,
             architecture.shortcut_from,
+            self.norm_groups,
             dtype=self.dtype,
             name=name,
         )(x)
@@ -90,13 +94,17 @@ class _Pyramid(nn.Module):
         return x
 
     def middle(self, x: Array) -> Array:
-        x = self.block(x, x.shape[-1], "mid_0")
-        if self.architecture.mid_attention:
-            x = self.attention(x, "mid_attention")
-        return self.block(x, x.shape[-1], "mid_1")
+        for number in range(self.mid_blocks):
+            x = self.block(x, x.shape[-1], f"mid_{number}")
+            if number == 0 and self.architecture.mid_attention:
+                x = self.attention(x, "mid_attention")
+        return x
 
     def attention(self, x: Array, name: str) -> Array:
-        return SpatialAttention(self.dtype, name=name)(x)
+        return SpatialAttention(self.norm_groups, self.dtype, name=name)(x)
+
+    def norm_out(self, x: Array) -> Array:
+        return nn.silu(group_norm(x.shape[-1], self.dtype, "norm_out", self.norm_groups)(x))
 
     def conv(self, features: int, size: int, name: str, bias: bool = True) -> nn.Conv:
         return nn.Conv(
@@ -117,7 +125,7 @@ class Encoder(_Pyramid):
             x = self.level(x, index, self.blocks_per_level)
             if index < len(self.channel_multipliers) - 1:
                 x = Downsample(architecture.downsample, self.dtype, name=f"downsample{index}")(x)
-        x = nn.silu(group_norm(x.shape[-1], self.dtype, "norm_out")(self.middle(x)))
+        x = self.norm_out(self.middle(x))
         if architecture.latent_width:
             x = self.conv(architecture.latent_width, 3, "conv_out")(x)
         return self.conv(self.codebook_dim, 1, "to_codes")(x)
@@ -138,7 +146,7 @@ class Decoder(_Pyramid):
             x = self.level(x, index, self.blocks_per_level + architecture.extra_decoder_block)
             if index > 0:
                 x = Upsample(self.dtype, name=f"upsample{index}")(x)
-        return nn.silu(group_norm(x.shape[-1], self.dtype, "norm_out")(x))
+        return self.norm_out(x)
 
 
 class VQGAN(nn.Module):
@@ -151,6 +159,10 @@ class VQGAN(nn.Module):
         channel_multipliers: Channels of each level over `filters`; each level after the first
             halves the sides.
         blocks_per_level: Residual blocks in each level.
+        mid_blocks: Residual blocks at the lowest resolution after (encoder) or before the levels.
+        norm_groups: Groups of GroupNorm, as published 32 at every width; 0: fewer in narrow layers.
+        unit_range: Whether the network reads and writes pixels in [0, 1], as the published MaskGIT
+            tokenizers; images are converted from and to [-1, 1].
         codebook_size: K.
         codebook_dim: D.
         beta: Weight of the commitment loss.
@@ -164,6 +176,9 @@ class VQGAN(nn.Module):
     filters: int = 128
     channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
     blocks_per_level: int = 2
+    mid_blocks: int = 2
+    norm_groups: int = 0
+    unit_range: bool = False
     codebook_size: int = 1024
     codebook_dim: int = 256
     beta: float = 0.25
@@ -177,6 +192,8 @@ class VQGAN(nn.Module):
             filters=self.filters,
             channel_multipliers=self.channel_multipliers,
             blocks_per_level=self.blocks_per_level,
+            mid_blocks=self.mid_blocks,
+            norm_groups=self.norm_groups,
             image_size=self.image_size,
             architecture=self.architecture,
             remat=self.remat,
@@ -194,6 +211,7 @@ class VQGAN(nn.Module):
 
     def latents(self, image: Array) -> Array:
         """Returns latents before quantization, float32 [B, h, w, D]."""
+        image = (image + 1.0) / 2.0 if self.unit_range else image
         return self.encoder(image).astype(jnp.float32)
 
     def quantize(self, latents: Array) -> Quantized:
@@ -206,7 +224,8 @@ class VQGAN(nn.Module):
 
     def to_image(self, features: Array) -> Array:
         """Returns the image [B, H, W, C], float32, about [-1, 1] (unbounded)."""
-        return self.conv_out(features).astype(jnp.float32)
+        image = self.conv_out(features).astype(jnp.float32)
+        return 2.0 * image - 1.0 if self.unit_range else image
 
     def encode(self, image: Array) -> Array:
         """Returns tokens int32 [B, h, w]."""

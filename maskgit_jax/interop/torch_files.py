@@ -15,6 +15,7 @@ from maskgit_jax.interop.pickles import RestrictedUnpickler, open_untrusted
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_WRAPPERS = ("state_dict", "model_state_dict", "ema", "model")
 _STORAGES = {
     "DoubleStorage": np.dtype("<f8"),
     "FloatStorage": np.dtype("<f4"),
@@ -33,9 +34,9 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     """Returns the tensors of a `.pth`, `.pt` or `.ckpt` file by name, as contiguous arrays.
 
     Reads both formats of `torch.save`: the zip archive (since torch 1.6) and the older stream of
-    pickles. Types are preserved, except bfloat16, which becomes float32. If a checkpoint has the
-    key "state_dict", its tensors are returned. Nothing in the file is executed: it may contain
-    only tensors and plain containers.
+    pickles. Types are preserved, except bfloat16, which becomes float32. If a checkpoint has one of
+    the keys "state_dict", "model_state_dict", "ema" and "model", its tensors are returned. Nothing
+    in the file is executed: it may contain only tensors and plain containers.
 
     Raises:
         InputError: The file is missing, damaged, of another kind, or holds other objects.
@@ -135,8 +136,9 @@ def _fill(storage: np.ndarray, content: bytes, key: str) -> None:
 
 def _tensors(content: Any) -> Mapping[str, np.ndarray]:
     require(isinstance(content, Mapping), f"holds a {type(content).__name__}, not a state dict")
-    state = content.get("state_dict", content)
-    require(isinstance(state, Mapping), "has a 'state_dict' that is no state dict")
+    wrapper = next((key for key in _WRAPPERS if key in content), "")
+    state = content[wrapper] if wrapper else content
+    require(isinstance(state, Mapping), f"has a '{wrapper}' that is no state dict")
     for name, tensor in state.items():
         kind = type(tensor).__name__
         require(isinstance(tensor, np.ndarray), f"holds a {kind} under '{name}', not a tensor")

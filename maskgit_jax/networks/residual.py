@@ -7,9 +7,10 @@ from flax import linen as nn
 from maskgit_jax.arrays import Array
 
 
-def group_norm(channels: int, dtype: str, name: str) -> nn.GroupNorm:
-    """Returns GroupNorm of 32 groups, fewer for narrow layers, epsilon 1e-6."""
-    groups = next(n for n in (32, 16, 8, 4, 2, 1) if channels % n == 0 and channels >= 2 * n)
+def group_norm(channels: int, dtype: str, name: str, groups: int = 0) -> nn.GroupNorm:
+    """Returns GroupNorm, epsilon 1e-6; `groups` = 0: 32 groups, fewer for narrow layers."""
+    sizes = (32, 16, 8, 4, 2, 1)
+    groups = groups or next(n for n in sizes if channels % n == 0 and channels >= 2 * n)
     return nn.GroupNorm(num_groups=groups, epsilon=1e-6, dtype=dtype, name=name)
 
 
@@ -22,20 +23,22 @@ class ResidualBlock(nn.Module):
         shortcut_from: Where the width changes, the shortcut convolution reads the block's "input"
             (taming, magvit) or its "output": the published MaskGIT weights need the latter,
             which cuts the residual path.
+        norm_groups: See `group_norm`.
         dtype: Type of the activations.
     """
 
     features: int
     bias: bool = True
     shortcut_from: str = "input"
+    norm_groups: int = 0
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         channels = x.shape[-1]
-        h = nn.silu(group_norm(channels, self.dtype, "norm1")(x))
+        h = nn.silu(group_norm(channels, self.dtype, "norm1", self.norm_groups)(x))
         h = self._conv("conv1")(h)
-        h = nn.silu(group_norm(self.features, self.dtype, "norm2")(h))
+        h = nn.silu(group_norm(self.features, self.dtype, "norm2", self.norm_groups)(h))
         h = self._conv("conv2")(h)
         if channels != self.features:
             shortcut = nn.Conv(
@@ -53,15 +56,21 @@ class ResidualBlock(nn.Module):
 class SpatialAttention(nn.Module):
     """Single-head attention over all positions, added to its input [B, H, W, C].
 
+    Attributes:
+        norm_groups: See `group_norm`.
+        dtype: Type of the activations.
+
     Source: taming/modules/diffusionmodules/model.py:AttnBlock.
     """
 
+    norm_groups: int = 0
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         b, h, w, c = x.shape
-        normed = group_norm(c, self.dtype, "norm")(x).reshape(b, h * w, 1, c)  # [B, L, 1, C]
+        normed = group_norm(c, self.dtype, "norm", self.norm_groups)(x)
+        normed = normed.reshape(b, h * w, 1, c)  # [B, L, 1, C]
         query, key, value = (nn.Dense(c, dtype=self.dtype, name=n)(normed) for n in "qkv")
         attended = jax.nn.dot_product_attention(query, key, value).reshape(b, h, w, c)
         return x + nn.Dense(c, dtype=self.dtype, name="proj_out")(attended)

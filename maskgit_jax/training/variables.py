@@ -101,6 +101,19 @@ def save_variables(folder: Path, variables: PyTree) -> None:
         checkpointer.save(folder, variables, force=True)
 
 
+def save_untrained(workdir: Path, params: PyTree, state: PyTree, config: Mapping) -> None:
+    """Writes the checkpoint of step 0 of a run whose parameters come from elsewhere.
+
+    It has the items `model` and `config` only: the run can be loaded, but not resumed.
+    """
+    import orbax.checkpoint as ocp
+
+    model = {"params": params, "averages": {}, "state": state}
+    items = {"model": ocp.args.StandardSave(model), "config": ocp.args.JsonSave(dict(config))}
+    with ocp.CheckpointManager(checkpoint_folder(workdir)) as manager:
+        manager.save(0, args=ocp.args.Composite(**items))
+
+
 def weights_checksum(variables: PyTree, mesh: Mesh) -> str:
     """Returns 16 hex digits that depend on every bit of all arrays, the same on every mesh."""
     if distributed.has_peers():  # A host reads only the arrays that it holds completely.

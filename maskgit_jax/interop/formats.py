@@ -1,0 +1,68 @@
+"""The formats of published weights: one entry for each project and part."""
+
+from maskgit_jax.configuration import InputError, require
+from maskgit_jax.interop import maskgit
+from maskgit_jax.interop.imported import Format, Imported
+from maskgit_jax.interop.weight_files import Weights
+
+FORMATS: tuple[Format, ...] = (
+    Format("maskgit", "tokenizer", maskgit.is_tokenizer, maskgit.read_tokenizer),
+    Format("maskgit", "generator", maskgit.is_generator, maskgit.read_generator),
+)
+AUTO = "auto"
+
+
+def format_names() -> list[str]:
+    """Returns the names of all formats."""
+    return list(dict.fromkeys(each.name for each in FORMATS))
+
+
+def choose_format(weights: Weights, part: str, name: str = AUTO) -> Format:
+    """Returns the format of weights.
+
+    Args:
+        weights: The arrays of a file.
+        part: "tokenizer" or "generator".
+        name: A name of the user; it counts if it has this part. Otherwise, and for "auto", the
+            names and shapes of the arrays decide.
+
+    Raises:
+        InputError: They are of no known format, or of another part.
+    """
+    require(
+        name in (AUTO, *format_names()),
+        f"--format is '{name}'; the formats are: {', '.join((AUTO, *format_names()))}",
+    )
+    named = [each for each in FORMATS if (each.name, each.part) == (name, part)]
+    found = named or [each for each in FORMATS if each.part == part and each.detect(weights)]
+    if found:
+        return found[0]
+    other = [each.name for each in FORMATS if each.part != part and each.detect(weights)]
+    if other:
+        kind = "generator" if part == "tokenizer" else "tokenizer"
+        raise InputError(
+            f"{weights.path} is a {kind} of format '{other[0]}', not a {part}; give it with "
+            f"--{kind}"
+        )
+    known = ", ".join(each.name for each in FORMATS if each.part == part)
+    keys = ", ".join(f"{key} {value.shape}" for key, value in [*weights.arrays.items()][:3])
+    raise InputError(
+        f"{weights.path} is no {part} of a known format ({known}); it holds "
+        f"{len(weights.arrays)} arrays: {keys}, ..."
+    )
+
+
+def read_format(
+    weights: Weights, chosen: Format, image_size: int = 0, tokenizer: Imported | None = None
+) -> Imported:
+    """Returns the stage of weights of a format.
+
+    Raises:
+        InputError: The arrays are not all there, or have other shapes.
+    """
+    try:
+        return chosen.read(weights, image_size, tokenizer)
+    except InputError as error:
+        raise InputError(
+            f"{weights.path}, read as {chosen.part} of format '{chosen.name}', {error}"
+        ) from error

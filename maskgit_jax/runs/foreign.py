@@ -1,0 +1,153 @@
+"""Runs made of published weights of other projects."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from maskgit_jax.configuration import (
+    load_config,
+    require,
+    resolve_cadences,
+    resolve_start_steps,
+    validate,
+)
+from maskgit_jax.files import atomic_path, create_output_directory, user_path, write_text
+from maskgit_jax.interop.formats import AUTO, choose_format, read_format
+from maskgit_jax.interop.imported import Imported
+from maskgit_jax.interop.weight_files import Weights, read_weights
+from maskgit_jax.runs.directory import write_config
+from maskgit_jax.stage import Stage
+from maskgit_jax.stages import stage_module
+from maskgit_jax.training.variables import save_untrained, save_variables
+
+
+class _Part(NamedTuple):
+    """A tokenizer or generator that was read: the stage, and an entry of `import.json`."""
+
+    imported: Imported
+    provenance: dict[str, Any]
+
+
+def import_run(
+    tokenizer: str | Path,
+    generator: str | Path,
+    workdir: str | Path,
+    format: str = AUTO,
+    image_size: int = 0,
+) -> Path:
+    """Writes a run with published weights, and returns its directory.
+
+    Without a generator it is a run of the tokenizer; otherwise a run of the generator with the
+    tokenizer as its frozen stage. `import.json` says what the run was made of.
+
+    Args:
+        tokenizer: A file or folder of weights.
+        generator: Likewise; "": none.
+        workdir: The run directory, which must not exist or be empty.
+        format: Name of the format; "auto" recognizes it.
+        image_size: Side of the images in pixels; 0: that of the format.
+
+    Raises:
+        InputError: A file cannot be read or is of no known format, or `workdir` is not empty.
+    """
+    require(str(tokenizer) != "", "--tokenizer is needed: a file or folder of weights")
+    folder = _empty_directory(workdir)
+    first, second = _read_parts(tokenizer, generator, format, image_size)
+    provenance = {"tokenizer": first.provenance}
+    with atomic_path(folder) as unfinished:
+        unfinished.mkdir(parents=True)
+        if second is None:
+            _write_run(unfinished, _config(first.imported), first.imported)
+        else:
+            _write_generator(unfinished, folder, first.imported, second.imported)
+            provenance["generator"] = second.provenance
+        write_text(unfinished / "import.json", json.dumps(provenance, indent=2) + "\n")
+    return folder
+
+
+def _read_parts(
+    tokenizer: str | Path, generator: str | Path, format: str, image_size: int
+) -> tuple[_Part, _Part | None]:
+    """Returns tokenizer and generator. A generator decides the size of the tokenizer's images."""
+    first = _read("tokenizer", tokenizer, format, image_size)
+    if str(generator) == "":
+        return first, None
+    second = _read("generator", generator, format, image_size, first.imported)
+    size = second.imported.changes["data.image_size"]
+    if size != first.imported.changes["data.image_size"]:
+        first = _read("tokenizer", tokenizer, format, size)
+    return first, second
+
+
+def _empty_directory(workdir: str | Path) -> Path:
+    """Returns the run directory to write; it does not exist."""
+    require(str(workdir) != "", "--workdir is needed: the run directory to write")
+    folder = Path(user_path(workdir))
+    require(
+        not (folder / "config.json").exists(),
+        f"{folder} holds a run already; choose another --workdir",
+    )
+    empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    require(empty, f"{folder} is not empty; choose another --workdir")
+    shutil.rmtree(folder.with_name(f"{folder.name}.unfinished"), ignore_errors=True)
+    create_output_directory(folder.parent, "--workdir")
+    return folder
+
+
+def _read(
+    part: str,
+    path: str | Path,
+    format: str,
+    image_size: int,
+    tokenizer: Imported | None = None,
+) -> _Part:
+    weights = read_weights(path)
+    chosen = choose_format(weights, part, format)
+    imported = read_format(weights, chosen, image_size, tokenizer)
+    provenance = {
+        "file": weights.path.name,
+        "sha256": _checksum(weights),
+        "format": chosen.name,
+        "dropped": list(imported.dropped),
+    }
+    return _Part(imported, provenance)
+
+
+def _checksum(weights: Weights) -> str:
+    with weights.path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _config(imported: Imported, **changes: Any) -> ConfigDict:
+    """Returns the valid configuration of a stage. Published weights are used in float32."""
+    values = {"dtype": "float32", **imported.changes, **changes}
+    config = load_config(imported.preset, **values).copy_and_resolve_references().unlock()
+    resolve_cadences(config)
+    resolve_start_steps(config)
+    validate(config)
+    stage_module(imported.stage).validate(config)
+    return config.lock()
+
+
+def _stage(config: ConfigDict, **frozen: Stage) -> Stage:
+    return stage_module(config.stage).build(config, frozen)
+
+
+def _write_generator(folder: Path, final: Path, tokenizer: Imported, generator: Imported) -> None:
+    inner = _config(tokenizer)
+    config = _config(generator, tokenizer=str(final / "frozen" / "tokenizer"))
+    _stage(config, tokenizer=_stage(inner))  # raises if codebook or token map do not fit
+    frozen = folder / "frozen" / "tokenizer"
+    variables = {"params": tokenizer.params, "state": tokenizer.state}
+    save_variables(frozen.resolve() / "variables", variables)
+    write_config(frozen, inner)
+    _write_run(folder, config, generator)
+
+
+def _write_run(folder: Path, config: ConfigDict, imported: Imported) -> None:
+    save_untrained(folder, imported.params, imported.state, json.loads(config.to_json()))
+    write_config(folder, config)
