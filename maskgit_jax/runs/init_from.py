@@ -156,14 +156,15 @@ def match_network(
     for path, leaf in _flat(new).items():
         if path not in shapes:
             continue
-        shape, pair = shapes[path].shape, (_layout(path, layouts), _layout(path, old_layouts))
-        if pair[0] is None or pair[1] is None:
-            if shape == leaf.shape:
+        shape, before = leaf.shape, shapes[path].shape
+        layout, old_layout = _layout(path, layouts), _layout(path, old_layouts)
+        if layout is None or old_layout is None or _is_equal(layout, old_layout, classes):
+            if shape == before:
                 found[path] = None
-        elif _without(leaf.shape, pair[0].axis) == _without(shape, pair[0].axis):
-            entries = match_entries(*pair, leaf.shape[pair[0].axis], classes)
+        elif _without(shape, layout.axis) == _without(before, layout.axis):
+            entries = match_entries(layout, old_layout, shape[layout.axis], classes)
             if (entries.rows >= 0).any() or entries.maps:
-                found[path] = None if _is_whole(*pair, classes, leaf.shape, shape) else entries
+                found[path] = entries
     return found
 
 
@@ -255,7 +256,7 @@ def count_taken(tree: PyTree, layouts: Sequence[Layout], taken: Taken) -> dict[s
 
     Padding does not count.
     """
-    counts = dict.fromkeys(("all", "arrays", "rows", "interpolated", "anew"), 0)
+    counts: dict[str, int] = {key: 0 for key in ("all", "arrays", "rows", "interpolated", "anew")}
     for path, leaf in _flat(tree).items():
         layout, entries = _layout(path, layouts), taken.get(path)
         length = leaf.shape[layout.axis] if layout else 1
@@ -349,8 +350,7 @@ def _without(shape: tuple[int, ...], axis: int) -> list[int]:
     return [size for number, size in enumerate(shape) if number != axis % len(shape)]
 
 
-def _is_whole(
-    layout: Layout, old: Layout, classes: Sequence[int], shape: tuple, old_shape: tuple
-) -> bool:
-    same = layout.parts == old.parts and shape == old_shape
-    return same and ("classes" not in layout.parts or list(classes) == [*range(len(classes))])
+def _is_equal(layout: Layout, old: Layout, classes: Sequence[int]) -> bool:
+    """Returns whether the entries of two arrays mean the same in the same order."""
+    same_classes = "classes" not in layout.parts or [*classes] == [*range(len(classes))]
+    return layout.parts == old.parts and same_classes

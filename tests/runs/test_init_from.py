@@ -1,6 +1,7 @@
 """Trainings that start from the parameters of another run."""
 
 import json
+import re
 import shutil
 
 import jax
@@ -33,7 +34,7 @@ from maskgit_jax.runs.resume import check_resumable
 from maskgit_jax.stage import Layout, Variables
 from maskgit_jax.stages import stage_module
 from maskgit_jax.training.loop import Trainer
-from maskgit_jax.training.sharding import make_mesh, tree_shardings
+from maskgit_jax.training.sharding import make_mesh, path_name, tree_shardings
 from maskgit_jax.training.step import make_create_state
 from maskgit_jax.training.variables import (
     checkpoint_folder,
@@ -41,7 +42,7 @@ from maskgit_jax.training.variables import (
     save_untrained,
     saved_steps,
 )
-from tests.example import digits_batch, tiny_config
+from tests.example import TOKENIZER_NAMES, digits_batch, tiny_config
 
 MESH = make_mesh(tiny_config("vqgan").mesh, jax.devices()[:1])
 
@@ -97,7 +98,8 @@ def test_arrays_are_matched_by_name_shape_and_meaning():
     same = match_network(old, old, layouts, layouts, (0, 1))
     assert len(same) == 5 and not any(same.values()), "all arrays are taken as they are"
     swapped = match_network(old, old, layouts, layouts, (1, 0))
-    np.testing.assert_array_equal(swapped["word_embedding"].rows, [0, 1, 2, 4, 3])
+    entries = swapped["word_embedding"]
+    assert entries is not None and entries.rows.tolist() == [0, 1, 2, 4, 3]
 
 
 def test_classes_are_matched_by_name_or_by_number():
@@ -119,12 +121,12 @@ def test_running_statistics_follow_the_codebook_and_usage_starts_anew():
         return Variables(params, {"usage": usage, "lecam": jnp.full((), value), **means}, {})
 
     def start(old, new):
-        layouts = [
+        own, other = (
             (Layout("quantizer/codebook", 0, {"codes": len(each.state["usage"]["idle"])}),)
             for each in (new, old)
-        ]
-        trees = [each.params["autoencoder"] for each in (new, old)]
-        taken = {"autoencoder": match_network(*trees, *layouts, ())}
+        )
+        trees = (new.params["autoencoder"], old.params["autoencoder"])
+        taken = {"autoencoder": match_network(*trees, own, other, ())}
         state = take_variables(new, old, taken).state
         assert state["lecam"] == 1 and (state["usage"]["idle"] == 0).all()
         return state["ema"]
@@ -151,8 +153,8 @@ def filled(shapes, seed=0):
 def built(name, **changes):
     """A stage on the tokens of a VQ-VAE, and its configuration."""
     config, stages = tiny_config(name, **changes), {}
-    if name != "vqvae":
-        stages["tokenizer"] = built("vqvae")[0]
+    if name not in TOKENIZER_NAMES:
+        stages["tokenizer"] = built("vqvae2" if name == "pixelsnail" else "vqvae")[0]
     if name == "token_critic":
         stages["generator"] = built("maskgit", losses__label_dropout_rate=0.1)[0]
     return stage_module(name).build(config, stages), config
@@ -175,6 +177,24 @@ def test_a_critic_starts_from_a_generator_and_the_reverse(generator):
     assert "critic/word_embedding" not in start.report, "taken as it is"
     back = plan_start(generator.config, generator.stage, critic, {}, MESH)
     assert "prior/head_codes/bias, prior/head_codes/kernel: started anew" in back.report
+
+
+@pytest.mark.parametrize("name", ["vqvae2", "gpt", "pixelcnn", "pixelsnail", "maskgit"])
+def test_layouts_describe_the_parameters(name):
+    head = {"model__head": "tied"} if name == "maskgit" else {}
+    run = run_of(name, **head)
+    leaves = jax.tree_util.tree_leaves_with_path(run.variables.params)
+    unused = {"head_codes/(kernel|bias)"} if head else set()
+    for layout in run.stage.layouts:
+        found = [
+            leaf for path, leaf in leaves if re.search(f"/{layout.parameters}$", path_name(path))
+        ]
+        assert bool(found) == (layout.parameters not in unused), layout
+        length = sum(int(np.prod(size)) for size in layout.parts.values())
+        assert all(0 <= leaf.shape[layout.axis] - length < 128 for leaf in found)
+    more, config = built(name, data__num_classes=11, data__class_names=(), **head)
+    report = plan_start(config, more, run, {}, MESH).report
+    assert ("classes 10 of 11" in report) == (name != "vqvae2")
 
 
 def test_one_device_equals_eight_and_only_new_rows_are_new(generator):
