@@ -18,7 +18,11 @@ from maskgit_jax.decoding.settings import MaskingSettings, decode_settings_class
 from maskgit_jax.networks.layer_options import LayerOptions
 from maskgit_jax.settings import settings_dict
 
-IMAGENET = {**common.IMAGENET_CLASSES, "training.num_steps": 2_000_000}
+IMAGENET = {
+    **common.IMAGENET_CLASSES,
+    "losses.softmax_over": "rows",
+    "training.num_steps": 2_000_000,
+}
 FOLDER = {
     **common.FOLDER,
     **common.TRANSFORMER_384,
@@ -79,6 +83,7 @@ PRESETS = {
         "model.mlp_width": 2048,
         "losses.reduction": "tokens",
         "losses.label_smoothing": 0.0,
+        "losses.softmax_over": "codes",
         "losses.label_dropout_rate": 0.1,
         "masking.schedule": "arccos",
         "masking.stratified": True,
@@ -117,6 +122,7 @@ def get_config(preset: str = "") -> ConfigDict:
         loss_on="masked",  # masked | all
         reduction="examples",  # examples: mean per example first, as published | tokens
         label_smoothing=0.1,
+        softmax_over="codes",  # codes | rows: of the embedding, classes and mask too, as published
         label_dropout_rate=0.0,  # above 0 the null class is trained, for guidance
     )
     config.masking = settings_dict(MaskingSettings)

@@ -11,6 +11,7 @@ IMAGENET = {
     "model.norm_groups": 32,
     "model.unit_range": True,
     "losses.reconstruction_weight": 0.25,
+    "losses.entropy_weight": 0.1,
     "losses.perceptual": "resnet50_features",  # needs --config.losses.perceptual_weights=FILE
     "losses.perceptual_weight": 0.1,
     "losses.r1_weight": 40.0,
@@ -140,6 +141,9 @@ def get_config(preset: str = "") -> ConfigDict:
         reconstruction="l2",  # l1 | l2
         reconstruction_weight=1.0,
         quantizer_weight=1.0,
+        entropy_weight=0.0,  # of the entropy of assignments minus that of their mean
+        entropy="softmax",  # softmax | argmax: probabilities or nearest codes
+        entropy_temperature=0.01,  # divides the squared distances
         perceptual="",  # lpips | resnet50_features | resnet50_logits | efficientnet_features | ...
         perceptual_weights="",  # file; "": of an installed package
         perceptual_weight=1.0,

@@ -1,10 +1,4 @@
-"""`Model`: a trained run as an object to sample, encode, edit and evaluate with.
-
-import maskgit_jax
-
-model = maskgit_jax.load("runs/maskgit-digits")
-images = model.sample(labels=[0, 3, 7], steps=8, seed=0)  # uint8 [3, H, W, C]
-"""
+"""`Model`: a trained run as an object to sample, encode, edit and evaluate with."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -62,11 +56,7 @@ class Model:
 
     @cached_property
     def generator(self) -> GeneratorPipeline:
-        """The pipeline that samples.
-
-        Raises:
-            InputError: The stage generates no images.
-        """
+        """The pipeline that samples. Raises `InputError` if the stage generates no images."""
         return GeneratorPipeline(self.run, self.mesh)
 
     @cached_property
@@ -175,10 +165,8 @@ class Model:
     def encode(self, images: Any) -> np.ndarray:
         """Returns tokens int32 [N, L], or latents float32 [N, Z], of images.
 
-        Images of another size are center-cropped and resized to that of the run.
-
-        Raises:
-            InputError: An image cannot be used, or the run has neither tokens nor latents.
+        Images of another size are center-cropped and resized. Raises `InputError` for an image
+        that cannot be used, or a run with neither tokens nor latents.
         """
         return self.autoencoder.encode(to_images(images, self.config.data))
 
@@ -217,10 +205,10 @@ class Model:
         return write_token_dataset(self.run, self.workdir, self.mesh, folder, data, batch_size)
 
     def inpaint(self, image: Any, mask: Any, **options: Any) -> EditResult:
-        """Generates the masked pixels of an image; see `Editor.inpaint`.
+        """Generates the masked pixels of an image of any size; see `Editor.inpaint`.
 
         Args:
-            image: Of any size.
+            image: The image.
             mask: True, or white, where the image is to be generated.
             options: num, label, seed, feather, dilate, frames, and sampling settings.
         """
@@ -317,13 +305,10 @@ class Model:
 
         Args:
             options: From `maskgit_jax.evaluation.evaluate.evaluation_options`.
-            num: See `evaluate`.
+            num: See `evaluate`, also for errors.
             data: See `evaluate`.
             seed: See `evaluate`.
             settings: Sampling settings.
-
-        Raises:
-            InputError: The run cannot be evaluated in this way.
         """
         from maskgit_jax.evaluation.evaluate import evaluate_loaded
 
@@ -377,23 +362,11 @@ def load(
 def load_foreign(
     tokenizer: str | Path,
     generator: str | Path = "",
-    *,
-    workdir: str | Path,
+    workdir: str | Path = "",
     format: str = "auto",
     image_size: int = 0,
 ) -> Model:
-    """Writes a run with published weights of another project, and loads it.
-
-    Args:
-        tokenizer: A file or folder of weights, see docs/ready_models.md.
-        generator: Likewise, of a prior on the tokens of this tokenizer; "": none.
-        workdir: The run directory to write.
-        format: The project's format; "auto": recognized by the names and shapes of the arrays.
-        image_size: Side of the images in pixels; 0: that of the published model.
-
-    Raises:
-        InputError: A file cannot be read or is of no known format, or `workdir` holds a run.
-    """
+    """Writes a run with published weights of another project, and loads it; see `import_run`."""
     from maskgit_jax.runs.foreign import import_run  # loading and sampling need none of this
 
     return load(import_run(tokenizer, generator, workdir, format, image_size))

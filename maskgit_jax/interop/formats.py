@@ -1,13 +1,21 @@
 """The formats of published weights: one entry for each project and part."""
 
 from maskgit_jax.configuration import InputError, require
-from maskgit_jax.interop import maskgit
-from maskgit_jax.interop.imported import Format, Imported
+from maskgit_jax.interop import maskgit, maskgit_torch, own
+from maskgit_jax.interop.imported import Export, Format, Imported
 from maskgit_jax.interop.weight_files import Weights
 
 FORMATS: tuple[Format, ...] = (
     Format("maskgit", "tokenizer", maskgit.is_tokenizer, maskgit.read_tokenizer),
     Format("maskgit", "generator", maskgit.is_generator, maskgit.read_generator),
+    Format("safetensors", "tokenizer", own.is_tokenizer, own.read_run),
+    Format("safetensors", "generator", own.is_generator, own.read_run),
+    Format("maskgit_torch", "tokenizer", maskgit_torch.is_tokenizer, maskgit_torch.read_tokenizer),
+    Format("maskgit_torch", "generator", maskgit_torch.is_generator, maskgit_torch.read_generator),
+)
+EXPORTS: tuple[Export, ...] = (
+    Export("maskgit", maskgit.write_weights),
+    Export("safetensors", own.write_run),
 )
 AUTO = "auto"
 

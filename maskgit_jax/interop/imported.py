@@ -1,17 +1,20 @@
 """What a format of another project is, and what reading one gives."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
-from maskgit_jax.arrays import PyTree
+from maskgit_jax.arrays import Array, PyTree
 from maskgit_jax.configuration import load_config
 from maskgit_jax.interop.weight_files import Weights
 from maskgit_jax.quantizers.codebook import init_codebook_state
-from maskgit_jax.stages.vqgan import build_autoencoder
+from maskgit_jax.stage import Variables
+from maskgit_jax.stages.vqgan import build_autoencoder, build_discriminator
 
 
 class Imported(NamedTuple):
@@ -52,19 +55,49 @@ class Format(NamedTuple):
     read: Callable[[Weights, int, Imported | None], Imported]
 
 
-def tokenizer_shapes(preset: str, changes: Mapping[str, Any]) -> PyTree:
-    """Returns the shapes of the parameters of a VQGAN's autoencoder.
+def stage_config(imported: Imported, **changes: Any) -> ConfigDict:
+    """Returns the configuration of a stage, with more changes. Its type is float32."""
+    return load_config(imported.preset, **{"dtype": "float32", **imported.changes, **changes})
+
+
+class Export(NamedTuple):
+    """A format in which runs are written.
+
+    Attributes:
+        name: As in --format.
+        write: (configuration, variables as numpy arrays, file) -> None. Raises `InputError` for a
+            run that the format cannot hold.
+    """
+
+    name: str
+    write: Callable[[ConfigDict, Variables, Path], None]
+
+
+def vqgan_shapes(config: ConfigDict) -> PyTree:
+    """Returns the shapes of the parameters of a VQGAN: of "autoencoder" and "discriminator".
 
     Raises:
-        InputError: The sizes in `changes` cannot be those of a network.
+        InputError: The sizes cannot be those of a network.
     """
-    config = load_config(preset, **changes)
-    autoencoder, data = build_autoencoder(config), config.data
+    data = config.data
     image = jax.ShapeDtypeStruct((1, data.image_size, data.image_size, data.channels), np.float32)
-    shapes: Any = jax.eval_shape(lambda image: autoencoder.init(jax.random.key(0), image), image)
-    return shapes["params"]
+    autoencoder, discriminator = build_autoencoder(config), build_discriminator(config)
+
+    def init(image: Array) -> Any:
+        key = jax.random.key(0)
+        return autoencoder.init(key, image), discriminator.init(key, image, train=True)
+
+    first, second = jax.eval_shape(init, image)
+    return {"autoencoder": first["params"], "discriminator": second["params"]}
 
 
-def tokenizer_state(codebook: np.ndarray) -> PyTree:
-    """Returns the state of a VQGAN without a discriminator before the first step."""
-    return {**init_codebook_state(jnp.asarray(codebook), "gradient")}
+def vqgan_state(params: Mapping[str, PyTree], batch_stats: PyTree = None) -> PyTree:
+    """Returns the state of a VQGAN before the first step.
+
+    Args:
+        params: "autoencoder" and, perhaps, "discriminator".
+        batch_stats: The discriminator's statistics, if it has any.
+    """
+    codebook = jnp.asarray(params["autoencoder"]["quantizer"]["codebook"])
+    state = {**init_codebook_state(codebook, "gradient")}
+    return {**state, "batch_stats": batch_stats or {}} if "discriminator" in params else state

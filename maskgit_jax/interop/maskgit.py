@@ -5,28 +5,38 @@ too, and of several copies of the parameters in it the moving average is read.
 """
 
 import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from flax.serialization import msgpack_serialize
+from flax.traverse_util import unflatten_dict
+from ml_collections import ConfigDict
 
-from maskgit_jax.configuration import require
+from maskgit_jax.arrays import Array
+from maskgit_jax.configuration import load_config, require
 from maskgit_jax.interop.correspondence import (
     Source,
     SourceOf,
+    export_tree,
     import_tree,
     padded,
     reshaped,
     same,
     stacked,
 )
-from maskgit_jax.interop.imported import Imported, tokenizer_shapes, tokenizer_state
+from maskgit_jax.interop.imported import Imported, vqgan_shapes, vqgan_state
 from maskgit_jax.interop.weight_files import Weights
+from maskgit_jax.networks.layer_options import LayerOptions
 from maskgit_jax.priors.maskgit import MaskGIT
+from maskgit_jax.settings import settings_dict
+from maskgit_jax.stage import Variables
+from maskgit_jax.stages.maskgit import build_network
 
 _TOKENIZER, _GENERATOR = "quantizer/codebook", "MlmLayer_0/mlm_bias/bias"
 _DISCRIMINATOR = "Dense_1/kernel"
-_CLASSES = 1000
 
 
 def is_tokenizer(weights: Weights) -> bool:
@@ -43,58 +53,73 @@ def is_generator(weights: Weights) -> bool:
 def _prefix(weights: Weights, key: str) -> str | None:
     """Returns the beginning of the names of a network, None without it."""
     places = [name.removesuffix(key) for name in weights.arrays if name.endswith(key)]
-    places = [place for place in places if "opt" not in place and place[-1:] in ("", "/")]
+    places = [place for place in places if "opt_state" not in place and place[-1:] in ("", "/")]
     return min(places, key=lambda place: ("ema" not in place, len(place)), default=None)
 
 
-def _below(weights: Weights, key: str) -> dict[str, np.ndarray]:
-    """Returns the arrays of the network that has an array `key`, without the prefix."""
+def _network(weights: Weights, key: str, name: str = "") -> dict[str, np.ndarray]:
+    """Returns the arrays of the network that has an array `key`, with the prefix `name`."""
     prefix = _prefix(weights, key)
-    assert prefix is not None
+    if prefix is None:
+        return {}
     items = weights.arrays.items()
-    return {name.removeprefix(prefix): x for name, x in items if name.startswith(prefix)}
+    return {name + path.removeprefix(prefix): x for path, x in items if path.startswith(prefix)}
+
+
+def _dropped(weights: Weights, *keys: str) -> tuple[str, ...]:
+    """Returns the names of the arrays that belong to none of the networks."""
+    prefixes = tuple(_prefix(weights, key) for key in keys)
+    used = tuple(prefix for prefix in prefixes if prefix is not None)
+    return tuple(name for name in weights.arrays if not name.startswith(used))
 
 
 def read_tokenizer(weights: Weights, image_size: int, tokenizer: Imported | None) -> Imported:
     """Returns the tokenizer, with its discriminator if the file has one."""
     del tokenizer
-    arrays = _below(weights, _TOKENIZER)
-    require("decoder/Conv_0/kernel" in arrays, "lacks 'decoder/Conv_0/kernel'")
-    return import_tokenizer(arrays, image_size, _dropped(weights, _TOKENIZER))
-
-
-def _dropped(weights: Weights, key: str) -> tuple[str, ...]:
-    prefix = _prefix(weights, key) or ""
-    return tuple(name for name in weights.arrays if not name.startswith(prefix))
+    arrays = _network(weights, _TOKENIZER)
+    arrays |= _network(weights, _DISCRIMINATOR, _DISCRIMINATOR_PREFIX)
+    return import_tokenizer(arrays, image_size, _dropped(weights, _TOKENIZER, _DISCRIMINATOR))
 
 
 def import_tokenizer(
-    arrays: dict[str, np.ndarray], image_size: int, dropped: tuple[str, ...]
+    arrays: Mapping[str, np.ndarray], image_size: int, dropped: tuple[str, ...] = ()
 ) -> Imported:
     """Returns the tokenizer of arrays with the official names."""
-    sizes = _tokenizer_sizes(arrays)
-    size = image_size or 256
-    changes = {"data.image_size": size, **sizes}
-    preset = f"vqgan:imagenet{512 if size == 512 else 256}"
-    shapes = tokenizer_shapes(preset, changes)
-    levels, blocks = len(sizes["model.channel_multipliers"]), sizes["model.blocks_per_level"]
-    params, _ = import_tree(arrays, shapes, tokenizer_source(levels, blocks))
-    state = tokenizer_state(params["quantizer"]["codebook"])
-    return Imported("vqgan", preset, changes, {"autoencoder": params}, state, dropped)
+    changes = _tokenizer_sizes(arrays)
+    with_discriminator = f"{_DISCRIMINATOR_PREFIX}{_DISCRIMINATOR}" in arrays
+    if with_discriminator:
+        changes |= _discriminator_sizes(arrays)
+        size = changes["data.image_size"]
+        require(
+            image_size in (0, size),
+            f"has a discriminator of images of {size} pixels, not {image_size}",
+        )
+    else:
+        changes["data.image_size"] = image_size or 256
+    preset = f"vqgan:imagenet{512 if changes['data.image_size'] == 512 else 256}"
+    config = load_config(preset, **changes)
+    shapes = vqgan_shapes(config)
+    if not with_discriminator:
+        del shapes["discriminator"]
+    params, _ = import_tree(arrays, shapes, tokenizer_source(config))
+    return Imported("vqgan", preset, changes, params, vqgan_state(params), dropped)
 
 
-def _tokenizer_sizes(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+def _tokenizer_sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Returns the keys of the configuration that the shapes of the arrays say."""
     levels = _count(arrays, "decoder/Conv_") - 1
     blocks = _count(arrays, "encoder/ResBlock_") // (levels + 1)
-    filters = arrays["encoder/Conv_0/kernel"].shape[-1]
     first = [f"encoder/ResBlock_{level * blocks}/Conv_0/kernel" for level in range(levels)]
+    for name in ("encoder/Conv_0/kernel", *first):
+        require(name in arrays and arrays[name].ndim == 4, f"lacks '{name}'")
+    require(levels > 0 and blocks > 0, "lacks the blocks of encoder or decoder")
+    channels, filters = arrays["encoder/Conv_0/kernel"].shape[2:]
     widths = [arrays[name].shape[-1] for name in first]
     codebook_size, codebook_dim = arrays["quantizer/codebook"].shape
-    shortcuts = [x for name, x in arrays.items() if name.endswith("/Conv_2/kernel")]
-    fixed = bool(shortcuts) and shortcuts[0].shape[-2] != shortcuts[0].shape[-1]
+    shortcuts = [x.shape for name, x in arrays.items() if re.match("enc.*/Conv_2/kernel", name)]
+    fixed = any(shape[-2] != shape[-1] for shape in shortcuts)
     return {
-        "data.channels": arrays["encoder/Conv_0/kernel"].shape[-2],
+        "data.channels": channels,
         "model.architecture": "maskgit_fixed" if fixed else "maskgit",
         "model.filters": filters,
         "model.channel_multipliers": tuple(width // filters for width in widths),
@@ -105,56 +130,106 @@ def _tokenizer_sizes(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
-def _count(arrays: dict[str, np.ndarray], start: str) -> int:
+def _discriminator_sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    prefix = _DISCRIMINATOR_PREFIX
+    name = f"{prefix}Conv_0/kernel"
+    require(name in arrays, f"lacks '{name}'")
+    kernels = [x.shape[-1] for key, x in arrays.items() if key.startswith(prefix) and x.ndim == 4]
+    return {
+        "data.image_size": 4 * 2 ** _count(arrays, f"{prefix}ResBlock_"),
+        "discriminator.kind": "stylegan",
+        "discriminator.filters": arrays[name].shape[-1],
+        "discriminator.max_width": max(kernels),
+    }
+
+
+def _count(arrays: Mapping[str, np.ndarray], start: str) -> int:
     """Returns the number of submodules whose names begin like this."""
     return len({name[len(start) :].split("/")[0] for name in arrays if name.startswith(start)})
 
 
-_BLOCK = {"norm1": "GroupNorm_0", "conv1": "Conv_0", "norm2": "GroupNorm_1", "conv2": "Conv_1"}
+_BLOCK = {
+    "norm1": "GroupNorm_0",
+    "conv1": "Conv_0",
+    "norm2": "GroupNorm_1",
+    "conv2": "Conv_1",
+    "shortcut": "Conv_2",
+}
+_SINGLE_LAYERS = {"conv_in": "Conv_0", "norm_out": "GroupNorm_0", "to_codes": "Conv_1"}
+_DISCRIMINATOR_PREFIX = "discriminator/"
+_DISCRIMINATOR_LAYERS = {
+    "conv_in": "Conv_0",
+    "conv_out": "Conv_1",
+    "head_dense": "Dense_0",
+    "head_logit": "Dense_1",
+    "conv_0": "Conv_0",
+    "shortcut": "Conv_1",
+    "conv_1": "Conv_2",
+}
 
 
-def tokenizer_source(levels: int, blocks: int) -> SourceOf:
-    """Returns the official name of each of our arrays of the autoencoder."""
+def tokenizer_source(config: ConfigDict) -> SourceOf:
+    """Returns the official source of each of our arrays of a VQGAN."""
+    levels, blocks = len(config.model.channel_multipliers), config.model.blocks_per_level
 
     def number(part: str, block: str) -> int:
-        where, _, index = block.rpartition("_")
+        """The official networks count their blocks in the order of their use."""
+        place, _, index = block.rpartition("_")
+        level = 0 if place == "mid" else int(place.removeprefix("level"))
         if part == "encoder":
-            start = levels * blocks if where == "mid" else int(where[5:]) * blocks
+            level = levels if place == "mid" else level
         else:
-            start = 0 if where == "mid" else (levels - int(where[5:])) * blocks
-        return start + int(index)
+            level = 0 if place == "mid" else levels - level
+        return level * blocks + int(index)
 
     def source_of(path: str) -> Source:
-        if path == "quantizer/codebook":
-            return same(path)
-        if path.startswith("conv_out/"):
-            return same(path.replace("conv_out", f"decoder/Conv_{levels}"))
-        part, rest = path.split("/", 1)
-        module, leaf = rest.split("/", 1)
+        network, part, *rest = path.split("/")
+        if network == "discriminator":
+            return _discriminator_source(part, *rest)
+        if part == "quantizer":
+            return same("quantizer/codebook")
+        if part == "conv_out":
+            return same(f"decoder/Conv_{levels}/{rest[0]}")
+        module, *inner = rest
         if module.startswith("upsample"):
-            return same(f"decoder/Conv_{levels - int(module[8:])}/{leaf.split('/')[1]}")
-        single = {"conv_in": "Conv_0", "norm_out": "GroupNorm_0", "to_codes": "Conv_1"}
-        if module in single:
-            return same(f"{part}/{single[module]}/{leaf}")
-        layer, kind = leaf.split("/")
-        theirs = {**_BLOCK, "shortcut": "Conv_2"}[layer]
-        return same(f"{part}/ResBlock_{number(part, module)}/{theirs}/{kind}")
+            return same(f"decoder/Conv_{levels - int(module[8:])}/{inner[-1]}")
+        if module in _SINGLE_LAYERS:
+            return same(f"{part}/{_SINGLE_LAYERS[module]}/{inner[0]}")
+        layer, leaf = inner
+        return same(f"{part}/ResBlock_{number(part, module)}/{_BLOCK[layer]}/{leaf}")
 
     return source_of
 
 
+def _discriminator_source(module: str, *rest: str) -> Source:
+    *inner, leaf = rest
+    block = module.replace("block_", "ResBlock_")
+    words = [block, *inner] if inner else [module]
+    words[-1] = _DISCRIMINATOR_LAYERS[words[-1]]
+    return same("/".join([_DISCRIMINATOR_PREFIX + words[0], *words[1:], leaf]))
+
+
 def read_generator(weights: Weights, image_size: int, tokenizer: Imported | None) -> Imported:
-    """Returns the transformer."""
-    del image_size  # the position embeddings say it
+    """Returns the transformer; its position embeddings say the size of the images."""
+    del image_size
     assert tokenizer is not None
-    arrays = _below(weights, _GENERATOR)
+    arrays = _network(weights, _GENERATOR)
     return import_generator(arrays, tokenizer, _dropped(weights, _GENERATOR))
 
 
 def import_generator(
-    arrays: dict[str, np.ndarray], tokenizer: Imported, dropped: tuple[str, ...]
+    arrays: Mapping[str, np.ndarray], tokenizer: Imported, dropped: tuple[str, ...] = ()
 ) -> Imported:
     """Returns the transformer of arrays with the official names."""
+    changes = _generator_sizes(arrays, tokenizer)
+    preset = f"maskgit:imagenet{512 if changes['data.image_size'] == 512 else 256}"
+    network = build_network(load_config(preset, **changes))
+    params, _ = import_tree(arrays, _generator_shapes(network), generator_source(network))
+    return Imported("maskgit", preset, changes, {"prior": params}, {}, dropped)
+
+
+def _generator_sizes(arrays: Mapping[str, np.ndarray], tokenizer: Imported) -> dict[str, Any]:
+    """Returns the keys of the configuration that the shapes of the arrays say."""
     names = (
         "Embed_0/word_embeddings/embedding",
         "Embed_0/position_embeddings/embedding",
@@ -163,49 +238,39 @@ def import_generator(
     )
     for name in names:
         require(name in arrays, f"lacks '{name}'")
-    words, positions, query, mlp = (arrays[name] for name in names)
+    words, positions, query, mlp = (arrays[name].shape for name in names)
     codes = tokenizer.changes["model.codebook_size"]
-    side, classes = round((len(positions) - 1) ** 0.5), len(words) - codes - 1
+    side, classes = round((positions[0] - 1) ** 0.5), words[0] - codes - 1
     require(
-        classes > 0 and side * side == len(positions) - 1,
-        f"has {len(words)} word and {len(positions)} position embeddings, which do not fit the "
-        f"tokenizer with {codes} codes: there must be a row for each code, class and the mask, "
-        "and a position for the class and each token of a square map",
+        classes > 0 and side * side == positions[0] - 1,
+        f"has {words[0]} word and {positions[0]} position embeddings; to a tokenizer with {codes} "
+        "codes belong one row for each code, class and the mask, and one position for the class "
+        "and each token of a square map",
     )
     factor = 2 ** (len(tokenizer.changes["model.channel_multipliers"]) - 1)
-    changes = {
+    return {
         "data.image_size": side * factor,
         "data.channels": tokenizer.changes["data.channels"],
         "data.num_classes": classes,
         "model.codebook_size": codes,
         "model.grid": (side, side),
-        "model.width": words.shape[1],
+        "model.width": words[1],
         "model.num_layers": _count(arrays, "TransformerLayer_"),
-        "model.num_heads": query.shape[1],
-        "model.mlp_width": mlp.shape[1],
+        "model.num_heads": query[1],
+        "model.mlp_width": mlp[1],
     }
-    network = MaskGIT(
-        codebook_size=codes,
-        num_classes=classes,
-        num_tokens=side * side,
-        **{key: changes[f"model.{key}"] for key in ("width", "num_layers", "num_heads")},
-        mlp_width=mlp.shape[1],
-    )
-    source_of = generator_source(network)
-    params, _ = import_tree(arrays, generator_shapes(network), source_of)
-    preset = f"maskgit:imagenet{512 if side == 32 else 256}"
-    return Imported("maskgit", preset, changes, {"prior": params}, {}, dropped)
 
 
-def generator_shapes(network: MaskGIT) -> Any:
+def _generator_shapes(network: MaskGIT) -> Any:
     """Returns the shapes of the parameters of a transformer."""
     label = jax.ShapeDtypeStruct((1,), np.int32)
     tokens = jax.ShapeDtypeStruct((1, network.num_tokens), np.int32)
     mask = jax.ShapeDtypeStruct(tokens.shape, bool)
-    init: Any = jax.eval_shape(
-        lambda *inputs: network.init(jax.random.key(0), *inputs, False), tokens, mask, label
-    )
-    return init["params"]
+
+    def init(tokens: Array, mask: Array, label: Array) -> Any:
+        return network.init(jax.random.key(0), tokens, mask, label, False)
+
+    return jax.eval_shape(init, tokens, mask, label)["params"]
 
 
 _SINGLE = {
@@ -256,3 +321,73 @@ def generator_source(network: MaskGIT) -> SourceOf:
         return same(f"{_SINGLE[module]}/{leaf}")
 
     return source_of
+
+
+def write_weights(config: ConfigDict, variables: Variables, path: Path) -> None:
+    """Writes the tokenizer, with its discriminator if there is one, or the transformer.
+
+    The discriminator is beside "params", where the official code ignores it.
+
+    Raises:
+        InputError: The run is no official network.
+    """
+    if config.stage == "vqgan":
+        _check_tokenizer(config)
+        arrays = export_tree(dict(variables.params), tokenizer_source(config))
+    else:
+        _check_generator(config)
+        arrays = export_tree(variables.params["prior"], generator_source(build_network(config)))
+    named = {
+        name if name.startswith(_DISCRIMINATOR_PREFIX) else f"params/{name}": array
+        for name, array in arrays.items()
+    }
+    path.write_bytes(msgpack_serialize(unflatten_dict(named, sep="/")))
+
+
+def _check_tokenizer(config: ConfigDict) -> None:
+    model = config.model
+    narrowest = model.filters * min(model.channel_multipliers)
+    groups = model.norm_groups or (32 if narrowest >= 64 else 0)
+    _check_values(
+        {
+            "model.architecture": (model.architecture.removesuffix("_fixed"), "maskgit"),
+            "model.mid_blocks": (model.mid_blocks, model.blocks_per_level),
+            "model.norm_groups": (groups, 32),
+            "model.unit_range": (model.unit_range, True),
+            "discriminator.kind": (
+                config.discriminator.kind if config.losses.adversarial_weight else "stylegan",
+                "stylegan",
+            ),
+        }
+    )
+
+
+def _check_generator(config: ConfigDict) -> None:
+    require(
+        config.stage == "maskgit",
+        f"a run of stage '{config.stage}' cannot be written in format 'maskgit'; use "
+        "--format=safetensors",
+    )
+    model, options = config.model, settings_dict(LayerOptions)
+    _check_values(
+        {
+            "model.norm": (model.norm, "post"),
+            "model.head": (model.head, "tied"),
+            "losses.label_dropout_rate": (config.losses.label_dropout_rate, 0.0),
+            "data.condition": (config.data.condition, ""),
+            "model.grid": (tuple(model.grid), (model.grid[0], model.grid[0])),
+            **{
+                f"model.layer_options.{name}": (model.layer_options[name], default)
+                for name, default in options.items()
+            },
+        }
+    )
+
+
+def _check_values(values: Mapping[str, tuple[Any, Any]]) -> None:
+    for key, (value, official) in values.items():
+        require(
+            value == official,
+            f"config.{key} is {value!r}, but networks of format 'maskgit' have {official!r}; use "
+            "--format=safetensors",
+        )

@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 from flax.serialization import msgpack_restore
 from flax.traverse_util import flatten_dict
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from maskgit_jax.configuration import InputError, require
@@ -31,7 +32,8 @@ class Weights(NamedTuple):
         arrays: Name -> array. Names of nested dictionaries are joined by "/" (flax), those of
             state dicts are as in the file ("a.b.weight").
         config: The description beside the weights: `config.json` (diffusers), or a YAML file of
-            the same name (taming-transformers); empty without one.
+            the same name (taming-transformers); for safetensors without one, the metadata of
+            the file; empty otherwise.
     """
 
     path: Path
@@ -57,9 +59,9 @@ def read_weights(path: str | Path) -> Weights:
         path = _weights_in(folder)
     else:
         config = _description_beside(path)
-    arrays = _read_arrays(path)
+    arrays, metadata = _read_arrays(path)
     require(bool(arrays), f"{path} holds no arrays")
-    return Weights(path, arrays, config)
+    return Weights(path, arrays, config or metadata)
 
 
 def _model_folder(folder: Path) -> Path:
@@ -95,19 +97,20 @@ def _read_description(path: Path) -> dict[str, Any]:
         return content
 
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+def _read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Returns the arrays of a file and its metadata."""
     with open_untrusted(path, "file of weights") as file:
         start = file.read(9)
     if _is_safetensors(start):
         return _read_safetensors(path)
     if _is_msgpack(start):
-        return _read_msgpack(path)
+        return _read_msgpack(path), {}
     is_torch = start[:4] == b"PK\x03\x04" or start[:1] == b"\x80"
     require(
         is_torch,
         f"{path} is none of: msgpack of flax, torch file, safetensors; it begins with {start!r}",
     )
-    return read_state_dict(path)
+    return read_state_dict(path), {}
 
 
 def _is_safetensors(start: bytes) -> bool:
@@ -120,9 +123,9 @@ def _is_msgpack(start: bytes) -> bool:
     return bool(start) and (0x81 <= start[0] <= 0x8F or start[0] in (0xDE, 0xDF))
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    with open_untrusted(path, "safetensors file"):
-        return dict(load_file(path))
+def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    with open_untrusted(path, "safetensors file"), safe_open(path, framework="np") as file:
+        return load_file(path), file.metadata() or {}
 
 
 def _read_msgpack(path: Path) -> dict[str, np.ndarray]:

@@ -11,11 +11,10 @@ def token_cross_entropy(logits: Array, tokens: Array, label_smoothing: float = 0
     """Returns the cross-entropy of each token, float32 [B, L], in nats.
 
     Args:
-        logits: [B, L, K].
+        logits: [B, L, K]; or, as in google-research/maskgit, of all 2025 rows of the vocabulary,
+            classes and mask included (magvit cuts to the codebook first).
         tokens: The true tokens, int32 [B, L], 0 .. K-1.
-        label_smoothing: Probability spread evenly over all K codes. Differs from
-            google-research/maskgit, which spreads it over all 2025 rows of the vocabulary,
-            classes and mask included (magvit cuts to the codebook first, as here).
+        label_smoothing: Probability spread evenly over all logits.
     """
     chex.assert_shape(logits, (*tokens.shape, None))
     log_probability = jax.nn.log_softmax(logits.astype(jnp.float32))

@@ -59,9 +59,9 @@ class MaskGIT(nn.Module):
         dtype: Type of the activations; logits are float32.
 
     Source: google-research/maskgit nets/maskgit_transformer.py. Differs: only the K logits of codes
-    are computed (there all 2025 are, and sampling cuts them off); the mask is an argument instead
-    of token -1. The linear head and the scaled initialization are not official: with them narrow
-    networks learn to use context in half the steps (docs/results/lineage.md).
+    are computed by default (there all 2025 are, and sampling cuts them off); the mask is an
+    argument instead of token -1. The linear head and the scaled initialization are not official:
+    with them narrow networks learn to use context in half the steps (docs/results/lineage.md).
     """
 
     codebook_size: int
@@ -125,8 +125,9 @@ class MaskGIT(nn.Module):
         train: bool,
         condition: Array | None = None,
         grid: Grid | None = None,
+        all_rows: bool = False,
     ) -> Array:
-        """Returns logits float32 [B, L, K].
+        """Returns logits float32 [B, L, K], or [B, L, R] of all R rows of the embedding in use.
 
         Args:
             tokens: int32 [B, L], 0 .. K-1; ignored where masked.
@@ -135,9 +136,10 @@ class MaskGIT(nn.Module):
             train: Whether dropout acts.
             condition: Condition tokens, int32 [B, Lc], if the network has any.
             grid: Rows and columns of the tokens where they differ from those of the training.
+            all_rows: Whether logits of classes and mask are returned too; for tied heads.
         """
         x, table = self._features(tokens, mask, label, train, condition, grid)
-        return self._head(x, table)
+        return self._head(x, table, self.num_rows if all_rows else self.codebook_size)
 
     def _features(
         self,
@@ -285,8 +287,9 @@ class MaskGIT(nn.Module):
         image_rows = jnp.where(mask, mask_row, tokens)
         return jnp.concatenate([class_row[:, None], image_rows], axis=1)
 
-    def _head(self, x: Array, table: Array) -> Array:
+    def _head(self, x: Array, table: Array, num_rows: int) -> Array:
         if self.head == "linear":
+            assert num_rows == self.codebook_size, "a linear head has logits of codes only"
             dense = nn.Dense(
                 self.codebook_size, kernel_init=initialize, dtype=self.dtype, name="head_codes"
             )
@@ -295,9 +298,9 @@ class MaskGIT(nn.Module):
             x = nn.Dense(self.width, kernel_init=initialize, dtype=self.dtype, name="head_dense")(x)
             x = self._norm("head_norm")(nn.gelu(x))
         bias = self.param("head_bias", nn.initializers.zeros, (len(table),))
-        codes = table[: self.codebook_size].astype(self.dtype)
-        logits = jnp.einsum("bld,kd->blk", x, codes, preferred_element_type=jnp.float32)
-        return logits + bias[None, None, : self.codebook_size]
+        rows = table[:num_rows].astype(self.dtype)
+        logits = jnp.einsum("bld,kd->blk", x, rows, preferred_element_type=jnp.float32)
+        return logits + bias[None, None, :num_rows]
 
 
 def resize_positions(positions: Array, grid: Grid, other: Grid) -> Array:

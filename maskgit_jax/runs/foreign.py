@@ -1,4 +1,4 @@
-"""Runs made of published weights of other projects."""
+"""Runs made of published weights of other projects, and weights of runs in their formats."""
 
 import hashlib
 import json
@@ -6,20 +6,27 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from maskgit_jax.configuration import (
-    load_config,
     require,
     resolve_cadences,
     resolve_start_steps,
     validate,
 )
-from maskgit_jax.files import atomic_path, create_output_directory, user_path, write_text
-from maskgit_jax.interop.formats import AUTO, choose_format, read_format
-from maskgit_jax.interop.imported import Imported
+from maskgit_jax.files import (
+    atomic_path,
+    check_output_file,
+    create_output_directory,
+    user_path,
+    write_text,
+)
+from maskgit_jax.interop.formats import AUTO, EXPORTS, choose_format, read_format
+from maskgit_jax.interop.imported import Imported, stage_config
 from maskgit_jax.interop.weight_files import Weights, read_weights
-from maskgit_jax.runs.directory import write_config
+from maskgit_jax.runs.directory import load_variables, read_config, write_config
 from maskgit_jax.stage import Stage
 from maskgit_jax.stages import stage_module
 from maskgit_jax.training.variables import save_untrained, save_variables
@@ -123,9 +130,8 @@ def _checksum(weights: Weights) -> str:
 
 
 def _config(imported: Imported, **changes: Any) -> ConfigDict:
-    """Returns the valid configuration of a stage. Published weights are used in float32."""
-    values = {"dtype": "float32", **imported.changes, **changes}
-    config = load_config(imported.preset, **values).copy_and_resolve_references().unlock()
+    """Returns the valid configuration of a stage."""
+    config = stage_config(imported, **changes).copy_and_resolve_references().unlock()
     resolve_cadences(config)
     resolve_start_steps(config)
     validate(config)
@@ -151,3 +157,27 @@ def _write_generator(folder: Path, final: Path, tokenizer: Imported, generator: 
 def _write_run(folder: Path, config: ConfigDict, imported: Imported) -> None:
     save_untrained(folder, imported.params, imported.state, json.loads(config.to_json()))
     write_config(folder, config)
+
+
+def export_weights(workdir: str | Path, out: str | Path, format: str, mesh: Mesh) -> Path:
+    """Writes the weights of a run, averages where they are kept, in a format; returns the file.
+
+    Args:
+        workdir: A run, or a copy of a finished stage inside one, RUN/frozen/tokenizer.
+        out: The file.
+        format: One of `interop.formats.EXPORTS`.
+        mesh: The devices.
+
+    Raises:
+        InputError: There is no run, or the format cannot hold it.
+    """
+    found = [each for each in EXPORTS if each.name == format]
+    names = ", ".join(each.name for each in EXPORTS)
+    require(bool(found), f"--format is '{format}'; a run can be written as: {names}")
+    require(str(workdir) != "", "--workdir is needed: a run")
+    require(str(out) != "", "--out is needed: the file to write")
+    config, path = read_config(user_path(workdir)), check_output_file(out)
+    variables = jax.device_get(load_variables(user_path(workdir), mesh))
+    with atomic_path(path) as unfinished:
+        found[0].write(config, variables, unfinished)
+    return path

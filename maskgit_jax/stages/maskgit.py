@@ -49,6 +49,12 @@ def validate(config: ConfigDict) -> None:
     require_one_of(config, "model.initialization", ("official", "scaled"))
     require_one_of(config, "losses.loss_on", ("masked", "all"))
     require_one_of(config, "losses.reduction", ("examples", "tokens"))
+    require_one_of(config, "losses.softmax_over", ("codes", "rows"))
+    require(
+        config.losses.softmax_over == "codes" or model.head != "linear",
+        "config.losses.softmax_over is 'rows', but a linear head has logits of codes only; set "
+        "config.model.head to tied, or softmax_over to codes",
+    )
     check_masking(config)
     check_transformer(config)
     check_bidirectional(config)
@@ -95,8 +101,12 @@ class MaskGITStage(ParallelDecodingStage):
         condition: Array | None = None,
         dropout_key: Key | None = None,
         grid: Grid | None = None,
+        all_rows: bool = False,
     ) -> Array:
-        """Returns the logits, float32 [B, L, K]; dropout acts if there is a key for it."""
+        """Returns the logits, float32 [B, L, K]; dropout acts if there is a key for it.
+
+        For `all_rows` see `MaskGIT`.
+        """
         return self.network.apply(  # pyright: ignore[reportReturnType]
             {"params": variables.params["prior"]},
             tokens,
@@ -105,6 +115,7 @@ class MaskGITStage(ParallelDecodingStage):
             dropout_key is not None,
             condition,
             grid,
+            all_rows,
             rngs=None if dropout_key is None else {"dropout": dropout_key},
         )
 
@@ -131,10 +142,14 @@ class MaskGITStage(ParallelDecodingStage):
             dropped = jax.random.bernoulli(label_key, weights.label_dropout_rate, label.shape)
             label = jnp.where(dropped, self.null_label, label)
         condition = encode_condition(self.condition_tokenizer, variables, batch)
-        logits = self.logits(variables, tokens, mask, label, condition, dropout_key)
+        all_rows = weights.softmax_over == "rows"
+        logits = self.logits(variables, tokens, mask, label, condition, dropout_key, None, all_rows)
         errors = token_cross_entropy(logits, tokens, weights.label_smoothing)
         selected = mask if weights.loss_on == "masked" else jnp.ones_like(mask)
-        plain = token_cross_entropy(logits, tokens) if weights.label_smoothing else errors
+        if all_rows:
+            logits = logits[..., : self.network.codebook_size]
+        differs = all_rows or weights.label_smoothing
+        plain = token_cross_entropy(logits, tokens) if differs else errors
         metrics = {
             "token_accuracy": reduce_masked(_is_correct(logits, tokens), mask, "examples"),
             **bits_metrics(plain, tokens, self.config.model.codebook_size, mask),

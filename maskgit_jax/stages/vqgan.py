@@ -26,6 +26,7 @@ from maskgit_jax.losses.adversarial import (
     r1_penalty,
     update_lecam_averages,
 )
+from maskgit_jax.losses.quantization import ENTROPY_LOSSES, entropy_loss
 from maskgit_jax.losses.reconstruction import pixel_loss
 from maskgit_jax.networks.discriminators import PatchDiscriminator, StyleGANDiscriminator
 from maskgit_jax.networks.perceptual import PERCEPTUAL_NETWORKS, min_image_size, perceptual_distance
@@ -53,14 +54,28 @@ def validate(config: ConfigDict) -> None:
     require_one_of(config, "losses.reconstruction", ("l1", "l2"))
     require_one_of(config, "losses.adversarial", ADVERSARIAL_LOSSES)
     losses = config.losses
-    terms = ("reconstruction", "quantizer", "perceptual", "adversarial", "r1", "lecam")
+    require_one_of(config, "losses.entropy", ENTROPY_LOSSES)
+    terms = ("reconstruction", "quantizer", "entropy", "perceptual", "adversarial", "r1", "lecam")
     require_at_least(config, 0, *(f"losses.{term}_weight" for term in terms))
+    require_at_least(config, 1e-6, "losses.entropy_temperature")
+    _validate_network(config)
     decay = losses.lecam_decay
     require(0 <= decay < 1, f"config.losses.lecam_decay is {decay}; it must be in [0, 1)")
     factor = 2 ** (len(config.model.channel_multipliers) - 1)
     validate_image_size(config, factor, "channel_multipliers")
     _validate_perceptual(config)
     _validate_discriminator(config)
+
+
+def _validate_network(config: ConfigDict) -> None:
+    model = config.model
+    require_at_least(config, 0, "model.mid_blocks", "model.norm_groups")
+    widths = [model.filters * multiplier for multiplier in model.channel_multipliers]
+    require(
+        not model.norm_groups or all(width % model.norm_groups == 0 for width in widths),
+        f"config.model.norm_groups is {model.norm_groups}, which does not divide all widths, "
+        f"{widths}; set it to 0 for fewer groups in narrow layers",
+    )
 
 
 def _validate_perceptual(config: ConfigDict) -> None:
@@ -168,7 +183,8 @@ class VQGANStage(SingleMapTokenizer):
         features = self.apply(variables, "features", quantized.codes)
         reconstruction = self.apply(variables, "to_image", features)
         terms = self.reconstruction_terms(variables, image, reconstruction)
-        loss = sum(terms.values(), weights.quantizer_weight * quantized.loss)
+        terms |= self.quantizer_terms(variables, latents, quantized.loss)
+        loss = sum(terms.values(), jnp.float32(0.0))
         usage = update_usage(
             variables.state["usage"],
             latents,
@@ -177,11 +193,7 @@ class VQGANStage(SingleMapTokenizer):
             step,
             self.config.model.restart_dead_codes_after,
         )
-        metrics = {
-            **terms,
-            "quantizer_loss": quantized.loss,
-            "restarted_codes": count_restarts(usage, step),
-        }
+        metrics = {**terms, "restarted_codes": count_restarts(usage, step)}
         if not weights.adversarial_weight:
             return {"autoencoder": loss}, ({"usage": usage}, metrics)
         weight = self.generator_weight(variables, image, features, step)
@@ -206,10 +218,29 @@ class VQGANStage(SingleMapTokenizer):
             terms["perceptual_loss"] = weights.perceptual_weight * distance.mean()
         return terms
 
+    def quantizer_terms(
+        self, variables: Variables, latents: Array, loss: Array
+    ) -> dict[str, Array]:
+        """Returns the weighted losses of the quantizer, [] each.
+
+        Args:
+            variables: Of the stage.
+            latents: Encoder outputs [B, h, w, D].
+            loss: Of codebook and commitment, [].
+        """
+        weights = self.config.losses
+        terms = {"quantizer_loss": weights.quantizer_weight * loss}
+        if weights.entropy_weight:
+            codebook = variables.params["autoencoder"]["quantizer"]["codebook"]
+            entropy = entropy_loss(latents, codebook, weights.entropy, weights.entropy_temperature)
+            terms["entropy_loss"] = weights.entropy_weight * entropy
+        return terms
+
     def discriminate(
         self, variables: Variables, batch_stats: PyTree, image: Array
     ) -> tuple[Array, PyTree]:
         """Returns the discriminator's logits and its batch statistics after these images."""
+        image = (image + 1.0) / 2.0 if self.config.model.unit_range else image
         logits, changed = self.discriminator.apply(
             {"params": variables.params["discriminator"], "batch_stats": batch_stats},
             image,

@@ -10,6 +10,15 @@ def state_dict(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     return {name: tensor(name, tuple(shape)) for name, shape in shapes.items()}
 
 
+def flax_arrays(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Float32 arrays in flax's layout, made as those of `state_dict`."""
+    found = {}
+    for name, shape in shapes.items():
+        word = f"{name}.weight" if name.endswith("scale") else name
+        found[name] = np.ascontiguousarray(tensor(word, tuple(shape)[::-1]).T)
+    return found
+
+
 def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
     if name.endswith("num_batches_tracked"):
         return np.zeros(shape, np.int64)
