@@ -20,6 +20,32 @@ IMAGENET = {
     "training.num_steps": 1_000_000,
     "training.batch_size": 256,
 }
+# taming-transformers' f16 tokenizer of ImageNet. Its released quantizer weights the commitment term
+# by 1 and the codebook term by 0.25: here 0.25 (codebook + 4 commitment).
+TAMING = {
+    **common.IMAGENET,
+    "data.crop": "random",
+    "data.augmentations": "",
+    "model.architecture": "taming",
+    "model.norm_groups": 32,
+    "model.beta": 4.0,
+    "model.restart_dead_codes_after": 0,
+    "discriminator.norm": "batch",
+    "losses.reconstruction": "l1",
+    "losses.quantizer_weight": 0.25,
+    "losses.perceptual": "lpips",
+    "losses.adversarial": "hinge",
+    "losses.adversarial_weight": 0.8,
+    "losses.adaptive_weight": True,
+    "training.num_steps": 1_000_000,
+    "training.batch_size": 96,
+    **{
+        f"optimizers.{network}.{key}": value
+        for network in ("autoencoder", "discriminator")
+        for key, value in dict(learning_rate=4.32e-4, beta1=0.5, beta2=0.9, ema_rate=0.0).items()
+    },
+    "optimizers.discriminator.start_step": 250_001,
+}
 FOLDER = {
     **common.FOLDER,
     "model.filters": 64,
@@ -100,6 +126,7 @@ PRESETS = {
         "optimizers.discriminator.start_fraction": 0.1,
     },
     "imagenet256": IMAGENET,
+    "imagenet256_taming": TAMING,
     "imagenet512": {**IMAGENET, "data.image_size": 512, "discriminator.filters": 32},
 }
 
@@ -110,7 +137,9 @@ def get_config(preset: str = "") -> ConfigDict:
     The presets `imagenet256` and `imagenet512` are the official MaskGIT tokenizer (54,515,587
     parameters) and its training: L2, the last feature map of a ResNet-50 with weight 0.1, a
     StyleGAN discriminator with weight 0.1 from step 0 and R1 with weight 10 on pixels in [0, 1]
-    at every step, Adam (0, 0.99) at 1e-4. The other presets need no weights of a perceptual
+    at every step, Adam (0, 0.99) at 1e-4. `imagenet256_taming` is the f16 tokenizer with 1,024
+    codes of taming-transformers: L1, LPIPS, a PatchGAN with batch norm from step 250,001 on, with
+    the adaptive weight. The other presets need no weights of a perceptual
     network; `--config.losses.perceptual=lpips` adds one.
     """
     name, changes = choose_preset(preset, PRESETS)
@@ -123,6 +152,9 @@ def get_config(preset: str = "") -> ConfigDict:
         mid_blocks=2,
         norm_groups=0,  # of GroupNorm; 0: 32, fewer in narrow layers
         unit_range=False,  # whether the network's pixels are in [0, 1], not in [-1, 1]
+        attention_sizes=(16,),  # of taming: sides of the maps with attention, at image_size
+        latent_width=256,  # of taming: channels around the two projections of the codes
+        quantizer_kind="vector",  # vector: the nearest code | gumbel: the code of a classifier
         codebook_size=1024,
         codebook_dim=256,
         beta=0.25,
@@ -133,7 +165,7 @@ def get_config(preset: str = "") -> ConfigDict:
         kind="patch",  # patch | stylegan (no norm; downsamples to 4 pixels)
         filters=64,
         num_layers=3,  # of patch
-        norm="group",  # of patch: batch | group | none
+        norm="group",  # of patch: batch | actnorm | group | none
         max_width=512,  # of stylegan
         blur=True,  # of stylegan: downsample with the kernel [1, 3, 3, 1] instead of means
     )
@@ -147,7 +179,7 @@ def get_config(preset: str = "") -> ConfigDict:
         perceptual="",  # lpips | resnet50_features | resnet50_logits | efficientnet_features | ...
         perceptual_weights="",  # file; "": of an installed package
         perceptual_weight=1.0,
-        adversarial="non_saturating",  # non_saturating | hinge
+        adversarial="non_saturating",  # non_saturating | hinge | hinge_sum | vanilla
         adversarial_weight=0.1,  # 0: no discriminator
         adaptive_weight=False,  # multiplies adversarial_weight by taming's adaptive weight
         r1_weight=0.0,  # of the squared gradient at real images in [-1, 1]

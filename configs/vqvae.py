@@ -65,6 +65,7 @@ def get_config(preset: str = "") -> ConfigDict:
         beta=0.25,
         codebook_update="ema",  # ema (moving averages of the latents) | gradient
         codebook_decay=0.99,  # of these averages
+        codebook_smoothing=0.0,  # added to the counts of codes: 1e-5 in published code; 0: none
         codebook_init="data",  # data | kmeans | uniform
         restart_dead_codes_after=256,  # batches without use; 0: never
         remat=False,

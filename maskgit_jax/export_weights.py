@@ -11,7 +11,7 @@ from maskgit_jax.runs.foreign import export_weights
 from maskgit_jax.training.sharding import all_devices
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Run directory, or RUN/frozen/tokenizer.")
-OUT = flags.DEFINE_string("out", "", "File to write.")
+OUT = flags.DEFINE_string("out", "", "File to write; with --format=diffusers a folder.")
 FORMAT = flags.DEFINE_enum(
     "format",
     "safetensors",
@@ -23,7 +23,8 @@ FORMAT = flags.DEFINE_enum(
 def main() -> None:
     """Exports the averages of the parameters where they are kept."""
     path = export_weights(WORKDIR.value, OUT.value, FORMAT.value, all_devices())
-    print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    size = sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
+    print(f"wrote {path} ({size / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,11 @@ from maskgit_jax.hints import python_command
 from maskgit_jax.interop.formats import AUTO, format_names
 from maskgit_jax.runs.foreign import import_run
 
-TOKENIZER = flags.DEFINE_string("tokenizer", "", "Weights of a tokenizer: a file or folder.")
+TOKENIZER = flags.DEFINE_string(
+    "tokenizer",
+    "",
+    "Weights of a tokenizer: a file or folder; without them those in the file of the generator.",
+)
 GENERATOR = flags.DEFINE_string(
     "generator", "", "Weights of a prior on its tokens; without them the run is the tokenizer."
 )

@@ -18,7 +18,11 @@ from maskgit_jax.networks.residual import (
     Upsample,
     group_norm,
 )
+from maskgit_jax.quantizers.gumbel import GumbelQuantizer
 from maskgit_jax.quantizers.vector import Quantized, VectorQuantizer
+
+QUANTIZERS = ("vector", "gumbel")
+"""The nearest code, or the one with the largest logit of a dense layer (taming's GumbelVQ)."""
 
 
 class Architecture(NamedTuple):
@@ -166,6 +170,7 @@ class VQGAN(nn.Module):
         codebook_size: K.
         codebook_dim: D.
         beta: Weight of the commitment loss.
+        quantizer_kind: One of `QUANTIZERS`; `beta` is of "vector".
         architecture: The published network, see `Architecture`.
         remat: Recompute residual blocks in the backward pass instead of storing them.
         dtype: Type of the activations; the codebook is always float32.
@@ -182,6 +187,7 @@ class VQGAN(nn.Module):
     codebook_size: int = 1024
     codebook_dim: int = 256
     beta: float = 0.25
+    quantizer_kind: str = "vector"
     architecture: Architecture = Architecture()
     remat: bool = False
     dtype: str = "float32"
@@ -200,9 +206,14 @@ class VQGAN(nn.Module):
             dtype=self.dtype,
         )
         self.encoder = Encoder(codebook_dim=self.codebook_dim, **pyramid)
-        self.quantizer = VectorQuantizer(self.codebook_size, self.codebook_dim, self.beta)
+        self.quantizer = self._quantizer()
         self.decoder = Decoder(**pyramid)
         self.conv_out = nn.Conv(self.channels, (3, 3), padding=1, dtype=self.dtype)
+
+    def _quantizer(self) -> VectorQuantizer | GumbelQuantizer:
+        if self.quantizer_kind == "gumbel":
+            return GumbelQuantizer(self.codebook_size, self.codebook_dim)
+        return VectorQuantizer(self.codebook_size, self.codebook_dim, self.beta)
 
     def __call__(self, image: Array) -> tuple[Array, Quantized]:
         """Returns the reconstruction [B, H, W, C] and the quantized latents."""

@@ -1,7 +1,7 @@
 """The formats of published weights: one entry for each project and part."""
 
 from maskgit_jax.configuration import InputError, require
-from maskgit_jax.interop import maskgit, maskgit_torch, own
+from maskgit_jax.interop import diffusers_vqmodel, maskgit, maskgit_torch, net2net, own, taming
 from maskgit_jax.interop.imported import Export, Format, Imported
 from maskgit_jax.interop.weight_files import Weights
 
@@ -12,10 +12,19 @@ FORMATS: tuple[Format, ...] = (
     Format("safetensors", "generator", own.is_generator, own.read_run),
     Format("maskgit_torch", "tokenizer", maskgit_torch.is_tokenizer, maskgit_torch.read_tokenizer),
     Format("maskgit_torch", "generator", maskgit_torch.is_generator, maskgit_torch.read_generator),
+    Format("taming", "tokenizer", taming.is_tokenizer, taming.read_tokenizer),
+    Format("taming", "generator", net2net.is_generator, net2net.read_generator),
+    Format(
+        "diffusers",
+        "tokenizer",
+        diffusers_vqmodel.is_tokenizer,
+        diffusers_vqmodel.read_tokenizer,
+    ),
 )
 EXPORTS: tuple[Export, ...] = (
     Export("maskgit", maskgit.write_weights),
     Export("safetensors", own.write_run),
+    Export("diffusers", diffusers_vqmodel.write_folder),
 )
 AUTO = "auto"
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +29,7 @@ class Imported(NamedTuple):
         params: Network -> parameters, float32 numpy arrays.
         state: The stage's state, see `Variables`.
         dropped: Names of arrays of the file that were dropped on purpose.
+        frozen: Name -> a stage in the same file that this one uses, besides the tokenizer.
     """
 
     stage: str
@@ -36,6 +38,7 @@ class Imported(NamedTuple):
     params: dict[str, PyTree]
     state: PyTree
     dropped: tuple[str, ...] = ()
+    frozen: Mapping[str, "Imported"] = MappingProxyType({})
 
 
 class Format(NamedTuple):

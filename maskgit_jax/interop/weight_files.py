@@ -31,9 +31,9 @@ class Weights(NamedTuple):
         path: The file; in a folder, the file of the weights.
         arrays: Name -> array. Names of nested dictionaries are joined by "/" (flax), those of
             state dicts are as in the file ("a.b.weight").
-        config: The description beside the weights: `config.json` (diffusers), or a YAML file of
-            the same name (taming-transformers); for safetensors without one, the metadata of
-            the file; empty otherwise.
+        config: The description of the weights: `config.json` (diffusers), or a YAML file
+            (taming-transformers) beside them, of the same name, or the only one of a model in
+            ../configs; for safetensors without one, the metadata of the file; empty otherwise.
     """
 
     path: Path
@@ -87,7 +87,11 @@ def _description_beside(path: Path) -> dict[str, Any]:
     for candidate in (path.with_suffix(".yaml"), path.with_suffix(".yml")):
         if candidate.is_file() and candidate != path:
             return _read_description(candidate)
-    return {}
+    if path.parent.name != "checkpoints":
+        return {}
+    files = sorted(path.parent.parent.glob("configs/*.yaml"))
+    found = [content for file in files if "model" in (content := _read_description(file))]
+    return found[0] if len(found) == 1 else {}
 
 
 def _read_description(path: Path) -> dict[str, Any]:

@@ -9,7 +9,13 @@ from jax.nn import relu, softplus
 
 from maskgit_jax.arrays import Array, PyTree
 
-ADVERSARIAL_LOSSES = ("hinge", "non_saturating")
+ADVERSARIAL_LOSSES = ("hinge", "hinge_sum", "vanilla", "non_saturating")
+_DISCRIMINATOR_LOSSES = {
+    "hinge": lambda real, fake: 0.5 * (relu(1.0 - real).mean() + relu(1.0 + fake).mean()),
+    "hinge_sum": lambda real, fake: relu(1.0 - real).mean() + relu(1.0 + fake).mean(),
+    "vanilla": lambda real, fake: 0.5 * (softplus(-real).mean() + softplus(fake).mean()),
+    "non_saturating": lambda real, fake: softplus(-real).mean() + softplus(fake).mean(),
+}
 
 
 def discriminator_loss(real: Array, fake: Array, kind: str) -> Array:
@@ -18,23 +24,26 @@ def discriminator_loss(real: Array, fake: Array, kind: str) -> Array:
     Args:
         real: Logits of real images, any shape; large means real.
         fake: Logits of reconstructions, any shape.
-        kind: "hinge" (taming-transformers: 0.5 (E relu(1 - real) + E relu(1 + fake))) or
-            "non_saturating" (google-research/maskgit: E softplus(-real) + E softplus(fake)).
+        kind: "hinge" (taming-transformers: 0.5 (E relu(1 - real) + E relu(1 + fake))),
+            "hinge_sum" (the same without the factor), "non_saturating" (google-research/maskgit:
+            E softplus(-real) + E softplus(fake)) or "vanilla" (taming-transformers: half of it).
     """
-    if kind == "hinge":
-        return 0.5 * (relu(1.0 - real).mean() + relu(1.0 + fake).mean())
-    if kind == "non_saturating":
-        return softplus(-real).mean() + softplus(fake).mean()
-    raise ValueError(f"adversarial loss '{kind}' is neither hinge nor non_saturating")
+    _check_kind(kind)
+    return _DISCRIMINATOR_LOSSES[kind](real, fake)
 
 
 def generator_loss(fake: Array, kind: str) -> Array:
-    """Returns the generator's loss [] of the logits of its images; see `discriminator_loss`."""
-    if kind == "hinge":
-        return -fake.mean()
-    if kind == "non_saturating":
-        return softplus(-fake).mean()
-    raise ValueError(f"adversarial loss '{kind}' is neither hinge nor non_saturating")
+    """Returns the generator's loss [] of the logits of its images; see `discriminator_loss`.
+
+    E softplus(-fake) of "non_saturating", otherwise -E fake: also of "vanilla", as in taming.
+    """
+    _check_kind(kind)
+    return softplus(-fake).mean() if kind == "non_saturating" else -fake.mean()
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in ADVERSARIAL_LOSSES:
+        raise ValueError(f"adversarial loss '{kind}' is none of: {', '.join(ADVERSARIAL_LOSSES)}")
 
 
 def adaptive_weight(

@@ -21,8 +21,9 @@ class PatchDiscriminator(nn.Module):
     Attributes:
         filters: Channels of the first layer.
         num_layers: Convolutions of stride 2.
-        norm: "batch" (taming; running statistics in the `batch_stats` collection), "group"
-            (any batch size, no statistics), or "none".
+        norm: "batch" (taming; running statistics in the `batch_stats` collection), "actnorm"
+            (taming's use_actnorm, see `ActNorm`), "group" (any batch size, no statistics), or
+            "none".
         dtype: Type of the activations.
 
     Source: taming/modules/discriminator/model.py:NLayerDiscriminator; kernels N(0, 0.02).
@@ -39,7 +40,7 @@ class PatchDiscriminator(nn.Module):
         for level in range(1, self.num_layers + 1):
             stride = 2 if level < self.num_layers else 1
             width = self.filters * min(2**level, 8)
-            x = self._conv(width, stride, self.norm == "none", f"conv_{level}")(x)
+            x = self._conv(width, stride, self.norm in ("actnorm", "none"), f"conv_{level}")(x)
             x = nn.leaky_relu(self._normalize(x, train, f"norm_{level}"), 0.2)
         return self._conv(1, 1, True, "logits")(x).astype(jnp.float32)
 
@@ -65,10 +66,34 @@ class PatchDiscriminator(nn.Module):
                 dtype=self.dtype,
                 name=name,
             )(x)
+        if self.norm == "actnorm":
+            return ActNorm(self.dtype, name=name)(x)
         if self.norm == "group":
             groups = min(32, x.shape[-1] // 4)
             return nn.GroupNorm(num_groups=groups, epsilon=1e-6, dtype=self.dtype, name=name)(x)
         return x
+
+
+class ActNorm(nn.Module):
+    """Shifts and scales each channel: scale * (x + loc), [B, H, W, C] -> [B, H, W, C].
+
+    Both parameters start so that the batch of the initialization has mean 0 and deviation 1.
+
+    Attributes:
+        dtype: Type of the activations.
+
+    Source: taming/modules/util.py:ActNorm, after Kingma and Dhariwal 2018, Glow.
+    """
+
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        values = x.astype(jnp.float32)
+        loc = self.param("loc", lambda key: -values.mean(axis=(0, 1, 2)))
+        scale = self.param("scale", lambda key: 1 / (values.std(axis=(0, 1, 2), ddof=1) + 1e-6))
+        x = scale[None, None, None] * (values + loc[None, None, None])
+        return x.astype(self.dtype)
 
 
 def _near_one(key: Array, shape: tuple[int, ...], dtype: str = "float32") -> Array:

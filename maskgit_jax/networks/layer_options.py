@@ -51,8 +51,8 @@ class LayerOptions:
     conditioning: str = setting(
         "token",
         "The class as a token, as shift, scale and gate of each branch (adaptive norms, "
-        "AdaLN-zero; pre-norm only), or both.",
-        choices=("token", "adaln", "both"),
+        "AdaLN-zero; pre-norm only), or both; none: no class, for GPT with a condition image.",
+        choices=("token", "adaln", "both", "none"),
     )
     num_registers: int = setting(
         0, "Learned tokens at the end of the sequence, without a position or an output.", minimum=0
@@ -79,12 +79,12 @@ class LayerOptions:
     @property
     def class_token(self) -> bool:
         """Whether the class is a token of the sequence."""
-        return self.conditioning != "adaln"
+        return self.conditioning in ("token", "both")
 
     @property
     def adaptive(self) -> bool:
         """Whether the class shifts, scales and gates the branches of each layer."""
-        return self.conditioning != "token"
+        return self.conditioning in ("adaln", "both")
 
     @property
     def rotary(self) -> bool:

@@ -1,6 +1,7 @@
 """GPT: a causal transformer over the tokens of an image, with a KV cache for sampling."""
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -32,15 +33,20 @@ class GPTCache(NamedTuple):
 
     Attributes:
         label: int32 [B].
+        first: Row of the input from which the first image token is predicted, int32 [B].
         layers: Keys and values of all layers, [layers, B, Lc + L, N, D/N] each.
     """
 
     label: Array
+    first: Array
     layers: KVCache
 
 
 class GPT(nn.Module):
     """Pre-LN causal transformer over [Lc condition tokens, class, L - 1 image tokens].
+
+    Without a class (`layer_options.conditioning` "none") the first image token is predicted from
+    the last condition token.
 
     Rows of the embedding table: 0 .. K-1 image codes, then the classes, then the condition's
     codes; padded to a multiple of `row_multiple`, because odd tables cannot be sharded.
@@ -64,9 +70,10 @@ class GPT(nn.Module):
 
     Source: taming-transformers modules/transformer/mingpt.py:GPT. Differs: class, condition and
     image tokens have rows of their own (there class 7, condition code 7 and image code 7 share
-    one embedding); the class stands between condition and image, so that sampling without a
-    condition needs no other program; the learned positions start as sines and cosines of row and
-    column instead of 0, so that attention tells neighbours apart from the first step on.
+    one embedding); the class stands between condition and image (there, as here with conditioning
+    "none", is no class), so that sampling without a condition needs no other program; the learned
+    positions start as sines and cosines of row and column instead of 0, so that attention tells
+    neighbours apart from the first step on.
     """
 
     codebook_size: int
@@ -96,6 +103,11 @@ class GPT(nn.Module):
         return sum(height * width for height, width in self.condition_grids)
 
     @property
+    def start(self) -> int:
+        """Number of inputs before the one from which the first image token is predicted."""
+        return self.num_condition_tokens - (0 if self.layer_options.class_token else 1)
+
+    @property
     def layouts(self) -> tuple[Layout, ...]:
         """What the entries of the tables of rows and positions stand for, see `Stage`."""
         rows = {
@@ -103,7 +115,9 @@ class GPT(nn.Module):
             "classes": self.num_classes,
             "condition codes": self.condition_codebook_size,
         }
-        maps = {f"condition map {number}": grid for number, grid in enumerate(self.condition_grids)}
+        maps: dict[str, Any] = {f"condition map {n}": g for n, g in enumerate(self.condition_grids)}
+        if not self.layer_options.class_token:  # the last condition token has an image position
+            maps[[*maps][-1]] = math.prod(self.condition_grids[-1]) - 1
         return (
             Layout("word_embedding", 0, rows),
             Layout("position_embedding", 0, {**maps, "map": self.grid}),
@@ -151,25 +165,23 @@ class GPT(nn.Module):
             train: Whether dropout is active.
         """
         chex.assert_shape(tokens, (len(label), self.num_tokens))
-        rows = [self._class_row(label)[:, None], tokens[:, :-1]]
-        if self.num_condition_tokens:
-            rows = [self._condition_rows(condition), *rows]
-        x = self._embed(jnp.concatenate(rows, axis=1), jnp.int32(0), train)  # [B, Lc + L, D]
+        rows = jnp.concatenate([self._first_rows(label, condition), tokens[:, :-1]], axis=1)
+        x = self._embed(rows, jnp.int32(0), train)  # [B, Lc + L, D]; Lc + L - 1 without a class
         embedding = self._label_embedding(label)
         x, _ = self.layers(x, train, None, None, self._rotations(), embedding)
-        return self._logits(x[:, self.num_condition_tokens :], embedding)
+        return self._logits(x[:, self.start :], embedding)
 
     def init_cache(self, label: Array, condition: Array | None = None) -> GPTCache:
         """Returns the cache before the first image token; it holds the condition tokens."""
-        length = self.num_condition_tokens + self.num_tokens
+        rows, length = self._first_rows(label, condition), self.start + self.num_tokens
         shape = (self.num_layers, len(label), length, self.num_heads)
         zeros = jnp.zeros((*shape, self.width // self.num_heads), self.dtype)
         layers = KVCache(zeros, zeros)
-        if self.num_condition_tokens:
-            x = self._embed(self._condition_rows(condition), jnp.int32(0), False)
+        if self.start:
+            x = self._embed(rows[:, :-1], jnp.int32(0), False)
             embedding = self._label_embedding(label)
             _, layers = self.layers(x, False, layers, jnp.int32(0), self._rotations(), embedding)
-        return GPTCache(label, layers)
+        return GPTCache(label, rows[:, -1], layers)
 
     def decode_step(self, cache: GPTCache, previous: Array, index: Array) -> tuple[Array, GPTCache]:
         """Returns logits float32 [B, K] of position `index`, and the updated cache.
@@ -179,26 +191,29 @@ class GPT(nn.Module):
             previous: Token at index - 1, int32 [B]; ignored at index 0.
             index: int32 scalar; successive calls count up from 0.
         """
-        row = jnp.where(index == 0, self._class_row(cache.label), previous)
-        start = self.num_condition_tokens + index
+        row, start = jnp.where(index == 0, cache.first, previous), self.start + index
         x = self._embed(row[:, None], start, False)  # [B, 1, D]
         embedding = self._label_embedding(cache.label)
         x, layers = self.layers(x, False, cache.layers, start, self._rotations(), embedding)
         return self._logits(x, embedding)[:, 0], cache._replace(layers=layers)
 
     def _init_positions(self, key: Key) -> Array:
-        """Returns [Lc + L, D]; random where the width is no multiple of 4."""
+        """Returns the positions of all inputs; random where the width is no multiple of 4."""
         if self.width % 4:
-            length = self.num_condition_tokens + self.num_tokens
-            return initialize(key, (length, self.width), jnp.float32)
-        tables = [sinusoidal_positions(g, self.width) for g in (*self.condition_grids, self.grid)]
-        return jnp.concatenate(tables) * POSITION_SCALE
+            shape = (self.start + self.num_tokens, self.width)
+            return initialize(key, shape, jnp.float32)
+        *tables, image = [
+            sinusoidal_positions(g, self.width) for g in (*self.condition_grids, self.grid)
+        ]
+        before = [jnp.concatenate(tables)[: self.start]] if tables else []
+        return jnp.concatenate([*before, image]) * POSITION_SCALE
 
     def _rotations(self) -> Rotations | None:
         """Returns the rotations of [condition, class, image tokens]; the last is no input."""
         if not self.layer_options.rotary:
             return None
-        grids = (*self.condition_grids, None, self.grid)
+        between = (None,) if self.layer_options.class_token else ()
+        grids = (*self.condition_grids, *between, self.grid)
         return axial_rotations(grids, self.width // self.num_heads)
 
     def _label_embedding(self, label: Array) -> Array | None:
@@ -206,6 +221,13 @@ class GPT(nn.Module):
         if not self.layer_options.adaptive:
             return None
         return jnp.take(self.word_embedding, self._class_row(label), axis=0)
+
+    def _first_rows(self, label: Array, condition: Array | None) -> Array:
+        """Returns the rows of the inputs before the image: condition tokens, then the class."""
+        rows = [self._condition_rows(condition)] if self.num_condition_tokens else []
+        if self.layer_options.class_token:
+            rows.append(self._class_row(label)[:, None])
+        return jnp.concatenate(rows, axis=1)
 
     def _class_row(self, label: Array) -> Array:
         return self.codebook_size + label

@@ -79,14 +79,22 @@ def update_codebook_state(
     return {"usage": usage, "ema": restart_dead_means(ema, usage, step)}
 
 
-def assign_codebook(codebook: Array, state: CodebookState, step: Array) -> Array:
+def assign_codebook(
+    codebook: Array, state: CodebookState, step: Array, smoothing: float = 0.0
+) -> Array:
     """Returns the codebook [K, D] after a step: its EMA means, or itself with dead codes restarted.
 
     It is assigned to the parameters and to their running average: the means are an average
     already.
+
+    Args:
+        codebook: The codebook after the optimizer's step.
+        state: Its state after the batch.
+        step: The training step [].
+        smoothing: See `smooth_means`.
     """
     if "ema" in state:
-        return state["ema"]["means"]
+        return smooth_means(state["ema"], smoothing) if smoothing else state["ema"]["means"]
     return restart_dead_codes(codebook, state["usage"], step)
 
 
@@ -157,7 +165,8 @@ def update_ema(ema: EMACodebook, latents: Array, tokens: Array, decay: float) ->
         decay: Share of the past that is kept, in [0, 1).
 
     Source: van den Oord et al. 2017, VQ-VAE, appendix A.1. Differs: the initial N and m, see
-    `init_ema`; no Laplace smoothing, which counts that cannot be divided by 0 do not need.
+    `init_ema`; Laplace smoothing is an option (`smooth_means`), because counts that cannot be 0 do
+    not need it.
     """
     counts, means = ema["counts"], ema["means"]
     chosen, total = _counts_and_sums(latents, tokens, len(counts))
@@ -166,6 +175,20 @@ def update_ema(ema: EMACodebook, latents: Array, tokens: Array, decay: float) ->
     change = (1.0 - decay) * (total - chosen[:, None] * means)
     moved = means + change / jnp.maximum(counts, 1e-30)[:, None]
     return {"counts": counts, "means": jnp.where(chosen[:, None] > 0, moved, means)}
+
+
+def smooth_means(ema: EMACodebook, smoothing: float) -> Array:
+    """Returns the codebook [K, D] with Laplace smoothing of the counts: m / N'.
+
+    N' = (N + smoothing) / (sum N + K smoothing) * sum N: a rare code becomes shorter.
+
+    Source: van den Oord et al. 2017, as in DeepMind's sonnet and taming-transformers, which have
+    a smoothing of 1e-5.
+    """
+    counts, num_codes = ema["counts"], len(ema["counts"])
+    total = counts.sum()
+    smoothed = (counts + smoothing) / (total + num_codes * smoothing) * total
+    return ema["means"] * (counts / smoothed)[:, None]
 
 
 def restart_dead_means(ema: EMACodebook, usage: CodebookUsage, step: Array) -> EMACodebook:

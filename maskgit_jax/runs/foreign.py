@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,10 +50,11 @@ def import_run(
     """Writes a run with published weights, and returns its directory.
 
     Without a generator it is a run of the tokenizer; otherwise a run of the generator with the
-    tokenizer as its frozen stage. `import.json` says what the run was made of.
+    tokenizer as its frozen stage, and with the tokenizer of its condition images if the file has
+    one. `import.json` says what the run was made of.
 
     Args:
-        tokenizer: A file or folder of weights.
+        tokenizer: A file or folder of weights; "": the tokenizer is in the generator's file.
         generator: Likewise; "": none.
         workdir: The run directory, which must not exist or be empty.
         format: Name of the format; "auto" recognizes it.
@@ -61,7 +63,10 @@ def import_run(
     Raises:
         InputError: A file cannot be read or is of no known format, or `workdir` is not empty.
     """
-    require(str(tokenizer) != "", "--tokenizer is needed: a file or folder of weights")
+    require(
+        bool(str(tokenizer) or str(generator)),
+        "--tokenizer is needed: a file or folder of weights",
+    )
     folder = _empty_directory(workdir)
     first, second = _read_parts(tokenizer, generator, format, image_size)
     provenance = {"tokenizer": first.provenance}
@@ -70,7 +75,8 @@ def import_run(
         if second is None:
             _write_run(unfinished, _config(first.imported), first.imported)
         else:
-            _write_generator(unfinished, folder, first.imported, second.imported)
+            frozen = {"tokenizer": first.imported, **second.imported.frozen}
+            _write_generator(unfinished, folder, frozen, second.imported)
             provenance["generator"] = second.provenance
         write_text(unfinished / "import.json", json.dumps(provenance, indent=2) + "\n")
     return folder
@@ -80,13 +86,15 @@ def _read_parts(
     tokenizer: str | Path, generator: str | Path, format: str, image_size: int
 ) -> tuple[_Part, _Part | None]:
     """Returns tokenizer and generator. A generator decides the size of the tokenizer's images."""
-    first = _read("tokenizer", tokenizer, format, image_size)
+    weights = read_weights(str(tokenizer) or str(generator))
+    first = _read("tokenizer", weights, format, image_size)
     if str(generator) == "":
         return first, None
-    second = _read("generator", generator, format, image_size, first.imported)
+    others = read_weights(generator) if str(tokenizer) else weights
+    second = _read("generator", others, format, image_size, first.imported)
     size = second.imported.changes["data.image_size"]
     if size != first.imported.changes["data.image_size"]:
-        first = _read("tokenizer", tokenizer, format, size)
+        first = _read("tokenizer", weights, format, size)
     return first, second
 
 
@@ -107,12 +115,11 @@ def _empty_directory(workdir: str | Path) -> Path:
 
 def _read(
     part: str,
-    path: str | Path,
+    weights: Weights,
     format: str,
     image_size: int,
     tokenizer: Imported | None = None,
 ) -> _Part:
-    weights = read_weights(path)
     chosen = choose_format(weights, part, format)
     imported = read_format(weights, chosen, image_size, tokenizer)
     provenance = {
@@ -143,14 +150,19 @@ def _stage(config: ConfigDict, **frozen: Stage) -> Stage:
     return stage_module(config.stage).build(config, frozen)
 
 
-def _write_generator(folder: Path, final: Path, tokenizer: Imported, generator: Imported) -> None:
-    inner = _config(tokenizer)
-    config = _config(generator, tokenizer=str(final / "frozen" / "tokenizer"))
-    _stage(config, tokenizer=_stage(inner))  # raises if codebook or token map do not fit
-    frozen = folder / "frozen" / "tokenizer"
-    variables = {"params": tokenizer.params, "state": tokenizer.state}
-    save_variables(frozen.resolve() / "variables", variables)
-    write_config(frozen, inner)
+def _write_generator(
+    folder: Path, final: Path, frozen: Mapping[str, Imported], generator: Imported
+) -> None:
+    """Writes a run with frozen stages into `folder`, which becomes `final`."""
+    configs = {name: _config(imported) for name, imported in frozen.items()}
+    config = _config(generator, **{name: str(final / "frozen" / name) for name in frozen})
+    stages = {name: _stage(inner) for name, inner in configs.items()}
+    _stage(config, **stages)  # raises if codebook or token map do not fit
+    for name, imported in frozen.items():
+        place = folder / "frozen" / name
+        variables = {"params": imported.params, "state": imported.state}
+        save_variables(place.resolve() / "variables", variables)
+        write_config(place, configs[name])
     _write_run(folder, config, generator)
 
 
@@ -164,7 +176,7 @@ def export_weights(workdir: str | Path, out: str | Path, format: str, mesh: Mesh
 
     Args:
         workdir: A run, or a copy of a finished stage inside one, RUN/frozen/tokenizer.
-        out: The file.
+        out: The file; of "diffusers" the folder.
         format: One of `interop.formats.EXPORTS`.
         mesh: The devices.
 
@@ -177,6 +189,7 @@ def export_weights(workdir: str | Path, out: str | Path, format: str, mesh: Mesh
     require(str(workdir) != "", "--workdir is needed: a run")
     require(str(out) != "", "--out is needed: the file to write")
     config, path = read_config(user_path(workdir)), check_output_file(out)
+    require(format != "diffusers" or not path.exists(), f"--out={out} exists; name a new folder")
     variables = jax.device_get(load_variables(user_path(workdir), mesh))
     with atomic_path(path) as unfinished:
         found[0].write(config, variables, unfinished)

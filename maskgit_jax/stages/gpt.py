@@ -27,9 +27,9 @@ def validate(config: ConfigDict) -> None:
     validate_condition(config)
     options, key = layer_options(config), "config.model.layer_options"
     require(
-        options.class_token,
+        options.class_token or (options.conditioning == "none" and bool(config.data.condition)),
         f"{key}.conditioning is '{options.conditioning}', but the class is GPT's first input; set "
-        "it to token or both",
+        "it to token or both, or with a condition image to none",
     )
     for name, only in (("num_registers", 0), ("patch_size", 1)):
         value = getattr(options, name)

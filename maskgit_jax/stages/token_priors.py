@@ -85,6 +85,11 @@ def check_bidirectional(config: ConfigDict) -> None:
     model, options = config.model, layer_options(config)
     require_one_of(config, "model.norm", ("post", "pre"))
     require(
+        options.conditioning != "none",
+        "config.model.layer_options.conditioning is 'none', which is for configs/gpt.py; set it to "
+        "token, adaln or both",
+    )
+    require(
         model.norm == "pre" or not options.adaptive,
         f"config.model.layer_options.conditioning is '{options.conditioning}', but adaptive norms "
         "are for pre-norm layers; set --config.model.norm=pre",

@@ -27,6 +27,7 @@ def validate_codebook(config: ConfigDict) -> None:
     require_one_of(config, "model.codebook_init", CODEBOOK_INITS)
     require_at_least(config, 1, "model.codebook_size", "model.codebook_dim")
     require_at_least(config, 0, "model.restart_dead_codes_after")
+    require_at_least(config, 0, "model.codebook_smoothing")
     decay = config.model.codebook_decay
     require(0 <= decay < 1, f"config.model.codebook_decay is {decay}; it must be in [0, 1)")
 
@@ -119,6 +120,11 @@ class SingleMapTokenizer:
     autoencoder: VQVAE | VQGAN
     side: int
 
+    @property
+    def codebook_smoothing(self) -> float:
+        """Epsilon of the smoothing of a codebook that is updated by EMA."""
+        return 0.0
+
     def apply(self, variables: Variables, method: str, *arguments: Array) -> Any:
         """Returns the result of a method of the autoencoder."""
         params = {"params": variables.params["autoencoder"]}
@@ -170,8 +176,11 @@ class SingleMapTokenizer:
         if "autoencoder" not in params:
             return params
         autoencoder = params["autoencoder"]
-        codebook = assign_codebook(autoencoder["quantizer"]["codebook"], state, step)
-        return {**params, "autoencoder": {**autoencoder, "quantizer": {"codebook": codebook}}}
+        codebook = assign_codebook(
+            autoencoder["quantizer"]["codebook"], state, step, self.codebook_smoothing
+        )
+        quantizer = {**autoencoder["quantizer"], "codebook": codebook}
+        return {**params, "autoencoder": {**autoencoder, "quantizer": quantizer}}
 
     @property
     def exports(self) -> Tokenizer:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array, Batch, Key, PyTree, normalize
-from maskgit_jax.autoencoders.vqgan import ARCHITECTURES, VQGAN
+from maskgit_jax.autoencoders.vqgan import ARCHITECTURES, QUANTIZERS, VQGAN
 from maskgit_jax.configuration import require, require_at_least, require_one_of
 from maskgit_jax.losses.adversarial import (
     ADVERSARIAL_LOSSES,
@@ -76,6 +76,12 @@ def _validate_network(config: ConfigDict) -> None:
         f"config.model.norm_groups is {model.norm_groups}, which does not divide all widths, "
         f"{widths}; set it to 0 for fewer groups in narrow layers",
     )
+    require_one_of(config, "model.quantizer_kind", QUANTIZERS)
+    require(
+        model.quantizer_kind == "vector" or model.restart_dead_codes_after == 0,
+        f"config.model.restart_dead_codes_after is {model.restart_dead_codes_after}, but latents "
+        "are no codes of config.model.quantizer_kind gumbel; set it to 0",
+    )
 
 
 def _validate_perceptual(config: ConfigDict) -> None:
@@ -98,7 +104,7 @@ def _validate_perceptual(config: ConfigDict) -> None:
 
 def _validate_discriminator(config: ConfigDict) -> None:
     require_one_of(config, "discriminator.kind", ("patch", "stylegan"))
-    require_one_of(config, "discriminator.norm", ("batch", "group", "none"))
+    require_one_of(config, "discriminator.norm", ("batch", "actnorm", "group", "none"))
     losses, settings, side = config.losses, config.discriminator, config.data.image_size
     sizes = ("filters", "num_layers", "max_width")
     require_at_least(config, 1, *(f"discriminator.{size}" for size in sizes))
@@ -126,7 +132,13 @@ def _validate_discriminator(config: ConfigDict) -> None:
 def build_autoencoder(config: ConfigDict) -> VQGAN:
     """Returns the autoencoder that a configuration describes."""
     options = module_options(VQGAN, config)
-    options["architecture"] = ARCHITECTURES[config.model.architecture]
+    architecture = ARCHITECTURES[config.model.architecture]
+    if config.model.architecture == "taming":
+        sizes = tuple(config.model.attention_sizes)
+        architecture = architecture._replace(
+            attention_sizes=sizes, latent_width=config.model.latent_width
+        )
+    options["architecture"] = architecture
     size, channels = config.data.image_size, config.data.channels
     return VQGAN(image_size=size, channels=channels, **options)
 
@@ -159,8 +171,11 @@ class VQGANStage(SingleMapTokenizer):
         autoencoder_key, discriminator_key, codes_key = jax.random.split(key, 3)
         image, weights = normalize(batch["image"]), self.config.losses
         autoencoder, latents = self.init_autoencoder(autoencoder_key, image)
-        codebook = sample_latents(latents, self.config.model.codebook_size, codes_key)
-        params = {"autoencoder": {**autoencoder, "quantizer": {"codebook": codebook}}}
+        codebook = autoencoder["quantizer"]["codebook"]
+        if self.config.model.quantizer_kind == "vector":
+            codebook = sample_latents(latents, len(codebook), codes_key)
+            autoencoder["quantizer"] = {"codebook": codebook}
+        params = {"autoencoder": autoencoder}
         state: dict[str, PyTree] = {**init_codebook_state(codebook, "gradient")}
         if weights.adversarial_weight:
             discriminator: Any = self.discriminator.init(discriminator_key, image, train=True)

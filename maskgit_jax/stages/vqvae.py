@@ -44,6 +44,11 @@ def build_network(config: ConfigDict) -> VQVAE:
 class VQVAEStage(SingleMapTokenizer):
     """The functions of the stage, see `Stage`."""
 
+    @property
+    def codebook_smoothing(self) -> float:
+        """Epsilon of the smoothing of a codebook that is updated by EMA."""
+        return self.config.model.codebook_smoothing
+
     def init(self, key: Key, batch: Batch, frozen: Mapping[str, Variables]) -> Variables:
         """Returns the initial variables; the codebook starts from the latents of the batch."""
         autoencoder_key, codes_key = jax.random.split(key)

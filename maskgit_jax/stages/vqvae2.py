@@ -160,10 +160,10 @@ class VQVAE2Stage:
         """Returns the parameters with the codebooks assigned, see `Stage.assign`."""
         if "autoencoder" not in params:
             return params
-        autoencoder = dict(params["autoencoder"])
+        autoencoder, smoothing = dict(params["autoencoder"]), self.config.model.codebook_smoothing
         for name in self.level_names:
             codebook = autoencoder[f"quantizer_{name}"]["codebook"]
-            codebook = assign_codebook(codebook, state[name], step)
+            codebook = assign_codebook(codebook, state[name], step, smoothing)
             autoencoder[f"quantizer_{name}"] = {"codebook": codebook}
         return {**params, "autoencoder": autoencoder}
 

@@ -1,6 +1,7 @@
 import io
 import pickle
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,27 @@ def test_other_objects_are_named_and_never_created(tmp_path):
     bomb = b"cos\nsystem\n(S'touch " + str(tmp_path / "ran").encode() + b"'\ntR."
     with pytest.raises(InputError, match=r"holds os\.system"):
         read_state_dict(zip_file(tmp_path, bomb))
+    in_state = pickle.dumps({"epoch": 3, "state_dict": {"weight": io.StringIO("x")}}, protocol=2)
+    with pytest.raises(InputError, match=r"holds _io\.StringIO; only tensors"):
+        read_state_dict(zip_file(tmp_path, in_state))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_only_the_state_dict_of_a_checkpoint_is_read(tmp_path):
+    # As PyTorch Lightning writes one; the object under "hooks" would run a command.
+    beside = pickle.dumps({OrderedDict: Path("a"), io.StringIO: [io.StringIO("x")]}, 2)[2:-1]
+    bomb = b"cos\nsystem\n(S'touch " + str(tmp_path / "ran").encode() + b"'\ntR"
+    path = tmp_path / "last.ckpt"
+    with zipfile.ZipFile(FILES[0]) as stored, zipfile.ZipFile(path, "w") as archive:
+        for name in stored.namelist():
+            data = stored.read(name)
+            if name.endswith("data.pkl"):
+                keys = [b"S'callbacks'\n" + beside, b"S'hooks'\n" + bomb]
+                data = b"".join([b"\x80\x02(", *keys, b"S'state_dict'\n", data[2:-1], b"d."])
+            archive.writestr(name, data)
+    state = read_state_dict(path)
+    assert list(state) == list(EXPECTED)
+    np.testing.assert_array_equal(state["plain"], BASE)
     assert not (tmp_path / "ran").exists()
 
 
