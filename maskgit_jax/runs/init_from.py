@@ -213,7 +213,7 @@ def take_variables(new: Variables, old: Variables, taken: Mapping[str, Taken]) -
     """Returns the variables of a new run with what it takes from another one.
 
     Running statistics are taken by name and shape, except the usage of codes, which refers to steps
-    of the other run. The means of a codebook that is updated by EMA are the codebook.
+    of the other run. Means of codes that the other run lacks start from the codebook.
     """
     params = {}
     for name, tree in new.params.items():
@@ -228,7 +228,7 @@ def take_variables(new: Variables, old: Variables, taken: Mapping[str, Taken]) -
         known = statistics.get(path)
         if known is not None and known.shape == array.shape and "usage" not in path.split("/"):
             state[path] = jnp.copy(known)
-        if path.endswith("ema/means"):
+        elif path.endswith("ema/means"):
             level = path.removesuffix("ema/means").strip("/")
             quantizer = f"quantizer_{level}" if level else "quantizer"
             state[path] = jnp.copy(params["autoencoder"][quantizer]["codebook"])

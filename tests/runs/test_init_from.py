@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from maskgit_jax.configuration import InputError
+from maskgit_jax.networks.layer_options import LayerOptions
+from maskgit_jax.priors.gpt import GPT
 from maskgit_jax.priors.maskgit import resize_positions
 from maskgit_jax.runs.directory import (
     Run,
@@ -195,6 +197,15 @@ def test_layouts_describe_the_parameters(name):
     more, config = built(name, data__num_classes=11, data__class_names=(), **head)
     report = plan_start(config, more, run, {}, MESH).report
     assert ("classes 10 of 11" in report) == (name != "vqvae2")
+
+
+@pytest.mark.parametrize(("conditioning", "length"), [("token", 10), ("none", 9)])
+def test_positions_of_a_gpt_with_a_condition(conditioning, length):
+    gpt = GPT(8, 1, (2, 2), condition_codebook_size=4, condition_grids=((2, 3),), width=8,
+              layer_options=LayerOptions(conditioning=conditioning))  # fmt: skip
+    positions = gpt.layouts[1].parts
+    assert sum(int(np.prod(size)) for size in positions.values()) == length
+    assert gpt.start + gpt.num_tokens == length and positions["map"] == (2, 2)
 
 
 def test_one_device_equals_eight_and_only_new_rows_are_new(generator):
