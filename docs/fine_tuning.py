@@ -51,8 +51,8 @@ def main(tokenizer: str, source: str, images: str, folder: Path, num_steps: int 
     shown = (num_steps // 4, num_steps // 2, num_steps)
     rows = {
         "from scratch": ("", num_steps),
-        "fine-tuned": (source, num_steps),
         "fine-tuned, a quarter of the steps": (source, num_steps // 4),
+        "fine-tuned": (source, num_steps),
     }
     results = {}
     for number, (row, (init_from, steps)) in enumerate(rows.items()):
