@@ -293,10 +293,10 @@ def _details(new: Mapping[str, PyTree], taken: Mapping[str, Taken]) -> list[str]
             sizes = [f"{_grid(old)} to {_grid(now)}" for _, now, _, old in entries.maps]
             maps = f"; interpolated from {', '.join(sizes)}" * bool(sizes)
             lines.setdefault(f"{', '.join(parts)}{maps}", []).append(f"{name}/{path}")
-        anew = [path for path in _flat(tree) if path not in taken[name]]
+        anew = [f"{name}/{path}" for path in _flat(tree) if path not in taken[name]]
         if anew:
-            more = f" and {len(anew) - 3} more" * (len(anew) > 3)
-            lines[f"started anew{more}"] = [f"{name}/{path}" for path in anew[:3]]
+            more = [f"{len(anew) - 3} more of {name}"] if len(anew) > 3 else []
+            lines.setdefault("started anew", []).extend([*anew[:3], *more])
     return [f"  {', '.join(paths)}: {text}" for text, paths in lines.items()]
 
 
