@@ -38,6 +38,7 @@ def base_config(stage: str = "", preset: str = "") -> ConfigDict:
             preset=preset,
             seed=0,
             dtype="float32",  # float32 | bfloat16
+            init_from="",  # RUN or RUN@STEP whose parameters the training starts from
             data=dict(
                 # digits | idx:DIR | folder:DIR | pairs:DIR | tfds:NAME | tokens:DIR
                 source="digits",

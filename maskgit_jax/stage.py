@@ -29,6 +29,23 @@ class Variables(NamedTuple):
     frozen: Mapping[str, "Variables"]
 
 
+class Layout(NamedTuple):
+    """What the entries of some parameters stand for, along one axis.
+
+    A run that starts from another one takes the entries that mean the same, see `runs.init_from`.
+
+    Attributes:
+        parameters: Regular expression of the ends of their paths.
+        axis: The axis, 0 or -1.
+        parts: Name -> number of entries, or rows and columns (h, w) of a map of positions, in their
+            order. What follows is padding.
+    """
+
+    parameters: str
+    axis: int
+    parts: Mapping[str, int | tuple[int, int]]
+
+
 class Tokenizer(NamedTuple):
     """The exports of a stage that turns images into tokens.
 
@@ -189,6 +206,7 @@ class Stage(NamedTuple):
         assign: (params, state, step) -> params, applied after the optimizers to the parameters
             and to their running average (which may lack networks): values that are set rather
             than optimized, such as restarted codes.
+        layouts: Of the parameters whose sizes depend on codes, classes or token maps.
     """
 
     init: Callable[[Key, Batch, Mapping[str, Variables]], Variables]
@@ -200,3 +218,4 @@ class Stage(NamedTuple):
     exports: Exports
     summarize: Callable[[Mapping[str, Any]], dict[str, float]] = means_as_floats
     assign: Callable[[Mapping[str, PyTree], PyTree, Array], Mapping[str, PyTree]] = keep_params
+    layouts: tuple[Layout, ...] = ()

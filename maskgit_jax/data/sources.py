@@ -131,6 +131,12 @@ def class_difference(before: Sequence[str], now: Sequence[str]) -> str:
     return "; ".join(texts) or "in another order" * (before != now)
 
 
+def class_numbers(names: Sequence[str], known: Sequence[str]) -> tuple[int, ...]:
+    """Returns the number of each class among the known ones, -1 where it is none of them."""
+    known = _normalized(known)
+    return tuple(known.index(each) if each in known else -1 for each in _normalized(names))
+
+
 def match_classes(name: str, sources: Sources, class_names: Sequence[str]) -> Sources:
     """Returns a dataset whose labels are the numbers of its classes among those of a run.
 

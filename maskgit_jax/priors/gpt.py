@@ -1,6 +1,7 @@
 """GPT: a causal transformer over the tokens of an image, with a KV cache for sampling."""
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -20,6 +21,7 @@ from maskgit_jax.networks.transformer import (
     scaled_by_width,
     stacked_layers,
 )
+from maskgit_jax.stage import Layout
 
 EPSILON = 1e-5
 POSITION_SCALE = 0.03  # gives positions the deviation of the word embeddings
@@ -104,6 +106,23 @@ class GPT(nn.Module):
     def start(self) -> int:
         """Number of inputs before the one from which the first image token is predicted."""
         return self.num_condition_tokens - (0 if self.layer_options.class_token else 1)
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """What the entries of the tables of rows and positions stand for, see `Stage`."""
+        rows = {
+            "codes": self.codebook_size,
+            "classes": self.num_classes,
+            "condition codes": self.condition_codebook_size,
+        }
+        maps: dict[str, Any] = {f"condition map {n}": g for n, g in enumerate(self.condition_grids)}
+        if not self.layer_options.class_token:  # the last condition token has an image position
+            maps[[*maps][-1]] = math.prod(self.condition_grids[-1]) - 1
+        return (
+            Layout("word_embedding", 0, rows),
+            Layout("position_embedding", 0, {**maps, "map": self.grid}),
+            Layout("head_logit/kernel", -1, {"codes": self.codebook_size}),
+        )
 
     def setup(self) -> None:
         rows = self.codebook_size + self.num_classes + self.condition_codebook_size

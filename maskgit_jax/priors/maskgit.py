@@ -17,6 +17,7 @@ from maskgit_jax.networks.transformer import (
     scaled_by_width,
     stacked_layers,
 )
+from maskgit_jax.stage import Layout
 
 EMBEDDING_SCALE = 0.1
 Grid = tuple[int, int]
@@ -92,6 +93,24 @@ class MaskGIT(nn.Module):
     @property
     def _first_condition_row(self) -> int:
         return self.codebook_size + self.num_classes + 1 + self.null_class
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """What the entries of the tables of rows and positions stand for, see `Stage`."""
+        rows = {
+            "codes": self.codebook_size,
+            "classes": self.num_classes,
+            "mask": 1,
+            "null class": int(self.null_class),
+            "condition codes": self.condition_codebook_size,
+        }
+        maps = {f"condition map {number}": grid for number, grid in enumerate(self.grids[1:])}
+        positions = {"class": self._num_class_tokens, "map": self.grids[0], **maps}
+        return (
+            Layout("(word_embedding|head_bias)", 0, rows),
+            Layout("position_embedding", 0, positions),
+            Layout("head_codes/(kernel|bias)", -1, {"codes": self.codebook_size}),
+        )
 
     @property
     def _epsilon(self) -> float:

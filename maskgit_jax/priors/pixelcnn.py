@@ -10,6 +10,7 @@ from flax.linen.spmd import with_logical_constraint
 
 from maskgit_jax.arrays import Array
 from maskgit_jax.networks.causal import Grid, ShiftedConv, gated
+from maskgit_jax.stage import Layout
 
 
 class LayerCache(NamedTuple):
@@ -120,6 +121,16 @@ class PixelCNN(nn.Module):
     head_features: int = 512
     dropout_rate: float = 0.0
     dtype: str = "float32"
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """What the entries of embeddings and logits stand for, see `Stage`."""
+        codes = {"codes": self.codebook_size}
+        return (
+            Layout("token_embedding/embedding", 0, codes),
+            Layout(r"class_\w+/embedding", 0, {"classes": self.num_classes}),
+            Layout("head_logit/(kernel|bias)", -1, codes),
+        )
 
     def setup(self) -> None:
         self.token_embedding = nn.Embed(self.codebook_size, self.features, dtype=self.dtype)

@@ -12,7 +12,7 @@ from maskgit_jax.arrays import Array
 from maskgit_jax.networks.causal import Grid, Position, ShiftedConv
 from maskgit_jax.networks.gated import CausalAttention, ConvCaches, GatedResidual
 from maskgit_jax.networks.transformer import KVCache
-from maskgit_jax.stage import split_levels
+from maskgit_jax.stage import Layout, split_levels
 
 
 class AttentionCache(NamedTuple):
@@ -238,6 +238,16 @@ class PixelSNAIL(nn.Module):
     num_condition_layers: int = 3
     dropout_rate: float = 0.1
     dtype: str = "float32"
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """What the entries of embeddings and logits stand for, see `Stage`."""
+        codes = {"codes": self.codebook_size}
+        return (
+            Layout(r"(token_embedding|embedding_\d+)/embedding", 0, codes),
+            Layout(r"class_\w+/embedding", 0, {"classes": self.num_classes}),
+            Layout("head_logit/(kernel|bias)", -1, codes),
+        )
 
     def setup(self) -> None:
         sizes, radius = (self.features, self.hidden_channels), self.kernel_radius

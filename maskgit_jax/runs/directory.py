@@ -118,6 +118,12 @@ def abstract_variables(stage: Stage, config: ConfigDict) -> Variables:
     return jax.eval_shape(lambda key, batch: stage.init(key, batch, {}), jax.random.key(0), batch)
 
 
+def split_step(place: str) -> tuple[str, str]:
+    """Returns the directory and the checkpoint of RUN or RUN@STEP."""
+    folder, _, step = place.rpartition("@")
+    return (place, "latest") if not folder or Path(place).is_dir() else (folder, step)
+
+
 def load_run(workdir: str | Path, mesh: Mesh, checkpoint: str = "latest") -> Run:
     """Loads the newest checkpoint of a run, or the one of step `checkpoint`.
 

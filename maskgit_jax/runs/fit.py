@@ -1,6 +1,7 @@
 """Training of a run directory: checks before anything is compiled, then the training loop."""
 
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +22,7 @@ from maskgit_jax.configuration import (
     validate,
 )
 from maskgit_jax.data.loader import eval_batches, train_batches
+from maskgit_jax.data.protocol import Sources
 from maskgit_jax.data.sources import (
     absolute_source,
     class_difference,
@@ -33,6 +35,7 @@ from maskgit_jax.files import create_output_directory, user_path
 from maskgit_jax.hints import python_command, train_command
 from maskgit_jax.interop.perceptual import load_perceptual_network
 from maskgit_jax.runs.directory import copy_frozen, load_frozen, read_config, write_config
+from maskgit_jax.runs.init_from import load_source, plan_start, start_training
 from maskgit_jax.runs.lock import lock_run
 from maskgit_jax.runs.resume import check_frozen, check_resumable
 from maskgit_jax.runs.summary import training_summary
@@ -68,7 +71,8 @@ def fit(config: ConfigDict, workdir: str | Path = "", allow_change: Sequence[str
 
 
 def _fit(config: ConfigDict, workdir: Path, allow_change: Sequence[str]) -> None:
-    mesh, step = sharding.make_mesh(config.mesh), (saved_steps(workdir) or [0])[-1]
+    mesh, steps = sharding.make_mesh(config.mesh), saved_steps(workdir)
+    step = steps[-1] if steps else 0
     distributed.require_equal(
         step,
         f"the processes of this run see different checkpoints in {workdir}; --workdir must be on "
@@ -81,6 +85,7 @@ def _fit(config: ConfigDict, workdir: Path, allow_change: Sequence[str]) -> None
     _report_resume(config, workdir, step, changes)
     if step == config.training.num_steps:
         return
+    source = load_source(config, mesh) if config.init_from and not steps else None
     perceptual = load_perceptual(config)
     sources = open_sources(config.data)
     resolve_classes(config, sources)
@@ -89,17 +94,17 @@ def _fit(config: ConfigDict, workdir: Path, allow_change: Sequence[str]) -> None
     stages, frozen = load_frozen(workdir / "frozen", config, mesh)
     check_token_weights(config, frozen, mesh)
     stage = stage_module(config.stage).build(config, stages)
-    processes = (jax.process_index(), jax.process_count())
-    batch_size = config.training.batch_size
-    data = TrainingData(
-        train_batches(sources.train, config.data, batch_size, config.seed, *processes),
-        lambda: eval_batches(sources.evaluation, config.data, batch_size, *processes),
-    )
+    start = plan_start(config, stage, source, frozen, mesh) if source else None
+    data = _training_data(config, sources)
     with config.unlocked():
         config.data.source = absolute_source(config.data.source)
     if distributed.is_main():
         print(training_summary(config, workdir, stage, sources, mesh, step), flush=True)
+        print(start.report if start else "", end="", file=sys.stderr, flush=True)
     trainer = Trainer(stage, config, workdir, data, {**frozen, **perceptual}, mesh)
+    if start:
+        trainer.state = start_training(trainer.state, start, mesh)
+        source = start = None  # frees the memory of the other run
     if distributed.is_main():  # only now is it known that the checkpoint fits the configuration
         write_config(workdir, config)
     trainer.run()
@@ -119,6 +124,15 @@ def _report_resume(config: ConfigDict, workdir: Path, step: int, changes: list[s
         return
     for change in changes:
         print(f"from step {step} on: {change}", flush=True)
+
+
+def _training_data(config: ConfigDict, sources: Sources) -> TrainingData:
+    processes = (jax.process_index(), jax.process_count())
+    batch_size = config.training.batch_size
+    return TrainingData(
+        train_batches(sources.train, config.data, batch_size, config.seed, *processes),
+        lambda: eval_batches(sources.evaluation, config.data, batch_size, *processes),
+    )
 
 
 def resolved(config: ConfigDict, resumed: ConfigDict | None = None) -> ConfigDict:

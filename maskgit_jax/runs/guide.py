@@ -3,12 +3,10 @@
 Source: Karras et al. 2024, Guiding a Diffusion Model with a Bad Version of Itself.
 """
 
-from pathlib import Path
-
 from jax.sharding import Mesh
 
 from maskgit_jax.configuration import InputError, require
-from maskgit_jax.runs.directory import Run, build_stage, load_run
+from maskgit_jax.runs.directory import Run, build_stage, load_run, split_step
 from maskgit_jax.stage import Generator
 from maskgit_jax.training.variables import weights_checksum
 
@@ -25,9 +23,7 @@ def load_guide(run: Run, place: str, mesh: Mesh) -> Run:
         InputError: The guide cannot be loaded, or generates other tokens or classes.
     """
     _generator(run, "--guide has no effect on this run, which")
-    folder, _, step = place.rpartition("@")
-    if not folder or Path(place).is_dir():
-        folder, step = place, "latest"
+    folder, step = split_step(place)
     return with_guide(run, load_run(folder, mesh, step), folder, mesh)
 
 

@@ -14,7 +14,7 @@ from maskgit_jax.data.sources import absolute_source
 from maskgit_jax.hints import ABSENT, changed_keys
 from maskgit_jax.runs.directory import load_variables, read_config
 from maskgit_jax.stages import stage_module
-from maskgit_jax.training.variables import saved_steps, weights_checksum
+from maskgit_jax.training.variables import checkpoint_folder, saved_steps, weights_checksum
 
 MAY_CHANGE = {
     "training.num_steps": "longer or shorter, but not below the step that is reached; a cosine "
@@ -65,6 +65,7 @@ def check_resumable(config: ConfigDict, workdir: Path, allowed: Sequence[str] = 
     )
     if not steps:
         return []
+    _check_trained(workdir, steps[-1])
     frozen = {*stage_module(config.stage).needs(config)}  # compared by `check_frozen`
     changes = {
         key: f"config.{key} was {old!r} and is {new!r}"
@@ -81,6 +82,16 @@ def check_resumable(config: ConfigDict, workdir: Path, allowed: Sequence[str] = 
         f"{steps[-1]} already; set it to more, or choose another --workdir",
     )
     return [*changes.values()]
+
+
+def _check_trained(workdir: Path, step: int) -> None:
+    """Refuses a run of imported weights, which has no optimizers to go on with."""
+    folder = checkpoint_folder(workdir) / str(step)
+    require(
+        (folder / "training").exists() or not (folder / "model").exists(),
+        f"{workdir} holds weights that were not trained there; train on from them by "
+        f"--config.init_from={workdir} in another --workdir",
+    )
 
 
 def _refuse_others(
@@ -138,6 +149,8 @@ def _changed_keys(before: ConfigDict, config: ConfigDict) -> dict[str, tuple[Any
     old, new = (absolute_source(each.data.source) for each in (before, config))
     if old == new:
         changes.pop("data.source", None)
+    if not (before.get("init_from", "") or config.init_from):
+        changes.pop("init_from", None)  # a run of a version without this key
     return {key: pair for key, pair in changes.items() if key not in _FROM_DATA}
 
 

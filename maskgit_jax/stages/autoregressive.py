@@ -351,4 +351,6 @@ def build(
         accepts=("image", "mask"),
         sample_tokens=stage.sample_tokens,
     )
-    return Stage(stage.init, stage.losses, stage.evaluate, stage.preview, exports)
+    layouts = levels[0].network.layouts  # pyright: ignore[reportAttributeAccessIssue]
+    functions = (stage.init, stage.losses, stage.evaluate, stage.preview)
+    return Stage(*functions, exports, layouts=layouts)  # all levels have the same

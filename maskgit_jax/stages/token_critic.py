@@ -230,4 +230,5 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         ),
         guide=frozen.get("guide"),
     )
-    return Stage(stage.init, stage.losses, stage.evaluate, stage.preview, stage.exports())
+    functions = (stage.init, stage.losses, stage.evaluate, stage.preview)
+    return Stage(*functions, stage.exports(), layouts=network.layouts)

@@ -16,7 +16,7 @@ from maskgit_jax.configuration import require, require_at_least, require_one_of
 from maskgit_jax.losses.reconstruction import mean_absolute_error, mean_squared_error, psnr
 from maskgit_jax.quantizers.codebook import CODEBOOK_INITS, assign_codebook
 from maskgit_jax.quantizers.vector import CODEBOOK_UPDATES
-from maskgit_jax.stage import Metrics, Tokenizer, Variables
+from maskgit_jax.stage import Layout, Metrics, Tokenizer, Variables
 
 HISTOGRAM = "codebook_histogram"
 
@@ -30,6 +30,11 @@ def validate_codebook(config: ConfigDict) -> None:
     require_at_least(config, 0, "model.codebook_smoothing")
     decay = config.model.codebook_decay
     require(0 <= decay < 1, f"config.model.codebook_decay is {decay}; it must be in [0, 1)")
+
+
+def codebook_layouts(config: ConfigDict) -> tuple[Layout, ...]:
+    """Returns what the rows of the codebooks stand for, see `Stage`."""
+    return (Layout(r"quantizer(_\w+)?/codebook", 0, {"codes": config.model.codebook_size}),)
 
 
 def validate_image_size(config: ConfigDict, factor: int, *keys: str) -> None:

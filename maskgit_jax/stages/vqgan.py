@@ -40,6 +40,7 @@ from maskgit_jax.quantizers.vector import unit_vectors
 from maskgit_jax.stage import Metrics, Stage, Variables
 from maskgit_jax.stages.tokenizers import (
     SingleMapTokenizer,
+    codebook_layouts,
     module_options,
     summarize,
     validate_image_size,
@@ -345,4 +346,4 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
     side = config.data.image_size // 2 ** (len(config.model.channel_multipliers) - 1)
     stage = VQGANStage(config, build_autoencoder(config), side, build_discriminator(config))
     functions = (stage.init, stage.losses, stage.evaluate, stage.preview)
-    return Stage(*functions, stage.exports, summarize, stage.assign)
+    return Stage(*functions, stage.exports, summarize, stage.assign, codebook_layouts(config))

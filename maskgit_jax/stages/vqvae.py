@@ -19,6 +19,7 @@ from maskgit_jax.quantizers.codebook import (
 from maskgit_jax.stage import Metrics, Stage, Variables
 from maskgit_jax.stages.tokenizers import (
     SingleMapTokenizer,
+    codebook_layouts,
     module_options,
     summarize,
     validate_codebook,
@@ -90,4 +91,4 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
     side = config.data.image_size // 2**config.model.num_downsamplings
     stage = VQVAEStage(config, build_network(config), side)
     functions = (stage.init, stage.losses, stage.evaluate, stage.preview)
-    return Stage(*functions, stage.exports, summarize, stage.assign)
+    return Stage(*functions, stage.exports, summarize, stage.assign, codebook_layouts(config))

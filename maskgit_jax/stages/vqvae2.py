@@ -23,6 +23,7 @@ from maskgit_jax.stage import Metrics, Stage, Tokenizer, Variables, join_levels,
 from maskgit_jax.stages.tokenizers import (
     HISTOGRAM,
     codebook_histogram,
+    codebook_layouts,
     module_options,
     reconstruction_metrics,
     side_by_side,
@@ -212,4 +213,4 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
     stage = VQVAE2Stage(config, build_network(config), level_grids(config))
     exports = Tokenizer(stage.encode, stage.decode, config.model.codebook_size, stage.grids)
     functions = (stage.init, stage.losses, stage.evaluate, stage.preview)
-    return Stage(*functions, exports, summarize, stage.assign)
+    return Stage(*functions, exports, summarize, stage.assign, codebook_layouts(config))
