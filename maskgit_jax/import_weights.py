@@ -34,8 +34,8 @@ def main() -> None:
     """Imports a tokenizer, or a tokenizer and a generator."""
     words = (TOKENIZER.value, GENERATOR.value, WORKDIR.value, FORMAT.value, IMAGE_SIZE.value)
     folder = import_run(*words)
-    command = "sample" if GENERATOR.value else "evaluate"
-    print(f"wrote {folder}; next: {python_command(command, [f'--workdir={folder}'])}")
+    command, data = ("sample", []) if GENERATOR.value else ("evaluate", ["--data=folder:images"])
+    print(f"wrote {folder}; next: {python_command(command, [f'--workdir={folder}', *data])}")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 import importlib.util
 import json
+from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
@@ -44,6 +46,15 @@ def linen_params(state: dict[str, np.ndarray]):
             value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
         params[f"{layer}/{'kernel' if leaf == 'weight' else leaf}"] = value
     return unflatten_dict(params, sep="/")
+
+
+@partial(jax.jit, static_argnums=0)
+def tokenize(network, params, image):
+    """Latents, tokens and reconstruction of images, by the networks of a tokenizer."""
+    variables = {"params": params}
+    latents = network.apply(variables, image, method="latents")
+    tokens = network.apply(variables, image, method="encode")
+    return latents, tokens, network.apply(variables, tokens, method="decode")
 
 
 def assert_close(found, expected, tolerance=1e-4):

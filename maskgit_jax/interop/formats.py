@@ -1,7 +1,15 @@
 """The formats of published weights: one entry for each project and part."""
 
 from maskgit_jax.configuration import InputError, require
-from maskgit_jax.interop import diffusers_vqmodel, maskgit, maskgit_torch, net2net, own, taming
+from maskgit_jax.interop import (
+    diffusers_vqmodel,
+    maskgit,
+    maskgit_export,
+    maskgit_torch,
+    net2net,
+    own,
+    taming,
+)
 from maskgit_jax.interop.imported import Export, Format, Imported
 from maskgit_jax.interop.weight_files import Weights
 
@@ -22,7 +30,7 @@ FORMATS: tuple[Format, ...] = (
     ),
 )
 EXPORTS: tuple[Export, ...] = (
-    Export("maskgit", maskgit.write_weights),
+    Export("maskgit", maskgit_export.write_weights),
     Export("safetensors", own.write_run),
     Export("diffusers", diffusers_vqmodel.write_folder),
 )
@@ -77,9 +85,12 @@ def read_format(
     Raises:
         InputError: The arrays are not all there, or have other shapes.
     """
+    start = f"{weights.path}, read as {chosen.part} of format '{chosen.name}',"
     try:
         return chosen.read(weights, image_size, tokenizer)
     except InputError as error:
-        raise InputError(
-            f"{weights.path}, read as {chosen.part} of format '{chosen.name}', {error}"
-        ) from error
+        raise InputError(f"{start} {error}") from error
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        message = f"{start} has arrays of shapes that cannot be ({type(error).__name__}: {reason})"
+        raise InputError(message) from error

@@ -1,6 +1,7 @@
 """What a format of another project is, and what reading one gives."""
 
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from maskgit_jax.configuration import load_config
 from maskgit_jax.interop.weight_files import Weights
 from maskgit_jax.quantizers.codebook import init_codebook_state
 from maskgit_jax.stage import Variables
-from maskgit_jax.stages.vqgan import build_autoencoder, build_discriminator
+from maskgit_jax.stages.vqgan import build_autoencoder, build_discriminator, validate
 
 
 class Imported(NamedTuple):
@@ -63,6 +64,18 @@ def stage_config(imported: Imported, **changes: Any) -> ConfigDict:
     return load_config(imported.preset, **{"dtype": "float32", **imported.changes, **changes})
 
 
+def imagenet_classes(num_classes: int) -> tuple[str, ...]:
+    """Returns the names of the 1,000 classes of ImageNet as TFDS and its folders have them.
+
+    For another number of classes there are none: it is unknown which ones they are.
+    """
+    package = find_spec("tensorflow_datasets")
+    folders = (package and package.submodule_search_locations) or ()
+    files = [Path(folder) / "datasets/imagenet2012/labels.txt" for folder in folders]
+    names = [tuple(file.read_text().split()) for file in files if file.is_file()]
+    return names[0] if num_classes == 1000 and names else ()
+
+
 class Export(NamedTuple):
     """A format in which runs are written.
 
@@ -82,6 +95,7 @@ def vqgan_shapes(config: ConfigDict) -> PyTree:
     Raises:
         InputError: The sizes cannot be those of a network.
     """
+    validate(config)
     data = config.data
     image = jax.ShapeDtypeStruct((1, data.image_size, data.image_size, data.channels), np.float32)
     autoencoder, discriminator = build_autoencoder(config), build_discriminator(config)

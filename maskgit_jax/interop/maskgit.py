@@ -6,13 +6,10 @@ too, and of several copies of the parameters in it the moving average is read.
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from flax.serialization import msgpack_serialize
-from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array
@@ -20,19 +17,20 @@ from maskgit_jax.configuration import load_config, require
 from maskgit_jax.interop.correspondence import (
     Source,
     SourceOf,
-    export_tree,
     import_tree,
     padded,
     reshaped,
     same,
     stacked,
 )
-from maskgit_jax.interop.imported import Imported, vqgan_shapes, vqgan_state
+from maskgit_jax.interop.imported import (
+    Imported,
+    imagenet_classes,
+    vqgan_shapes,
+    vqgan_state,
+)
 from maskgit_jax.interop.weight_files import Weights
-from maskgit_jax.networks.layer_options import LayerOptions
 from maskgit_jax.priors.maskgit import MaskGIT
-from maskgit_jax.settings import settings_dict
-from maskgit_jax.stage import Variables
 from maskgit_jax.stages.maskgit import build_network
 
 _TOKENIZER, _GENERATOR = "quantizer/codebook", "MlmLayer_0/mlm_bias/bias"
@@ -77,7 +75,7 @@ def read_tokenizer(weights: Weights, image_size: int, tokenizer: Imported | None
     """Returns the tokenizer, with its discriminator if the file has one."""
     del tokenizer
     arrays = _network(weights, _TOKENIZER)
-    arrays |= _network(weights, _DISCRIMINATOR, _DISCRIMINATOR_PREFIX)
+    arrays |= _network(weights, _DISCRIMINATOR, DISCRIMINATOR_PREFIX)
     return import_tokenizer(arrays, image_size, _dropped(weights, _TOKENIZER, _DISCRIMINATOR))
 
 
@@ -86,7 +84,7 @@ def import_tokenizer(
 ) -> Imported:
     """Returns the tokenizer of arrays with the official names."""
     changes = _tokenizer_sizes(arrays)
-    with_discriminator = f"{_DISCRIMINATOR_PREFIX}{_DISCRIMINATOR}" in arrays
+    with_discriminator = f"{DISCRIMINATOR_PREFIX}{_DISCRIMINATOR}" in arrays
     if with_discriminator:
         changes |= _discriminator_sizes(arrays)
         size = changes["data.image_size"]
@@ -107,15 +105,13 @@ def import_tokenizer(
 
 def _tokenizer_sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Returns the keys of the configuration that the shapes of the arrays say."""
+    codebook_size, codebook_dim = _shape(arrays, "quantizer/codebook", 2)
+    *_, channels, filters = _shape(arrays, "encoder/Conv_0/kernel", 4)
     levels = _count(arrays, "decoder/Conv_") - 1
-    blocks = _count(arrays, "encoder/ResBlock_") // (levels + 1)
-    first = [f"encoder/ResBlock_{level * blocks}/Conv_0/kernel" for level in range(levels)]
-    for name in ("encoder/Conv_0/kernel", *first):
-        require(name in arrays and arrays[name].ndim == 4, f"lacks '{name}'")
+    blocks = _count(arrays, "encoder/ResBlock_") // max(1, levels + 1)
     require(levels > 0 and blocks > 0, "lacks the blocks of encoder or decoder")
-    channels, filters = arrays["encoder/Conv_0/kernel"].shape[2:]
-    widths = [arrays[name].shape[-1] for name in first]
-    codebook_size, codebook_dim = arrays["quantizer/codebook"].shape
+    first = [f"encoder/ResBlock_{level * blocks}/Conv_0/kernel" for level in range(levels)]
+    widths = [_shape(arrays, name, 4)[-1] for name in first]
     shortcuts = [x.shape for name, x in arrays.items() if re.match("enc.*/Conv_2/kernel", name)]
     fixed = any(shape[-2] != shape[-1] for shape in shortcuts)
     return {
@@ -130,15 +126,22 @@ def _tokenizer_sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
-def _discriminator_sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    prefix = _DISCRIMINATOR_PREFIX
-    name = f"{prefix}Conv_0/kernel"
+def _shape(arrays: Mapping[str, np.ndarray], name: str, num_axes: int) -> tuple[int, ...]:
+    """Returns the shape of an array that must be there."""
     require(name in arrays, f"lacks '{name}'")
+    shape = arrays[name].shape
+    require(len(shape) == num_axes, f"has '{name}' of shape {shape}, not of {num_axes} axes")
+    return shape
+
+
+def _discriminator_sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    prefix = DISCRIMINATOR_PREFIX
+    filters = _shape(arrays, f"{prefix}Conv_0/kernel", 4)[-1]
     kernels = [x.shape[-1] for key, x in arrays.items() if key.startswith(prefix) and x.ndim == 4]
     return {
         "data.image_size": 4 * 2 ** _count(arrays, f"{prefix}ResBlock_"),
         "discriminator.kind": "stylegan",
-        "discriminator.filters": arrays[name].shape[-1],
+        "discriminator.filters": filters,
         "discriminator.max_width": max(kernels),
     }
 
@@ -156,7 +159,8 @@ _BLOCK = {
     "shortcut": "Conv_2",
 }
 _SINGLE_LAYERS = {"conv_in": "Conv_0", "norm_out": "GroupNorm_0", "to_codes": "Conv_1"}
-_DISCRIMINATOR_PREFIX = "discriminator/"
+DISCRIMINATOR_PREFIX = "discriminator/"
+"""Of the names of the discriminator's arrays, beside those of the tokenizer."""
 _DISCRIMINATOR_LAYERS = {
     "conv_in": "Conv_0",
     "conv_out": "Conv_1",
@@ -206,7 +210,7 @@ def _discriminator_source(module: str, *rest: str) -> Source:
     block = module.replace("block_", "ResBlock_")
     words = [block, *inner] if inner else [module]
     words[-1] = _DISCRIMINATOR_LAYERS[words[-1]]
-    return same("/".join([_DISCRIMINATOR_PREFIX + words[0], *words[1:], leaf]))
+    return same("/".join([DISCRIMINATOR_PREFIX + words[0], *words[1:], leaf]))
 
 
 def read_generator(weights: Weights, image_size: int, tokenizer: Imported | None) -> Imported:
@@ -230,15 +234,11 @@ def import_generator(
 
 def _generator_sizes(arrays: Mapping[str, np.ndarray], tokenizer: Imported) -> dict[str, Any]:
     """Returns the keys of the configuration that the shapes of the arrays say."""
-    names = (
-        "Embed_0/word_embeddings/embedding",
-        "Embed_0/position_embeddings/embedding",
-        "TransformerLayer_0/Attention_0/self_attention/query/kernel",
-        "TransformerLayer_0/Mlp_0/intermediate_output/kernel",
-    )
-    for name in names:
-        require(name in arrays, f"lacks '{name}'")
-    words, positions, query, mlp = (arrays[name].shape for name in names)
+    layer = "TransformerLayer_0"
+    words = _shape(arrays, "Embed_0/word_embeddings/embedding", 2)
+    positions = _shape(arrays, "Embed_0/position_embeddings/embedding", 2)
+    query = _shape(arrays, f"{layer}/Attention_0/self_attention/query/kernel", 3)
+    mlp = _shape(arrays, f"{layer}/Mlp_0/intermediate_output/kernel", 2)
     codes = tokenizer.changes["model.codebook_size"]
     side, classes = round((positions[0] - 1) ** 0.5), words[0] - codes - 1
     require(
@@ -252,6 +252,7 @@ def _generator_sizes(arrays: Mapping[str, np.ndarray], tokenizer: Imported) -> d
         "data.image_size": side * factor,
         "data.channels": tokenizer.changes["data.channels"],
         "data.num_classes": classes,
+        "data.class_names": imagenet_classes(classes),
         "model.codebook_size": codes,
         "model.grid": (side, side),
         "model.width": words[1],
@@ -321,73 +322,3 @@ def generator_source(network: MaskGIT) -> SourceOf:
         return same(f"{_SINGLE[module]}/{leaf}")
 
     return source_of
-
-
-def write_weights(config: ConfigDict, variables: Variables, path: Path) -> None:
-    """Writes the tokenizer, with its discriminator if there is one, or the transformer.
-
-    The discriminator is beside "params", where the official code ignores it.
-
-    Raises:
-        InputError: The run is no official network.
-    """
-    if config.stage == "vqgan":
-        _check_tokenizer(config)
-        arrays = export_tree(dict(variables.params), tokenizer_source(config))
-    else:
-        _check_generator(config)
-        arrays = export_tree(variables.params["prior"], generator_source(build_network(config)))
-    named = {
-        name if name.startswith(_DISCRIMINATOR_PREFIX) else f"params/{name}": array
-        for name, array in arrays.items()
-    }
-    path.write_bytes(msgpack_serialize(unflatten_dict(named, sep="/")))
-
-
-def _check_tokenizer(config: ConfigDict) -> None:
-    model = config.model
-    narrowest = model.filters * min(model.channel_multipliers)
-    groups = model.norm_groups or (32 if narrowest >= 64 else 0)
-    _check_values(
-        {
-            "model.architecture": (model.architecture.removesuffix("_fixed"), "maskgit"),
-            "model.mid_blocks": (model.mid_blocks, model.blocks_per_level),
-            "model.norm_groups": (groups, 32),
-            "model.unit_range": (model.unit_range, True),
-            "discriminator.kind": (
-                config.discriminator.kind if config.losses.adversarial_weight else "stylegan",
-                "stylegan",
-            ),
-        }
-    )
-
-
-def _check_generator(config: ConfigDict) -> None:
-    require(
-        config.stage == "maskgit",
-        f"a run of stage '{config.stage}' cannot be written in format 'maskgit'; use "
-        "--format=safetensors",
-    )
-    model, options = config.model, settings_dict(LayerOptions)
-    _check_values(
-        {
-            "model.norm": (model.norm, "post"),
-            "model.head": (model.head, "tied"),
-            "losses.label_dropout_rate": (config.losses.label_dropout_rate, 0.0),
-            "data.condition": (config.data.condition, ""),
-            "model.grid": (tuple(model.grid), (model.grid[0], model.grid[0])),
-            **{
-                f"model.layer_options.{name}": (model.layer_options[name], default)
-                for name, default in options.items()
-            },
-        }
-    )
-
-
-def _check_values(values: Mapping[str, tuple[Any, Any]]) -> None:
-    for key, (value, official) in values.items():
-        require(
-            value == official,
-            f"config.{key} is {value!r}, but networks of format 'maskgit' have {official!r}; use "
-            "--format=safetensors",
-        )

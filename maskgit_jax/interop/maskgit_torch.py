@@ -153,6 +153,8 @@ def _attention_arrays(
     """Splits torch's joint projections, and the axes of width into heads."""
     leaf = "bias" if is_bias else "kernel"
     width = array.shape[-1] if layer == "out_proj" or not is_bias else array.shape[0] // 3
+    rows = width if layer == "out_proj" else 3 * width
+    require(array.shape[0] == rows, f"has {array.shape[0]} rows in '{place}', not {rows}")
     require(
         width % _HEAD_WIDTH == 0,
         f"has width {width}, which is not a multiple of {_HEAD_WIDTH}, the width of a head of the "

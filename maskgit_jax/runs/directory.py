@@ -4,6 +4,7 @@ config.json    the resolved configuration of the last training
 lock           host and process of the training that writes here now
 checkpoints/   see `maskgit_jax.training.checkpoint`
 frozen/NAME/   config.json and variables/ of each finished stage that the run uses
+import.json    of a run of published weights: its files, see `maskgit_jax.runs.foreign`
 metrics.jsonl, tensorboard/, previews/
 """
 

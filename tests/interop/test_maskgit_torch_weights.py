@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -12,7 +13,7 @@ from maskgit_jax.interop.imported import stage_config
 from maskgit_jax.interop.weight_files import Weights
 from maskgit_jax.stages.maskgit import build_network
 from maskgit_jax.stages.vqgan import build_autoencoder
-from tests.golden_values import assert_close, golden, images, state_dict
+from tests.golden_values import assert_close, golden, images, state_dict, tokenize
 
 GOLDEN = golden("maskgit_torch")
 IMAGE = images("maskgit", (1, 16, 16, 3))
@@ -22,18 +23,16 @@ def weights(network: str) -> Weights:
     return Weights(Path("port.ckpt"), state_dict(GOLDEN[f"{network}_shapes"]), {})
 
 
-@pytest.mark.parametrize(("network", "start"), [("tokenizer", ""), ("other", "other_")])
-def test_tokenizers_of_both_ports(network, start):
-    arrays = weights(network)
+@pytest.mark.parametrize(("port", "start"), [("tokenizer", ""), ("other", "other_")])
+def test_tokenizers_of_both_ports(port, start):
+    arrays = weights(port)
     assert choose_format(arrays, "tokenizer").name == "maskgit_torch"
     found = maskgit_torch.read_tokenizer(arrays, 16, None)
-    params = {"params": found.params["autoencoder"]}
-    module = build_autoencoder(stage_config(found))
-    assert_close(module.apply(params, IMAGE, method="latents"), GOLDEN[f"{start}features"], 1e-5)
-    tokens = module.apply(params, IMAGE, method="encode")
+    network = build_autoencoder(stage_config(found))
+    latents, tokens, decoded = tokenize(network, found.params["autoencoder"], IMAGE)
+    assert_close(latents, GOLDEN[f"{start}features"], 1e-5)
     np.testing.assert_array_equal(tokens, GOLDEN[f"{start}tokens"])
-    decoded = (module.apply(params, tokens, method="decode") + 1) / 2
-    assert_close(decoded, GOLDEN[f"{start}reconstruction"], 1e-5)
+    assert_close((decoded + 1) / 2, GOLDEN[f"{start}reconstruction"], 1e-5)
 
 
 def test_transformer():
@@ -43,7 +42,8 @@ def test_transformer():
     found = maskgit_torch.read_generator(arrays, 0, tokenizer)
     inputs = (GOLDEN["input_tokens"], GOLDEN["mask"], GOLDEN["labels"])
     network = build_network(stage_config(found))
-    logits = network.apply({"params": found.params["prior"]}, *inputs, False)
+    params = {"params": found.params["prior"]}
+    logits = jax.jit(lambda *x: network.apply(params, *x, False))(*inputs)
     assert_close(logits, GOLDEN["logits"], 1e-5)
 
 

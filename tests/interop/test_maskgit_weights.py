@@ -13,13 +13,13 @@ from maskgit_jax.decoding import parallel
 from maskgit_jax.decoding.settings import DecodeSettings
 from maskgit_jax.interop import maskgit
 from maskgit_jax.interop.correspondence import export_tree, import_tree
-from maskgit_jax.interop.imported import Imported, stage_config, vqgan_shapes
+from maskgit_jax.interop.imported import Imported, imagenet_classes, stage_config, vqgan_shapes
 from maskgit_jax.interop.weight_files import Weights
 from maskgit_jax.losses.masked_tokens import masked_mean, token_cross_entropy
 from maskgit_jax.losses.quantization import entropy_loss, quantization_loss
 from maskgit_jax.stages.maskgit import build_network
 from maskgit_jax.stages.vqgan import build_autoencoder, build_discriminator
-from tests.golden_values import assert_close, golden, images, recipes
+from tests.golden_values import assert_close, golden, images, recipes, tokenize
 
 GOLDEN = golden("maskgit")
 
@@ -57,16 +57,17 @@ def test_sizes_are_read_off_the_shapes(tokenizer, generator):
     assert tokenizer.changes["model.mid_blocks"] == 1 and tokenizer.dropped == ()
     assert generator.changes["data.num_classes"] == 3
     assert generator.changes["data.image_size"] == 16 and generator.changes["model.num_heads"] == 2
+    assert generator.changes["data.class_names"] == ()
+    names = imagenet_classes(1000)
+    assert len(names) == 1000 and names[207] == "n02099601"  # golden retriever
 
 
 def test_tokenizer(tokenizer):
     network = build_autoencoder(stage_config(tokenizer))
-    params = {"params": tokenizer.params["autoencoder"]}
     image = images("maskgit", (2, 16, 16, 3))
-    assert_close(network.apply(params, image, method="latents"), GOLDEN["features"], 1e-5)
-    tokens = network.apply(params, image, method="encode")
+    latents, tokens, decoded = tokenize(network, tokenizer.params["autoencoder"], image)
+    assert_close(latents, GOLDEN["features"], 1e-5)
     np.testing.assert_array_equal(tokens, GOLDEN["tokens"])
-    decoded = network.apply(params, tokens, method="decode")
     assert_close((decoded + 1) / 2, GOLDEN["reconstruction"], 1e-5)
 
 
@@ -79,7 +80,8 @@ def test_quantizer_gradients(tokenizer, kind):
         entropy = entropy_loss(latents, codebook, kind, temperature=0.01)
         return quantization_loss(latents, codebook[tokens], 0.25) + 0.1 * entropy
 
-    value, gradients = jax.value_and_grad(loss, (0, 1))(codebook, 0.05 * GOLDEN["features"])
+    gradient = jax.jit(jax.value_and_grad(loss, (0, 1)))
+    value, gradients = gradient(codebook, 0.05 * GOLDEN["features"])
     np.testing.assert_allclose(value, GOLDEN[f"{kind}_loss"], rtol=1e-5)
     assert_close(gradients[0], GOLDEN[f"{kind}_codebook_gradient"], 1e-5)
     assert_close(gradients[1], GOLDEN[f"{kind}_latents_gradient"], 1e-5)
@@ -90,8 +92,10 @@ def nearest(codebook, latents):
     return jax.lax.stop_gradient(distances).argmin(axis=-1)
 
 
+@pytest.mark.slow
 def test_discriminator_in_a_checkpoint_of_a_training():
-    weights = weights_of(ema_params="tokenizer", g_params="tokenizer", d_params="discriminator")
+    weights = weights_of(ema_params="tokenizer", d_params="discriminator")
+    weights.arrays["g_params/quantizer/codebook"] = np.zeros(3)
     weights.arrays["g_opt_state/0/mu/quantizer/codebook"] = np.zeros(3)
     found = maskgit.read_tokenizer(weights, 0, None)
     config = stage_config(found)
@@ -99,7 +103,8 @@ def test_discriminator_in_a_checkpoint_of_a_training():
     assert "g_params/quantizer/codebook" in found.dropped and "batch_stats" in found.state
     image = (images("discriminator", (2, 8, 8, 3)) + 1) / 2
     params = {"params": found.params["discriminator"]}
-    logits = build_discriminator(config).apply(params, image, train=True)
+    network = build_discriminator(config)
+    logits = jax.jit(lambda image: network.apply(params, image, train=True))(image)
     assert_close(logits, GOLDEN["logits"], 1e-5)
     with pytest.raises(InputError, match="discriminator of images of 8 pixels, not 16"):
         maskgit.read_tokenizer(weights, 16, None)
@@ -109,44 +114,37 @@ def test_transformer_and_its_smoothed_loss(generator):
     network = build_network(stage_config(generator))
     inputs = (GOLDEN["input_tokens"], GOLDEN["mask"], GOLDEN["labels"])
     params = {"params": generator.params["prior"]}
-    logits = network.apply(params, *inputs, False, all_rows=True)
+    logits = jax.jit(lambda *x: network.apply(params, *x, False, all_rows=True))(*inputs)
     assert_close(logits, GOLDEN["transformer_logits"][:, 1:], 1e-5)
     errors = token_cross_entropy(logits, GOLDEN["input_tokens"], label_smoothing=0.1)
     loss = masked_mean(errors, jnp.asarray(GOLDEN["mask"])).mean()
     np.testing.assert_allclose(loss, GOLDEN["smoothed_loss"], rtol=1e-5)
 
 
-def python_loop(step, carry, inputs):
-    """`lax.scan`, not compiled: each step reads its own random numbers."""
-    outputs = []
-    for index in range(len(inputs[0])):
-        carry, output = step(carry, jax.tree.map(lambda x, index=index: x[index], inputs))
-        outputs.append(output)
-    return carry, jax.tree.map(lambda *x: jnp.stack(x), *outputs)
-
-
 def test_every_token_of_a_decoding_with_the_same_random_numbers(generator, monkeypatch):
     network = build_network(stage_config(generator))
     params, labels = {"params": generator.params["prior"]}, jnp.asarray(GOLDEN["labels"])
-    token_noise, choice_noise = iter(GOLDEN["token_noise"]), iter(GOLDEN["choice_noise"])
+    token_noise, choice_noise = (jnp.asarray(GOLDEN[f"{x}_noise"]) for x in ("token", "choice"))
+    # The step takes the place of the keys, and the stored numbers that of the drawn ones.
+    replaced = {
+        "fold_in_each": lambda _, step: step,
+        "split_each": lambda step, num: (step,) * num,
+        "draw_each": lambda _, step, *shape: choice_noise[step],
+        "sample_categorical": lambda step, logits: (logits + token_noise[step]).argmax(-1),
+        "random_halton_order": lambda *_: None,
+    }
+    for name, function in replaced.items():
+        monkeypatch.setattr(parallel, name, function)
 
     @jax.jit
-    def logits(tokens, mask):
-        return network.apply(params, tokens, mask, labels, False)
+    def decode(tokens, mask):
+        predict = lambda *x: network.apply(params, *x[:2], labels, False)  # noqa: E731
+        settings, keys = DecodeSettings(steps=8, choice_temperature=4.5), jax.random.key(0)
+        return parallel.decode(predict, tokens, mask, keys, settings, (4, 4))[1].tokens
 
-    monkeypatch.setattr(
-        parallel, "sample_categorical", lambda _, logits: (logits + next(token_noise)).argmax(-1)
-    )
-    monkeypatch.setattr(parallel, "draw_each", lambda *_: next(choice_noise))
     blank = jnp.zeros(GOLDEN["input_tokens"].shape, jnp.int32)
-    mask, keys = jnp.ones(blank.shape, bool), jax.random.split(jax.random.key(0))
-    logits(blank, mask)  # compiles the network's own loop over its layers
-    monkeypatch.setattr(jax.lax, "scan", python_loop)
-    _, trajectory = parallel.decode(
-        lambda tokens, mask, _: logits(tokens, mask),
-        blank, mask, keys, DecodeSettings(steps=8), (4, 4),
-    )  # fmt: skip
-    np.testing.assert_array_equal(trajectory.tokens, GOLDEN["decoded"].swapaxes(0, 1))
+    decoded = decode(blank, jnp.ones(blank.shape, bool))
+    np.testing.assert_array_equal(decoded, GOLDEN["decoded"].swapaxes(0, 1))
 
 
 def test_what_is_exported_is_imported_again(tokenizer, generator):
@@ -174,6 +172,10 @@ def test_files_of_other_networks_are_refused(tokenizer):
         changed = {k: v for k, v in {**arrays, **change}.items() if v is not None}
         with pytest.raises(InputError, match=message):
             maskgit.read_tokenizer(Weights(Path("x"), changed, {}), 16, None)
+    with pytest.raises(InputError, match="lacks 'quantizer/codebook'"):
+        maskgit.read_tokenizer(Weights(Path("x"), {"a": np.zeros(3)}, {}), 0, None)
+    with pytest.raises(InputError, match="image_size 18 is not a multiple of 4"):
+        maskgit.read_tokenizer(Weights(Path("x"), arrays, {}), 18, None)
     words = official("transformer")
     words["Embed_0/word_embeddings/embedding"] = np.zeros((9, 16), np.float32)
     with pytest.raises(InputError, match="9 word and 17 position embeddings"):

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 import maskgit_jax
 from maskgit_jax.configuration import changed_config
 from maskgit_jax.interop.imported import vqgan_shapes, vqgan_state
-from maskgit_jax.interop.maskgit import write_weights
+from maskgit_jax.interop.maskgit_export import write_weights
 from maskgit_jax.runs.directory import load_variables, read_config
 from maskgit_jax.runs.foreign import export_weights, import_run
 from maskgit_jax.stage import Variables
