@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from maskgit_jax.configuration import require
+from maskgit_jax.configuration import InputError, require
 from maskgit_jax.interop.correspondence import (
     Source,
     SourceOf,
@@ -111,10 +111,10 @@ def _condition(weights: Weights, image_size: int) -> Condition:
         "their own, and no condition can be imported",
     )
     classes = parameters(stage).get("n_classes")
-    require(
-        isinstance(classes, int) and classes > 0,
-        f"has a YAML file whose cond_stage_config.params.n_classes is {classes!r}, not a number",
-    )
+    if not isinstance(classes, int) or classes < 1:
+        raise InputError(
+            f"has a YAML file whose cond_stage_config.params.n_classes is {classes!r}, no number"
+        )
     return Condition(tuple(range(classes)))
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 SIZES = dict(ch=64, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=[4], resolution=8)
 SIZES |= dict(in_channels=3, out_ch=3, double_z=False, z_channels=12)
-NUM_CODES, CODE_WIDTH, USED = 32, 6, [1, 3, 4, 7, 10, 11, 12, 20, 25, 31]
+NUM_CODES, CODEBOOK_DIM, USED = 32, 6, [1, 3, 4, 7, 10, 11, 12, 20, 25, 31]
 GPT = dict(n_layer=2, n_head=2, n_embd=16)
 IMAGES = (2, 8, 8, 3)
 
@@ -114,13 +114,13 @@ if __name__ == "__main__":
     x = torch.from_numpy(x).permute(0, 3, 1, 2)
 
     def tokenizer():
-        return VQModel(SIZES, losses_with(NLayerDiscriminator), NUM_CODES, CODE_WIDTH)
+        return VQModel(SIZES, losses_with(NLayerDiscriminator), NUM_CODES, CODEBOOK_DIM)
 
     results = {"vq": run_tokenizer(tokenizer(), x)}
     used = Path("used.npy")
     np.save(used, np.union1d(USED, results["vq"]["tokens"]))  # none of the tokens is unknown
     remapped = tokenizer()
-    remapped.quantize = VectorQuantizer2(NUM_CODES, CODE_WIDTH, 0.25, remap=used)
+    remapped.quantize = VectorQuantizer2(NUM_CODES, CODEBOOK_DIM, 0.25, remap=used)
     found = run_tokenizer(remapped, x)
     results["remap"] = {key: found[key] for key in ("shapes", "latents", "tokens")}
     results["remap"]["used"] = np.load(used)
@@ -134,13 +134,13 @@ if __name__ == "__main__":
         transformer = importlib.import_module("taming.modules.transformer.mingpt").GPT(
             vocab_size, block_size, **GPT
         )
-        first_stage = VQModel(SIZES, nn.Module(), NUM_CODES, CODE_WIDTH)
+        first_stage = VQModel(SIZES, nn.Module(), NUM_CODES, CODEBOOK_DIM)
         return Net2NetTransformer(transformer, first_stage, condition, **options)
 
     labels = torch.tensor([2, 0])
     results["class"] = run_generator(generator(Labelator(3), 16), x, labels)
     results["sos"] = run_generator(generator("__is_unconditional__", 20, 40, sos_token=5), x, x)
-    second = VQModel({**SIZES, "in_channels": 1, "out_ch": 1}, nn.Module(), 24, CODE_WIDTH)
+    second = VQModel({**SIZES, "in_channels": 1, "out_ch": 1}, nn.Module(), 24, CODEBOOK_DIM)
     second.quantize.sane_index_shape = True
     results["vq_condition"] = run_generator(generator(second, 32), x, x[:, :1])
     latents = torch.from_numpy(recipes.tensor("latents", (9, 4)))

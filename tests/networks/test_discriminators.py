@@ -90,4 +90,5 @@ def test_actnorm_normalizes_the_batch_of_the_initialization(key):
     np.testing.assert_allclose(found.mean((0, 1, 2)), 0.0, atol=1e-5)
     np.testing.assert_allclose(found.std((0, 1, 2), ddof=1), 1.0, atol=1e-5)
     again = ActNorm().apply(variables, x + 1.0)
-    np.testing.assert_allclose(again, found + variables["params"]["scale"], rtol=1e-4, atol=1e-5)
+    shift = np.asarray(variables["params"]["scale"])
+    np.testing.assert_allclose(again, np.asarray(found) + shift, rtol=1e-4, atol=1e-5)
