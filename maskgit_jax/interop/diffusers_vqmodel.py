@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from maskgit_jax.configuration import load_config, require
 from maskgit_jax.interop.correspondence import Source, SourceOf, dense, export_tree, import_tree
 from maskgit_jax.interop.imported import Imported, vqgan_shapes, vqgan_state
-from maskgit_jax.interop.taming import PRESET, tokenizer_source, width_multiples
+from maskgit_jax.interop.taming import MIN_SIZE, PRESET, tokenizer_source, width_multiples
 from maskgit_jax.interop.weight_files import Weights
 from maskgit_jax.stage import Variables
 
@@ -76,6 +76,7 @@ def _sizes(description: Mapping[str, Any], image_size: int) -> dict[str, Any]:
     return {
         "data.image_size": image_size,
         "data.channels": channels,
+        **({} if image_size >= MIN_SIZE else {"losses.perceptual": ""}),
         "model.filters": widths[0],
         "model.channel_multipliers": width_multiples(widths, widths[0]),
         "model.blocks_per_level": description["layers_per_block"],

@@ -24,6 +24,8 @@ from maskgit_jax.interop.imported import Imported, vqgan_shapes, vqgan_state
 from maskgit_jax.interop.weight_files import Weights
 
 PRESET = "vqgan:imagenet256_taming"
+MIN_SIZE = 16
+"""Of images that LPIPS, the perceptual loss of the preset, compares."""
 FIRST_STAGE = "first_stage_model."
 _CODEBOOKS = {"vector": "quantize.embedding.weight", "gumbel": "quantize.embed.weight"}
 _BLOCK, _DISCRIMINATOR = "encoder.down.0.block.0.norm1.weight", "loss.discriminator.main."
@@ -155,6 +157,7 @@ def _sizes(arrays: Mapping[str, np.ndarray], image_size: int) -> dict[str, Any]:
     ]
     return {
         "data.channels": channels,
+        **({} if image_size >= MIN_SIZE else {"losses.perceptual": ""}),
         "model.filters": filters,
         "model.channel_multipliers": width_multiples(widths, filters),
         "model.blocks_per_level": count(arrays, r"encoder\.down\.0\.block\.(\d+)\..*"),
