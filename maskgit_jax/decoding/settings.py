@@ -90,7 +90,9 @@ class DecodeSettings:
         candidates=(0.0, 0.6, 0.8, 1.2),
     )
     guidance_schedule: str = setting(
-        "constant", "Guidance scale over the steps.", choices=GUIDANCE_SCHEDULES
+        "linear",
+        "Guidance scale over the steps; but for constant and interval it rises from 0 to guidance.",
+        choices=GUIDANCE_SCHEDULES,
     )
     guidance_interval: tuple[float, float] = setting(
         (0.0, 1.0),

@@ -125,6 +125,7 @@ def _published_values(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         "sampling.schedule": "arccos",
         "sampling.steps": min(32, len(arrays["pos_emb.weight"])),
         "sampling.guidance": _GUIDANCE.get(arrays["tok_emb.weight"].shape[1], 0.5),
+        "sampling.guidance_schedule": "constant",
     }
 
 
