@@ -30,7 +30,16 @@ def send_at_step(run, step: int, number: int) -> None:
     run.programs = run.programs._replace(train_step=step_and_signal)
 
 
+@pytest.fixture
+def not_ignored():
+    """Lets SIGHUP end programs, also where the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("not_ignored")
 def test_a_signal_is_answered_at_the_next_step(tiny, tmp_path, capsys):
     stage, config, frozen = tiny
     before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM)}
