@@ -10,7 +10,7 @@ from tests.stages.test_all_stages import assert_equal
 
 # The stages that these leave out consist of the same parts.
 SHARDED = ("vqgan", "maskgit")
-RESUMED = ("vqvae2", "vqgan", "maskgit")  # two with running state, and a prior
+RESUMED = ("vqgan", "maskgit")  # one with running state, and a prior; tests/test_commands.py: VQ-VAE
 
 
 @pytest.mark.slow
