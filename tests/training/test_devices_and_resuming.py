@@ -10,7 +10,7 @@ from tests.stages.test_all_stages import assert_equal
 
 # The stages that these leave out consist of the same parts.
 SHARDED = ("vqgan", "maskgit")
-RESUMED = ("vqgan", "maskgit")  # one with running state, and a prior; tests/test_commands.py: VQ-VAE
+RESUMED = SHARDED  # with running state, and a prior; VQ-VAE resumes in tests/test_commands.py
 
 
 @pytest.mark.slow
