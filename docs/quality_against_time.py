@@ -53,7 +53,7 @@ def plot(results: dict[str, dict[str, float]], path: Path) -> None:
             axis.plot(
                 [r[key] for r in rows], [r["frechet_distance"] for r in rows], style, label=name
             )
-        axis.set(xlabel=label, xscale="log", yscale="log")
+        axis.set(xlabel=label, ylim=(0, None))
     axes[0].set_ylabel("Frechet distance")
     axes[0].legend()
     figure.tight_layout()
