@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from maskgit_jax.configuration import load_config, require
 from maskgit_jax.interop.correspondence import Source, SourceOf, dense, export_tree, import_tree
 from maskgit_jax.interop.imported import Imported, vqgan_shapes, vqgan_state
-from maskgit_jax.interop.taming import MIN_SIZE, PRESET, tokenizer_source, width_multiples
+from maskgit_jax.interop.taming import NO_DISCRIMINATOR, PRESET, level_sizes, tokenizer_source
 from maskgit_jax.interop.weight_files import Weights
 from maskgit_jax.stage import Variables
 
@@ -67,27 +67,15 @@ def _sizes(description: Mapping[str, Any], image_size: int) -> dict[str, Any]:
         f"{' or '.join(_DOWN.values())}, one of each width, and its up_block_types the same in "
         "reverse",
     )
-    channels, out = (description.get(f"{name}_channels", 3) for name in ("in", "out"))
-    require(
-        channels in (1, 3) and channels == out,
-        f"is of images with {channels} channels in and {out} out; only 1 and 3 can be imported",
-    )
+    channels = description.get("in_channels", 3), description.get("out_channels", 3)
     latent = description["latent_channels"]
     return {
-        "data.image_size": image_size,
-        "data.channels": channels,
-        **({} if image_size >= MIN_SIZE else {"losses.perceptual": ""}),
-        "model.filters": widths[0],
-        "model.channel_multipliers": width_multiples(widths, widths[0]),
+        **level_sizes(image_size, channels, widths[0], widths, attention),
         "model.blocks_per_level": description["layers_per_block"],
-        "model.attention_sizes": tuple(
-            image_size // 2**level for level, has in enumerate(attention) if has
-        ),
         "model.latent_width": latent,
         "model.codebook_size": description["num_vq_embeddings"],
         "model.codebook_dim": description.get("vq_embed_dim") or latent,
-        "losses.adversarial_weight": 0.0,
-        "losses.adaptive_weight": False,
+        **NO_DISCRIMINATOR,
     }
 
 

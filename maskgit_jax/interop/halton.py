@@ -77,10 +77,9 @@ def _sizes(arrays: dict[str, np.ndarray], tokenizer: Imported) -> dict[str, Any]
         side * side == len(positions),
         f"has {len(positions)} positions, which are no square map of tokens",
     )
-    factor = 2 ** (len(tokenizer.changes["model.channel_multipliers"]) - 1)
     num_heads = _num_heads(width, inner)
     sizes = {
-        "data.image_size": side * factor,
+        "data.image_size": side * tokenizer.downsampling,
         "data.channels": tokenizer.changes["data.channels"],
         "data.num_classes": len(classes) - 1,
         "model.codebook_size": len(words) - 1,

@@ -41,6 +41,11 @@ class Imported(NamedTuple):
     dropped: tuple[str, ...] = ()
     frozen: Mapping[str, "Imported"] = MappingProxyType({})
 
+    @property
+    def downsampling(self) -> int:
+        """Of a tokenizer: pixels of the images for each token of a side of the map."""
+        return 2 ** (len(self.changes["model.channel_multipliers"]) - 1)
+
 
 class Format(NamedTuple):
     """A format of published weights.

@@ -13,7 +13,7 @@ from maskgit_jax.configuration import load_config, require
 from maskgit_jax.interop import taming
 from maskgit_jax.interop.correspondence import Source, import_tree
 from maskgit_jax.interop.imported import Imported, vqgan_shapes, vqgan_state
-from maskgit_jax.interop.weight_files import Weights
+from maskgit_jax.interop.weight_files import Weights, count
 
 _CODEBOOK, _BLOCK = "quantize.embedding.weight", "encoder.conv_blocks.{}.res.0.conv1.weight"
 _UNUSED = "quantize.codebook_used"  # the codes of the last training batches
@@ -24,8 +24,7 @@ _PUBLISHED = {  # tokenizer/tokenizer_image/vq_train.py; no file has a discrimin
     "model.beta": 0.25,
     "losses.reconstruction": "l2",
     "losses.quantizer_weight": 1.0,
-    "losses.adversarial_weight": 0.0,
-    "losses.adaptive_weight": False,
+    **taming.NO_DISCRIMINATOR,
     "optimizers.autoencoder.learning_rate": 1e-4,
     "optimizers.autoencoder.beta1": 0.9,
     "optimizers.autoencoder.beta2": 0.95,
@@ -60,7 +59,7 @@ def read_tokenizer(weights: Weights, image_size: int, tokenizer: Imported | None
 
 def _sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Returns the keys of the configuration that the shapes of the arrays say."""
-    levels = taming.count(arrays, r"encoder\.conv_blocks\.(\d+)\..*")
+    levels = count(arrays, r"encoder\.conv_blocks\.(\d+)\.")
     firsts = [_BLOCK.format(level) for level in range(levels)]
     for name in ("encoder.conv_in.weight", "quant_conv.weight", *firsts):
         require(name in arrays and arrays[name].ndim == 4, f"lacks '{name}', a convolution")
@@ -69,7 +68,7 @@ def _sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
         "data.channels": channels,
         "model.filters": filters,
         "model.channel_multipliers": tuple(max(1, len(arrays[x]) // filters) for x in firsts),
-        "model.blocks_per_level": taming.count(arrays, r"encoder\.conv_blocks\.0\.res\.(\d+)\..*"),
+        "model.blocks_per_level": count(arrays, r"encoder\.conv_blocks\.0\.res\.(\d+)\."),
         "model.latent_width": arrays["quant_conv.weight"].shape[1],
         "model.codebook_size": len(arrays[_CODEBOOK]),
         "model.codebook_dim": len(arrays["quant_conv.weight"]),

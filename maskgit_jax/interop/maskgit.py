@@ -247,9 +247,8 @@ def _generator_sizes(arrays: Mapping[str, np.ndarray], tokenizer: Imported) -> d
         "codes belong one row for each code, class and the mask, and one position for the class "
         "and each token of a square map",
     )
-    factor = 2 ** (len(tokenizer.changes["model.channel_multipliers"]) - 1)
     return {
-        "data.image_size": side * factor,
+        "data.image_size": side * tokenizer.downsampling,
         "data.channels": tokenizer.changes["data.channels"],
         "data.num_classes": classes,
         "data.class_names": imagenet_classes(classes),

@@ -13,7 +13,7 @@ import numpy as np
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.interop.imported import Imported
 from maskgit_jax.interop.maskgit import import_generator, import_tokenizer
-from maskgit_jax.interop.weight_files import Weights
+from maskgit_jax.interop.weight_files import Weights, count
 
 _HEAD_WIDTH = 48  # of the official transformer; no shape says it
 _CODEBOOKS = ("quantizer.codebook.weight", "quantize.embedding.weight")
@@ -41,10 +41,10 @@ def read_tokenizer(weights: Weights, image_size: int, tokenizer: Imported | None
     """Returns the tokenizer."""
     del tokenizer
     arrays = weights.arrays
-    levels, blocks = _count(arrays, r"encoder\.down\.(\d+)"), _count(arrays, r"encoder\.mid\.(\d+)")
+    levels, blocks = count(arrays, r"encoder\.down\.(\d+)"), count(arrays, r"encoder\.mid\.(\d+)")
     if not levels:
-        levels = _count(arrays, r"encoder\.res_blocks\.(\d+)") - 1
-        blocks = _count(arrays, r"encoder\.res_blocks\.0\.(\d+)")
+        levels = count(arrays, r"encoder\.res_blocks\.(\d+)") - 1
+        blocks = count(arrays, r"encoder\.res_blocks\.0\.(\d+)")
     require(levels > 0 and blocks > 0, "lacks the blocks of the encoder")
     renamed = {}
     for name, array in arrays.items():
@@ -69,12 +69,6 @@ def _with_official_names(
         return read(arrays, argument)
     except InputError as error:
         raise InputError(f"{error}, in the names of google-research/maskgit") from error
-
-
-def _count(arrays: Mapping[str, np.ndarray], pattern: str) -> int:
-    """Returns how many numbers follow the beginning of a name."""
-    matches = (re.match(pattern, name) for name in arrays)
-    return len({match[1] for match in matches if match})
 
 
 def _tokenizer_name(name: str, axes: int, levels: int, blocks: int) -> str:

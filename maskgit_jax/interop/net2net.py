@@ -22,8 +22,8 @@ from maskgit_jax.interop.correspondence import (
     stacked,
 )
 from maskgit_jax.interop.imported import Imported
-from maskgit_jax.interop.taming import below, count, import_tokenizer, parameters
-from maskgit_jax.interop.weight_files import Weights
+from maskgit_jax.interop.taming import below, import_tokenizer, parameters
+from maskgit_jax.interop.weight_files import Weights, count
 from maskgit_jax.networks.layer_options import LayerOptions
 from maskgit_jax.priors.gpt import GPT
 
@@ -144,7 +144,7 @@ def _sizes(
         "model.codebook_size": codes,
         "model.grid": _grid(tokenizer),
         "model.width": width,
-        "model.num_layers": count(arrays, r"blocks\.(\d+)\..*"),
+        "model.num_layers": count(arrays, r"blocks\.(\d+)\."),
         "model.num_heads": heads,
         "model.mlp_width": len(arrays.get("blocks.0.mlp.0.weight", ())),
     }
@@ -159,8 +159,7 @@ def _sizes(
 
 
 def _grid(tokenizer: Imported) -> tuple[int, int]:
-    factor = 2 ** (len(tokenizer.changes["model.channel_multipliers"]) - 1)
-    side = tokenizer.changes["data.image_size"] // factor
+    side = tokenizer.changes["data.image_size"] // tokenizer.downsampling
     return side, side
 
 

@@ -21,11 +21,12 @@ from maskgit_jax.interop.correspondence import (
     same,
 )
 from maskgit_jax.interop.imported import Imported, vqgan_shapes, vqgan_state
-from maskgit_jax.interop.weight_files import Weights
+from maskgit_jax.interop.weight_files import Weights, count
 
 PRESET = "vqgan:imagenet256_taming"
-MIN_SIZE = 16
+_MIN_SIZE = 16
 """Of images that LPIPS, the perceptual loss of the preset, compares."""
+NO_DISCRIMINATOR = {"losses.adversarial_weight": 0.0, "losses.adaptive_weight": False}
 FIRST_STAGE = "first_stage_model."
 _CODEBOOKS = {"vector": "quantize.embedding.weight", "gumbel": "quantize.embed.weight"}
 _BLOCK, _DISCRIMINATOR = "encoder.down.0.block.0.norm1.weight", "loss.discriminator.main."
@@ -86,8 +87,7 @@ def import_tokenizer(arrays: Mapping[str, np.ndarray], image_size: int) -> Impor
         image_size: Side of the images in pixels.
     """
     arrays, dropped = _only_used_codes(arrays)
-    changes = {"data.image_size": image_size, **_sizes(arrays, image_size)}
-    changes |= _discriminator_sizes(arrays)
+    changes = _sizes(arrays, image_size) | _discriminator_sizes(arrays)
     config = load_config(PRESET, **changes)
     shapes, statistics = vqgan_shapes(config), None
 
@@ -144,24 +144,14 @@ def _sizes(arrays: Mapping[str, np.ndarray], image_size: int) -> dict[str, Any]:
         f"has {len(last)} channels before the quantizer, which reads {projection.shape[1]}: "
         "latents with a variance (double_z) cannot be imported",
     )
-    channels, out = conv_in.shape[1], len(arrays["decoder.conv_out.weight"])
-    require(
-        channels in (1, 3) and out == channels,
-        f"is of images with {channels} channels in and {out} out; only 1 and 3 can be imported",
-    )
-    filters, levels = len(conv_in), count(arrays, r"encoder\.down\.(\d+)\.block\..*")
+    channels = conv_in.shape[1], len(arrays["decoder.conv_out.weight"])
+    levels = count(arrays, r"encoder\.down\.(\d+)\.block\.")
     widths = [arrays.get(f"encoder.down.{level}.block.0.conv1.weight") for level in range(levels)]
     widths = [0 if kernel is None else len(kernel) for kernel in widths]
-    attention = [
-        level for level in range(levels) if f"encoder.down.{level}.attn.0.q.weight" in arrays
-    ]
+    attention = [f"encoder.down.{level}.attn.0.q.weight" in arrays for level in range(levels)]
     return {
-        "data.channels": channels,
-        **({} if image_size >= MIN_SIZE else {"losses.perceptual": ""}),
-        "model.filters": filters,
-        "model.channel_multipliers": width_multiples(widths, filters),
-        "model.blocks_per_level": count(arrays, r"encoder\.down\.0\.block\.(\d+)\..*"),
-        "model.attention_sizes": tuple(image_size // 2**level for level in attention),
+        **level_sizes(image_size, channels, len(conv_in), widths, attention),
+        "model.blocks_per_level": count(arrays, r"encoder\.down\.0\.block\.(\d+)\."),
         "model.latent_width": len(last),
         "model.codebook_size": len(arrays[_CODEBOOKS[kind]]),
         "model.codebook_dim": len(projection),
@@ -170,20 +160,42 @@ def _sizes(arrays: Mapping[str, np.ndarray], image_size: int) -> dict[str, Any]:
     }
 
 
-def width_multiples(widths: Sequence[int], filters: int) -> tuple[int, ...]:
-    """Returns the widths of the levels as multiples of the first layer's."""
+def level_sizes(
+    image_size: int,
+    channels: tuple[int, int],
+    filters: int,
+    widths: Sequence[int],
+    attention: Sequence[bool],
+) -> dict[str, Any]:
+    """Returns the keys of the configuration that images and levels say.
+
+    Args:
+        image_size: Side of the images in pixels.
+        channels: Of the images that the network reads, and of those that it writes.
+        filters: Channels of the first layer.
+        widths: Channels of each level.
+        attention: Whether each level has attention.
+    """
+    require(
+        channels[0] in (1, 3) and channels[0] == channels[1],
+        f"is of images with {channels[0]} channels in and {channels[1]} out; only 1 and 3 can be "
+        "imported",
+    )
     for width in widths:
         require(
             width > 0 and width % filters == 0,
             f"has a level of {width} channels, which is no multiple of the first layer's {filters}",
         )
-    return tuple(width // filters for width in widths)
-
-
-def count(arrays: Mapping[str, np.ndarray], pattern: str) -> int:
-    """Returns how many different numbers the group of a pattern finds in the names."""
-    matches = (re.fullmatch(pattern, name) for name in arrays)
-    return len({match[1] for match in matches if match})
+    return {
+        "data.image_size": image_size,
+        "data.channels": channels[0],
+        **({} if image_size >= _MIN_SIZE else {"losses.perceptual": ""}),
+        "model.filters": filters,
+        "model.channel_multipliers": tuple(width // filters for width in widths),
+        "model.attention_sizes": tuple(
+            image_size // 2**level for level, has in enumerate(attention) if has
+        ),
+    }
 
 
 _MODULES = (
@@ -220,7 +232,7 @@ def tokenizer_source(path: str, gumbel: bool = False) -> Source:
 def _discriminator_sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Returns the keys of the configuration of a discriminator, or of training without one."""
     if f"{_DISCRIMINATOR}0.weight" not in arrays:
-        return {"losses.adversarial_weight": 0.0, "losses.adaptive_weight": False}
+        return NO_DISCRIMINATOR
     kernels = [
         name
         for name, value in arrays.items()

@@ -4,6 +4,7 @@ Nothing in a file is executed, and no other framework is imported.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,6 +63,12 @@ def read_weights(path: str | Path) -> Weights:
     arrays, metadata = _read_arrays(path)
     require(bool(arrays), f"{path} holds no arrays")
     return Weights(path, arrays, config or metadata)
+
+
+def count(arrays: Mapping[str, np.ndarray], pattern: str) -> int:
+    """Returns how many different numbers the group of a pattern finds at the start of the names."""
+    matches = (re.match(pattern, name) for name in arrays)
+    return len({match[1] for match in matches if match})
 
 
 def _model_folder(folder: Path) -> Path:

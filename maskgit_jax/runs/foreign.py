@@ -94,7 +94,8 @@ def _read_parts(
     second = _read("generator", others, format, image_size, first.imported)
     size = second.imported.changes["data.image_size"]
     if size != first.imported.changes["data.image_size"]:
-        first = _read("tokenizer", weights, format, size)
+        chosen = choose_format(weights, "tokenizer", format)
+        first = first._replace(imported=read_format(weights, chosen, size))
     return first, second
 
 
