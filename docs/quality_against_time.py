@@ -20,9 +20,11 @@ STEPS = (2, 4, 8, 16)
 TIMED = 384  # images; the first batch compiles
 
 
-def measure(run: str, data: str, num: int, settings: dict, folder: Path) -> dict[str, float]:
+def measure(
+    run: str, data: str, num: int, settings: dict, folder: Path, guide: str = ""
+) -> dict[str, float]:
     """Returns the metrics of a search for one of its candidates, and milliseconds per image."""
-    model = maskgit_jax.load(run)
+    model = maskgit_jax.load(run, guide=guide)
     options = evaluation_options(model.mesh)
     config, real, sources = open_run_images(model.run, data)
     sampling = plan_sampling(model.run, sources, config, options, num, 0, settings)
