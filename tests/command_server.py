@@ -19,6 +19,8 @@ import orbax.checkpoint  # noqa: F401
 import PIL.Image  # noqa: F401
 import tqdm  # noqa: F401
 
+import maskgit_jax.evaluation.evaluate  # noqa: F401
+import maskgit_jax.runs.fit  # noqa: F401
 from maskgit_jax.pipelines import classifier
 
 classifier.STEPS = 150  # enough for digits; evaluations would train 1,000

@@ -59,6 +59,8 @@ TINY = {
     "vqgan": {
         "model.filters": 8,
         "model.channel_multipliers": (1, 2, 2),
+        "model.blocks_per_level": 1,
+        "model.mid_blocks": 1,
         "model.codebook_size": 16,
         "model.codebook_dim": 4,
         "discriminator.filters": 8,
