@@ -16,7 +16,7 @@ export function createGallery(container, app) {
   let titles = [];
   let images = [];
   let newest = 0;
-  let preview = null;
+  let shown = null; // the last event with a preview; a busy server leaves some out
 
   const tile = (title, index) => {
     const canvas = el("canvas", { role: "img", "aria-label": `${title}, not yet decoded` });
@@ -27,19 +27,20 @@ export function createGallery(container, app) {
   const begin = (names) => {
     titles = names;
     images = [];
-    preview = null;
+    shown = null;
     newest++;
     grid.classList.toggle("single", names.length === 1);
     grid.replaceChildren(...names.map(tile));
   };
   const step = async (event) => {
     const mine = ++newest;
-    const loaded = event.preview ? await loadImage(event.preview) : preview;
-    if (mine !== newest || !loaded) return;
-    preview = loaded;
+    const preview = event.preview && (await loadImage(event.preview));
+    if (mine !== newest) return;
+    if (preview) shown = { preview, width: event.width, height: event.height };
+    if (!shown) return;
     grid.querySelectorAll("canvas").forEach((canvas, index) => {
-      drawFrame(canvas, preview, index, event);
-      coverMasked(canvas, event.masked[index], tokenGrid(app.run, event.width, event.height));
+      drawFrame(canvas, shown.preview, index, shown);
+      coverMasked(canvas, event.masked[index], tokenGrid(app.run, shown.width, shown.height));
     });
   };
   const finish = async (done) => {
