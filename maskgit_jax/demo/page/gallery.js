@@ -66,15 +66,21 @@ function createViewer(app) {
   const image = el("img", { className: "large" });
   const caption = el("p", { className: "caption", "aria-live": "polite" });
   const download = el("a", { className: "button" }, "Download");
-  const edit = button("Edit this image", () => {
-    node.close();
-    const { id, width, height } = images[place];
-    app.openTab("edit", { id, width, height, grid: tokenGrid(app.run, width, height) });
-  });
+  const openIn = (tab, text) => {
+    const open = () => {
+      node.close();
+      const { id, width, height, title } = images[place];
+      const grid = tab === "edit" ? tokenGrid(app.run, width, height) : null;
+      app.openTab(tab, { id, width, height, grid, url: imageUrl(id), name: title });
+    };
+    return button(text, open);
+  };
+  const edit = openIn("edit", "Edit this image");
+  const encode = openIn("encode", "Encode it");
   const previous = button("‹", () => show(place - 1), { className: "square", "aria-label": "Previous image" });
   const next = button("›", () => show(place + 1), { className: "square", "aria-label": "Next image" });
   const close = button("Close", () => node.close());
-  const tools = el("div", { className: "row" }, previous, next, el("span", { className: "space" }), download, edit, close);
+  const tools = el("div", { className: "row" }, previous, next, el("span", { className: "space" }), download, encode, edit, close);
   const node = el("dialog", { className: "viewer", "aria-label": "Image in full size" }, image, caption, tools);
   let images = [];
   let place = 0;
@@ -89,6 +95,7 @@ function createViewer(app) {
     download.href = imageUrl(id, `${title.replaceAll(/[^\w]+/g, "-").toLowerCase()}.png`);
     previous.hidden = next.hidden = images.length < 2;
     edit.hidden = !app.run.tabs.includes("edit");
+    encode.hidden = !app.run.tabs.includes("encode");
   };
   node.addEventListener("keydown", (event) => {
     const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
