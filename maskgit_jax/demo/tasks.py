@@ -56,6 +56,13 @@ def read_job(values: Any, menu: Menu, images: ImageStore) -> tuple[MenuRun, Work
         fields.boolean("trace"),
     )
     require(
+        task in ("generate", "encode")
+        or request.label is not None
+        or description["null_label"]
+        or not description["classes"],
+        "this run was trained with classes only; give a label",
+    )
+    require(
         not request.trace or request.num <= MAX_TRACED,
         f"num is {request.num}; with trace it is at most {MAX_TRACED}",
     )
