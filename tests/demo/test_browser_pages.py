@@ -33,7 +33,7 @@ def test_images_are_generated_and_a_link_restores_the_settings(open_page, demo):
     assert names == [f"{name}, image {i} of 3, seed 7" for i, name in ((1, 3), (2, 5), (3, 3))]
     images = page.locator(".gallery img").evaluate_all("images => images.map(image => image.src)")
 
-    assert state_of(page) == {"run": "digits", "tab": "generate", "labels": "3%2C5", "num": "3",
+    assert state_of(page) == {"run": "tiny", "tab": "generate", "labels": "3%2C5", "num": "3",
                               "steps": "5", "seed": "7"}  # fmt: skip
     other = open_page(page.url.partition("#")[2], viewport=WIDE)
     assert other.get_by_label("Steps").input_value() == "5"
@@ -121,7 +121,7 @@ def test_a_held_out_image_is_encoded_and_interpolated(open_page):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_needs_no_horizontal_scrolling(open_page, scheme):
-    page = open_page("num=2&steps=2&second=random", viewport=PHONE, color_scheme=scheme)
+    page = open_page("num=2&steps=2&second=confidence", viewport=PHONE, color_scheme=scheme)
     for tab in ("generate", "watch", "encode"):
         page.click(f"#tab-{tab}")
         if tab != "encode":
