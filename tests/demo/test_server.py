@@ -1,18 +1,23 @@
 """The API of the demo with a tiny MaskGIT: jobs, events, the queue, cancelling."""
 
 import json
+import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from maskgit_jax.configuration import InputError
+from maskgit_jax.demo import loaded
 from maskgit_jax.demo.codebook import nearest_codes
 from maskgit_jax.demo.jobs import Job, JobQueue, QueueFullError
 from maskgit_jax.demo.menu import Menu, find_runs, without_paths
+from maskgit_jax.demo.serve import listen
 from maskgit_jax.demo.store import ImageStore, UnknownImageError
-from maskgit_jax.demo.tasks import psnr
+from maskgit_jax.demo.tasks import psnr, walk_tokens
 from tests.demo.example import Demo
 
 
@@ -108,10 +113,35 @@ def test_the_peak_signal_to_noise_ratio():
     assert psnr(image, image + 1) == pytest.approx(48.13, abs=0.01)
 
 
+def test_tokens_change_one_by_one_from_one_image_to_the_other():
+    ends = np.stack([np.zeros(12, int), np.ones(12, int)])
+    between = walk_tokens(ends, 5, seed=3)
+    assert between.sum(axis=1).tolist() == [0, 3, 6, 9, 12]
+    assert (np.diff(between, axis=0) >= 0).all(), "no token changes twice"
+
+
 def test_nearest_codes_are_other_codes():
     vectors = np.asarray([[0.0], [1.0], [3.0], [7.0]], np.float32)
     np.testing.assert_array_equal(nearest_codes(vectors)[0], [1, 2, 3])
     np.testing.assert_array_equal(nearest_codes(vectors)[3], [2, 1, 0])
+
+
+def test_the_codebook_has_a_colour_and_neighbours_of_every_code(api):
+    levels = api.client.get("/api/runs/tiny/codebook").json()["levels"]
+    assert len(levels) == 1 and np.shape(levels[0]["nearest"]) == (16, 8)
+    colours = levels[0]["colors"]
+    assert len(colours) == 16 and all(re.fullmatch("#[0-9a-f]{6}", each) for each in colours)
+
+
+def test_a_job_says_what_it_compiles_and_old_programs_are_dropped(api, monkeypatch):
+    settings = {"decoder": "random"}
+    first, again = (api.job("generate", settings=settings) for _ in range(2))
+    assert first[2]["type"] == "status" and "compiling" in first[2]["message"]
+    assert "status" not in [event["type"] for event in again]
+    monkeypatch.setattr(loaded, "MAX_PROGRAMS", 0)
+    decoder = api.run.loaded.editor.step_decoder
+    assert api.done("generate")["images"]
+    assert api.run.loaded.editor.step_decoder is not decoder
 
 
 def test_a_client_that_reconnects_misses_nothing(api):
@@ -148,9 +178,9 @@ def test_cancelling_stops_a_decoding_within_one_step(api, monkeypatch):
 
 
 def test_users_wait_in_the_order_of_arrival(api, monkeypatch):
-    start, loaded = threading.Event(), api.run.loaded
-    generate = loaded.generate
-    monkeypatch.setattr(loaded, "generate", lambda *args: start.wait(10) and generate(*args))
+    start, run = threading.Event(), api.run.loaded
+    generate = run.generate
+    monkeypatch.setattr(run, "generate", lambda *args: start.wait(10) and generate(*args))
     jobs = [api.start("generate").json()["id"]]
     while api.client.get(f"/api/jobs/{jobs[0]}").json()["state"] == "queued":
         time.sleep(0.01)
@@ -169,6 +199,22 @@ def test_users_wait_in_the_order_of_arrival(api, monkeypatch):
         [2, 1],
         [3, 2, 1],
     ]
+
+
+def test_many_requests_keep_memory_flat_and_lose_nothing(api):
+    def memory() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1])
+
+    for seed in range(5):
+        api.done("generate", seed=seed)
+    before = memory()
+    results = [api.done("generate", seed=seed)["images"][0]["id"] for seed in range(30)]
+    api.queue._max_waiting = 8
+    with ThreadPoolExecutor(8) as pool:
+        parallel = pool.map(lambda seed: api.done("generate", seed=seed), range(30, 38))
+    results += [done["images"][0]["id"] for done in parallel]
+    assert len(results) == 38 and all(api.images.get(name).width == 16 for name in results)
+    assert memory() < 1.05 * before
 
 
 def test_a_failed_job_does_not_end_the_thread(capsys):
@@ -205,6 +251,16 @@ def test_finished_jobs_and_images_are_bounded():
     assert store.num_bytes <= 3000 and store.get(names[-1]).width == 32
     with pytest.raises(UnknownImageError, match="upload it again"):
         store.get(names[0])
+
+
+def test_a_port_that_is_in_use_is_one_line():
+    listener = listen("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    with pytest.raises(InputError, match=f"127.0.0.1:{port} .* choose another --port"):
+        listen("127.0.0.1", port)
+    listener.close()
+    with pytest.raises(InputError, match="--port is 70000"):
+        listen("127.0.0.1", 70000)
 
 
 def test_runs_are_found_and_loaded_when_asked_for(tmp_path, api):
