@@ -14,6 +14,10 @@ def state_of(page) -> dict[str, str]:
     return dict(re.findall(r"[#&](\w+)=([^&]*)", page.url))
 
 
+def number(page, name: str):
+    return page.get_by_role("spinbutton", name=name, exact=True)
+
+
 def wait_until_done(page, tab: str) -> None:
     page.wait_for_selector(f"#panel-{tab} .job", state="hidden")
     assert not page.locator(f"#panel-{tab} .error:visible").count()
@@ -21,12 +25,11 @@ def wait_until_done(page, tab: str) -> None:
 
 def test_images_are_generated_and_a_link_restores_the_settings(open_page, demo):
     page = open_page("labels=3,5&num=3", viewport=WIDE)
-    page.get_by_label("Steps").fill("5")
-    page.get_by_label("Seed").fill("7")
-    page.get_by_label("Seed").blur()
+    number(page, "Steps").fill("5")
+    number(page, "Seed").fill("7")
     demo.pause = 0.02
     page.click("#panel-generate .primary")
-    page.wait_for_function("document.querySelector('.job .text').textContent == 'Step 3 of 5'")
+    page.wait_for_selector("text='Step 3 of 5'")
     assert page.locator(".gallery canvas").count() == 3
     page.wait_for_selector(".gallery img")
     names = page.locator(".gallery img").evaluate_all("images => images.map(image => image.alt)")
@@ -36,9 +39,8 @@ def test_images_are_generated_and_a_link_restores_the_settings(open_page, demo):
     assert state_of(page) == {"run": "tiny", "tab": "generate", "labels": "3%2C5", "num": "3",
                               "steps": "5", "seed": "7"}  # fmt: skip
     other = open_page(page.url.partition("#")[2], viewport=WIDE)
-    assert other.get_by_label("Steps").input_value() == "5"
-    other.keyboard.press("Tab")
-    other.get_by_label("Seed").press("Enter")
+    assert number(other, "Steps").input_value() == "5"
+    number(other, "Seed").press("Enter")
     other.wait_for_selector(".gallery img")
     again = other.locator(".gallery img").evaluate_all("images => images.map(image => image.src)")
     assert again == images
@@ -59,7 +61,8 @@ def test_a_dialog_shows_an_image_and_escape_closes_it(open_page):
     page.focus("#tab-generate")
     page.keyboard.press("End")
     assert page.evaluate("document.activeElement.id") == "tab-encode"
-    assert page.is_visible("#panel-encode") and not page.is_visible("#panel-generate")
+    page.wait_for_selector("#panel-encode")
+    assert not page.is_visible("#panel-generate")
 
 
 def test_tokens_are_taken_back_and_locked_ones_do_not_change(open_page):
@@ -80,7 +83,7 @@ def test_tokens_are_taken_back_and_locked_ones_do_not_change(open_page):
     for key in ("Enter", "ArrowRight", "Enter"):
         page.keyboard.press(key)
     assert "12 taken back. 2 locked." in page.locator(".track .note").inner_text()
-    page.get_by_label("Seed to go on with").fill("5")
+    number(page, "Seed to go on with").fill("5")
     page.get_by_text("Go on from here").click()
     page.wait_for_selector(".track >> nth=1")
     wait_until_done(page, "watch")
@@ -94,9 +97,9 @@ def test_two_users_wait_and_cancel(open_page, demo):
     demo.pause = 0.3
     first, second = open_page("steps=12&num=1"), open_page("steps=12&num=1")
     first.click("#panel-generate .primary")
-    first.wait_for_function("document.querySelector('.job .text').textContent.includes('Step 1')")
+    first.wait_for_selector("text='Step 1 of 12'")
     second.click("#panel-generate .primary")
-    second.wait_for_function("document.querySelector('.job .text').textContent.includes('Place 1')")
+    second.wait_for_selector(".job >> text=Place 1 in the queue")
     first.get_by_text("Cancel", exact=True).click()
     first.wait_for_selector("#panel-generate .job", state="hidden", timeout=1500)
     assert not first.locator(".gallery img").count()
@@ -104,7 +107,22 @@ def test_two_users_wait_and_cancel(open_page, demo):
     second.wait_for_selector(".gallery img")
 
 
-def test_a_held_out_image_is_encoded_and_interpolated(open_page):
+def test_a_lost_connection_loses_no_result(open_page, demo):
+    page = open_page("num=1&steps=6")
+    broken = []
+
+    def break_twice(route):
+        broken.append(route.request.url)
+        route.abort() if len(broken) < 3 else route.continue_()
+
+    page.route("**/events*", break_twice)
+    page.click("#panel-generate .primary")
+    page.wait_for_selector("text=The connection to the server is lost")
+    page.wait_for_selector(".gallery img")
+    assert len(broken) == 3 and not page.is_visible("#connection")
+
+
+def test_a_held_out_image_is_encoded_and_interpolated(open_page, demo):
     page = open_page("tab=encode&held_out=4&columns=4", viewport=WIDE)
     page.wait_for_selector("text=/PSNR [0-9.]+ dB/")
     page.hover(".encoded .tokens button >> nth=5")
@@ -115,6 +133,7 @@ def test_a_held_out_image_is_encoded_and_interpolated(open_page):
     assert page.is_visible(".over")
     page.keyboard.up("Space")
     assert not page.is_visible(".over")
+    demo.images._images.clear()  # the page uploads them again
     page.get_by_role("button", name="Interpolate").click()
     page.wait_for_selector(".path >> text=Image 2 of 4")
 
