@@ -18,12 +18,12 @@ from maskgit_jax.pipelines.canvas import (
     Size,
     add_border,
     blend_images,
+    blend_membrane,
     blurred_weights,
     check_blend,
     check_box,
     check_mask,
     dilate_mask,
-    feather_weights,
     resize_images,
     resize_mask,
     working_size,
@@ -61,8 +61,7 @@ class Editor:
     All methods take `num`, the number of candidates; `label`, the class ("no class" by default,
     if the run was trained with it); `seed`; `frames`, whether every decoding step is kept; and
     sampling settings by name, such as steps=12 or decoder="halton". `inpaint`, `outpaint` and
-    `replace` take `feather`, the pixels over which the result is blended in inside the mask (by
-    default half a token's patch), or blend="official", see `canvas.BLENDS`.
+    `replace` take blend="official" too, see `canvas.BLENDS`.
 
     Args:
         run: A run of configs/maskgit.py or configs/token_critic.py.
@@ -276,12 +275,11 @@ class Editor:
         tokens_masked: np.ndarray | None = None,
         dilate: int = 0,
         num: int = 1,
-        feather: float | None = None,
-        blend: str = "feather",
+        blend: str = "membrane",
         **options: Any,
     ) -> EditResult:
         """Generates the masked pixels; the token mask follows from them unless it is given."""
-        check_blend(blend, feather)
+        check_blend(blend)
         size, official = self._working_size(image, scale), blend == "official"
         known = image if official else fill_masked_with_nearest(image, mask)
         tokens = self._tokens(known, scale)
@@ -298,10 +296,8 @@ class Editor:
         if official:
             radius = max(0, self.image_size // 16 - 1)
             weight = blurred_weights(tokens_masked, size, radius, image.shape[:2])
-            mask = weight > 0
-        else:
-            weight = feather_weights(mask, self.patch / scale / 2 if feather is None else feather)
-        return EditResult(blend_images(known, generated, weight), mask, frames)
+            return EditResult(blend_images(image, generated, weight), weight > 0, frames)
+        return EditResult(blend_membrane(image, generated, mask), mask, frames)
 
     def _fill_images(
         self,
