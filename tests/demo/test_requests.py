@@ -15,8 +15,8 @@ from tests.demo.example import ADDRESS, Demo, file_bytes
 
 
 @pytest.fixture(scope="module")
-def demo():
-    return Demo(origins=("https://example.org",))
+def api():
+    return Demo(sizes=(), origins=("https://example.org",))
 
 
 def rgb(size: tuple[int, int] = (20, 24)) -> Image.Image:
@@ -47,20 +47,20 @@ def upright(image: Image.Image) -> Image.Image:
         ("TIFF", rgb()),
     ],
 )
-def test_images_of_all_modes_are_converted(demo, format, image):
+def test_images_of_all_modes_are_converted(api, format, image):
     exif = {"exif": image.getexif()} if format == "JPEG" else {}
-    stored = demo.post_image(file_bytes(image, format, **exif)).json()
+    stored = api.post_image(file_bytes(image, format, **exif)).json()
     assert (stored["width"], stored["height"], stored["channels"]) == (20, 24, 1)
-    pixels = demo.image(stored["id"])
+    pixels = api.image(stored["id"])
     assert pixels.shape == (24, 20) and (image.mode != "I;16" or (pixels == 156).all())
 
 
-def test_a_mask_is_white_where_masked(demo):
+def test_a_mask_is_white_where_masked(api):
     mask = np.zeros((24, 20, 4), np.uint8)
     mask[:4] = 255
     mask[4:8] = (255, 255, 255, 0)  # transparent
-    stored = demo.upload(Image.fromarray(mask), kind="mask")
-    pixels = demo.image(stored["id"])
+    stored = api.upload(Image.fromarray(mask), kind="mask")
+    pixels = api.image(stored["id"])
     assert (pixels[:4] == 255).all() and (pixels[4:] == 0).all()
 
 
@@ -88,12 +88,12 @@ def bomb() -> bytes:
         (bomb(), "more than 25 megapixels"),
     ],
 )
-def test_other_files_are_refused(demo, content, message):
-    answer = demo.post_image(content)
+def test_other_files_are_refused(api, content, message):
+    answer = api.post_image(content)
     assert answer.status_code == 400 and message in answer.json()["error"]
 
 
-def test_large_bodies_are_refused_whatever_their_header_says(demo, monkeypatch):
+def test_large_bodies_are_refused_whatever_their_header_says(api, monkeypatch):
     assert uploads.MAX_BYTES == 20_000_000
     monkeypatch.setattr(server, "MAX_BYTES", 1000)
 
@@ -102,13 +102,13 @@ def test_large_bodies_are_refused_whatever_their_header_says(demo, monkeypatch):
             yield bytes(100)
 
     for content, headers in ((bytes(1001), {}), (chunks(11), {})):
-        answer = demo.client.post("/api/images?run=tiny", content=content, headers=headers)
+        answer = api.client.post("/api/images?run=tiny", content=content, headers=headers)
         assert answer.status_code == 413 and "1,000 bytes" in answer.json()["error"]
     for length in ("10", "-1", "x"):  # the third and the second are no lengths, the first lies
         headers = {"Content-Length": length}
-        answer = demo.client.post("/api/images?run=tiny", content=chunks(11), headers=headers)
+        answer = api.client.post("/api/images?run=tiny", content=chunks(11), headers=headers)
         assert answer.status_code == 413
-    assert demo.post_image(bytes(900)).status_code == 400
+    assert api.post_image(bytes(900)).status_code == 400
 
 
 @pytest.mark.parametrize(
@@ -135,16 +135,16 @@ def test_large_bodies_are_refused_whatever_their_header_says(demo, monkeypatch):
         ({"task": "encode"}, "lacks 'image'"),
     ],
 )
-def test_wrong_members_are_one_line(demo, members, message):
-    answer = demo.client.post("/api/jobs", json={"run": "tiny", "task": "generate", **members})
+def test_wrong_members_are_one_line(api, members, message):
+    answer = api.client.post("/api/jobs", json={"run": "tiny", "task": "generate", **members})
     assert answer.status_code in (400, 404), answer.text
     error = answer.json()["error"]
     assert message in error and "\n" not in error
 
 
-def test_edits_that_would_take_too_much_memory_are_refused(demo):
-    name = demo.upload(np.zeros((16, 16), np.uint8))["id"]
-    long = demo.upload(np.zeros((10, 5000), np.uint8))["id"]
+def test_edits_that_would_take_too_much_memory_are_refused(api):
+    name = api.upload(np.zeros((16, 16), np.uint8))["id"]
+    long = api.upload(np.zeros((10, 5000), np.uint8))["id"]
     for task, members, message in (
         ("outpaint", {"image": name, "right": 20_000_000, "top": 10}, "megapixels"),
         ("outpaint", {"image": name, "right": 600, "num": 4}, "too many"),
@@ -153,22 +153,22 @@ def test_edits_that_would_take_too_much_memory_are_refused(demo):
         ("replace", {"image": name, "box": [0, 0, 20, 4], "label": 1}, "not inside"),
         ("variations", {"image": name, "keep": 1}, "keep is 1"),
     ):
-        answer = demo.start(task, **members)
+        answer = api.start(task, **members)
         assert answer.status_code == 400 and message in answer.json()["error"]
 
 
-def test_other_origins_and_hosts_are_refused(demo):
+def test_other_origins_and_hosts_are_refused(api):
     def status(**headers: str) -> int:
-        return demo.client.get("/api/runs", headers=headers).status_code
+        return api.client.get("/api/runs", headers=headers).status_code
 
     assert status() == status(Origin=ADDRESS) == status(Host="localhost:7860") == 200
     assert status(Origin="https://evil.example") == status(Origin="null") == 403
     assert status(Origin="http://127.0.0.1:7861") == 403, "another port is another origin"
     assert status(Host="evil.example") == status(Host="127.0.0.1.evil.example") == 403
     assert status(**{"Sec-Fetch-Site": "cross-site"}) == 403
-    allowed = demo.client.get("/api/runs", headers={"Origin": "https://example.org"})
+    allowed = api.client.get("/api/runs", headers={"Origin": "https://example.org"})
     assert allowed.headers["access-control-allow-origin"] == "https://example.org"
-    preflight = demo.client.options("/api/jobs", headers={"Origin": "https://example.org"})
+    preflight = api.client.options("/api/jobs", headers={"Origin": "https://example.org"})
     assert preflight.status_code == 200 and status(Host="example.org") == 200
     with pytest.raises(InputError, match="write it as https://example.org"):
         check_origin("example.org")
@@ -182,21 +182,21 @@ def test_addresses_are_accepted_as_hosts_of_a_server_for_others():
     assert local.refusal({"host": "192.168.1.7:7860"}, True)
 
 
-def test_answers_have_security_headers_and_files_are_those_of_the_page(demo):
+def test_answers_have_security_headers_and_files_are_those_of_the_page(api):
     for path in ("/", "/api/runs", "/missing", "/page/app.js"):
-        headers = demo.client.get(path).headers
+        headers = api.client.get(path).headers
         assert headers["content-security-policy"].startswith("default-src 'self'")
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["referrer-policy"] == "no-referrer"
-    assert "text/javascript" in demo.client.get("/page/app.js").headers["content-type"]
+    assert "text/javascript" in api.client.get("/page/app.js").headers["content-type"]
     for path in ("/page/..%2f__init__.py", "/page/%2fetc%2fpasswd", "/page/__init__.py"):
-        assert demo.client.get(path).status_code == 404
+        assert api.client.get(path).status_code == 404
 
 
-def test_the_name_of_a_download_is_harmless(demo):
-    name = demo.upload(np.zeros((4, 4), np.uint8))["id"]
+def test_the_name_of_a_download_is_harmless(api):
+    name = api.upload(np.zeros((4, 4), np.uint8))["id"]
     query = {"download": '../a"b\r\nc.png'}
-    headers = demo.client.get(f"/api/images/{name}.png", params=query).headers
+    headers = api.client.get(f"/api/images/{name}.png", params=query).headers
     assert headers["content-disposition"] == 'attachment; filename=".._a_b__c.png"'
 
 
@@ -261,15 +261,16 @@ class Fuzz:
         return {"method": method, "url": path, "content": self.body(), "headers": headers}
 
 
-def test_malformed_requests_get_4xx_and_the_server_lives_on(demo, capsys):
+def test_malformed_requests_get_4xx_and_the_server_lives_on(api, capsys):
     fuzz, statuses = Fuzz(0), []
     for _ in range(200):
         request = fuzz.request()
         headers = [(name, text.encode("latin-1")) for name, text in request.pop("headers").items()]
-        answer = demo.client.request(**request, headers=headers)
+        answer = api.client.request(**request, headers=headers)
         assert 400 <= answer.status_code < 500, (request, answer.status_code, answer.text)
         error = answer.json()["error"] if request["method"] != "HEAD" else ""
         assert "\n" not in error and "Traceback" not in error and "/site-packages" not in error
         statuses.append(answer.status_code)
     assert {400, 404, 405} <= set(statuses)
-    assert demo.done("generate")["images"] and capsys.readouterr().err == ""
+    stored = api.upload(api.window)["id"]
+    assert api.done("encode", image=stored)["images"] and capsys.readouterr().err == ""

@@ -1,23 +1,28 @@
 """The API of the demo with a tiny MaskGIT: jobs, events, the queue, cancelling."""
 
 import json
+import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from maskgit_jax.configuration import InputError
+from maskgit_jax.demo import loaded
 from maskgit_jax.demo.codebook import nearest_codes
 from maskgit_jax.demo.jobs import Job, JobQueue, QueueFullError
 from maskgit_jax.demo.menu import Menu, find_runs, without_paths
+from maskgit_jax.demo.serve import listen
 from maskgit_jax.demo.store import ImageStore, UnknownImageError
-from maskgit_jax.demo.tasks import psnr
+from maskgit_jax.demo.tasks import psnr, walk_tokens
 from tests.demo.example import Demo
 
 
 @pytest.fixture(scope="module")
-def demo():
+def api():
     return Demo()
 
 
@@ -27,9 +32,9 @@ def lower_half(image: np.ndarray) -> np.ndarray:
     return mask
 
 
-def test_the_description_has_what_the_page_needs(demo):
-    assert demo.client.get("/api/runs").json()["runs"][0]["state"] == "ready"
-    run = demo.client.get("/api/runs/tiny").json()
+def test_the_description_has_what_the_page_needs(api):
+    assert api.client.get("/api/runs").json()["runs"][0]["state"] == "ready"
+    run = api.client.get("/api/runs/tiny").json()
     assert run["tabs"] == ["generate", "edit", "watch", "encode"] and len(run["classes"]) == 10
     assert run["grids"] == [[4, 4]] and run["patch"] == 4 and run["held_out"] > 100
     settings = {setting["name"]: setting for setting in run["settings"]}
@@ -39,8 +44,8 @@ def test_the_description_has_what_the_page_needs(demo):
     assert "halton" in decoders and "token_critic" not in decoders, "there is no critic"
 
 
-def test_generate_streams_every_step_and_gives_the_images_of_sample(demo):
-    events = demo.job("generate", labels=[3, None], num=2, seed=5, trace=True)
+def test_generate_streams_every_step_and_gives_the_images_of_sample(api):
+    events = api.job("generate", labels=[3, None], num=2, seed=5, trace=True)
     kinds = [event["type"] for event in events]
     assert kinds == ["queued", "started", *["step"] * 4, "done"]
     steps = [event for event in events if event["type"] == "step"]
@@ -48,56 +53,56 @@ def test_generate_streams_every_step_and_gives_the_images_of_sample(demo):
     assert masked[0] == 32 and masked[-1] == 0 and masked == sorted(masked, reverse=True)
     assert all(step["preview"].startswith("data:image/png;base64,") for step in steps)
     assert np.shape(steps[1]["tokens"]) == (2, 16) and np.max(steps[-1]["confidence"]) <= 100
-    model = demo.run.loaded.model
+    model = api.run.loaded.model
     expected = next(model.generator([3, None], 5))
     for image, stored in zip(expected, events[-1]["images"], strict=True):
-        np.testing.assert_array_equal(demo.image(stored["id"]), image[..., 0])
+        np.testing.assert_array_equal(api.image(stored["id"]), image[..., 0])
 
 
-def test_resume_goes_on_from_a_step_and_keeps_locked_tokens(demo):
-    events = demo.job("generate", labels=[2], seed=7, trace=True, settings={"steps": 8})
+def test_resume_goes_on_from_a_step_and_keeps_locked_tokens(api):
+    events = api.job("generate", labels=[2], seed=7, trace=True, settings={"steps": 8})
     steps = [event for event in events if event["type"] == "step"]
     state = {"tokens": steps[4]["tokens"][0], "mask": steps[4]["masked"][0]}
     state["confidence"] = steps[4]["confidence"][0]
     none = [0] * 16
-    again = demo.job("resume", **state, locked=none, label=2, seed=7, settings={"steps": 8})
+    again = api.job("resume", **state, locked=none, label=2, seed=7, settings={"steps": 8})
     assert again[-1]["images"] == events[-1]["images"], "it goes on as if it had not stopped"
     accepted = [1 - masked for masked in state["mask"]]
     request = {**state, "locked": accepted, "settings": {"steps": 8, "decoder": "remask"}}
-    other = demo.job("resume", **request, num=2, seed=1, trace=True)
+    other = api.job("resume", **request, num=2, seed=1, trace=True)
     final = np.asarray([event for event in other if event["type"] == "step"][-1]["tokens"])
     kept = np.asarray(accepted, bool)
     np.testing.assert_array_equal(final[:, kept], np.asarray([state["tokens"]] * 2)[:, kept])
 
 
-def test_inpainting_keeps_the_unmasked_pixels_of_the_downloaded_file(demo):
-    image = np.tile(demo.window, (1, 2, 1))
+def test_inpainting_keeps_the_unmasked_pixels_of_the_downloaded_file(api):
+    image = np.tile(api.window, (1, 2, 1))
     mask = lower_half(image)
-    stored, painted = demo.upload(image), demo.upload(mask, kind="mask")
+    stored, painted = api.upload(image), api.upload(mask, kind="mask")
     assert stored["grid"] == [4, 8] and (stored["width"], stored["height"]) == (32, 16)
-    done = demo.done("inpaint", image=stored["id"], mask=painted["id"], num=2, label=4)
-    np.testing.assert_array_equal(demo.image(done["mask_id"]), mask)
-    results = [demo.image(each["id"]) for each in done["images"]]
+    done = api.done("inpaint", image=stored["id"], mask=painted["id"], num=2, label=4)
+    np.testing.assert_array_equal(api.image(done["mask_id"]), mask)
+    results = [api.image(each["id"]) for each in done["images"]]
     for result in results:
         np.testing.assert_array_equal(result[mask == 0], image[..., 0][mask == 0])
     assert (results[0] != results[1]).any()
 
 
-def test_every_other_task(demo):
-    name = demo.upload(demo.window)["id"]
-    larger = demo.done("outpaint", image=name, right=8, top=4)
+def test_every_other_task(api):
+    name = api.upload(api.window)["id"]
+    larger = api.done("outpaint", image=name, right=8, top=4)
     assert (larger["images"][0]["width"], larger["images"][0]["height"]) == (24, 20)
-    inner = demo.image(larger["images"][0]["id"])[4:, :16]
-    np.testing.assert_array_equal(inner, demo.window[..., 0])
-    replaced = demo.done("replace", image=name, box=[8, 8, 4, 4], label=3)
-    kept = demo.image(replaced["mask_id"]) == 0
-    result = demo.image(replaced["images"][0]["id"])
-    np.testing.assert_array_equal(result[kept], demo.window[kept][:, 0])
-    assert len(demo.done("variations", image=name, keep=0.6, num=3)["images"]) == 3
-    other = demo.client.get("/api/runs/tiny/held_out/2").json()["id"]
-    walk = demo.done("interpolate", image=name, other=other, columns=4)["images"]
+    inner = api.image(larger["images"][0]["id"])[4:, :16]
+    np.testing.assert_array_equal(inner, api.window[..., 0])
+    replaced = api.done("replace", image=name, box=[8, 8, 4, 4], label=3)
+    kept = api.image(replaced["mask_id"]) == 0
+    result = api.image(replaced["images"][0]["id"])
+    np.testing.assert_array_equal(result[kept], api.window[kept][:, 0])
+    assert len(api.done("variations", image=name, keep=0.6, num=3)["images"]) == 3
+    other = api.client.get("/api/runs/tiny/held_out/2").json()["id"]
+    walk = api.done("interpolate", image=name, other=other, columns=4)["images"]
     for stored, column in ((name, walk[0]), (other, walk[-1])):
-        encoded = demo.done("encode", image=stored)
+        encoded = api.done("encode", image=stored)
         assert column["id"] == encoded["images"][0]["id"], "the ends are reconstructions"
         assert encoded["images"][1]["id"] == stored and len(encoded["tokens"][0]) == 16
 
@@ -108,25 +113,50 @@ def test_the_peak_signal_to_noise_ratio():
     assert psnr(image, image + 1) == pytest.approx(48.13, abs=0.01)
 
 
+def test_tokens_change_one_by_one_from_one_image_to_the_other():
+    ends = np.stack([np.zeros(12, int), np.ones(12, int)])
+    between = walk_tokens(ends, 5, seed=3)
+    assert between.sum(axis=1).tolist() == [0, 3, 6, 9, 12]
+    assert (np.diff(between, axis=0) >= 0).all(), "no token changes twice"
+
+
 def test_nearest_codes_are_other_codes():
     vectors = np.asarray([[0.0], [1.0], [3.0], [7.0]], np.float32)
     np.testing.assert_array_equal(nearest_codes(vectors)[0], [1, 2, 3])
     np.testing.assert_array_equal(nearest_codes(vectors)[3], [2, 1, 0])
 
 
-def test_a_client_that_reconnects_misses_nothing(demo):
-    job = demo.start("generate").json()["id"]
-    events = demo.events(job)
+def test_the_codebook_has_a_colour_and_neighbours_of_every_code(api):
+    levels = api.client.get("/api/runs/tiny/codebook").json()["levels"]
+    assert len(levels) == 1 and np.shape(levels[0]["nearest"]) == (16, 8)
+    colours = levels[0]["colors"]
+    assert len(colours) == 16 and all(re.fullmatch("#[0-9a-f]{6}", each) for each in colours)
+
+
+def test_a_job_says_what_it_compiles_and_old_programs_are_dropped(api, monkeypatch):
+    settings = {"decoder": "random"}
+    first, again = (api.job("generate", settings=settings) for _ in range(2))
+    assert first[2]["type"] == "status" and "compiling" in first[2]["message"]
+    assert "status" not in [event["type"] for event in again]
+    monkeypatch.setattr(loaded, "MAX_PROGRAMS", 0)
+    decoder = api.run.loaded.editor.step_decoder
+    assert api.done("generate")["images"]
+    assert api.run.loaded.editor.step_decoder is not decoder
+
+
+def test_a_client_that_reconnects_misses_nothing(api):
+    job = api.start("generate").json()["id"]
+    events = api.events(job)
     assert [index for index, _ in events] == list(range(len(events)))
     for last in (0, 2, len(events) - 1):
-        assert demo.events(job, after=str(last)) == events[last + 1 :]
-        assert demo.events(job, **{"Last-Event-ID": str(last)}) == events[last + 1 :]
-    status = demo.client.get(f"/api/jobs/{job}").json()
+        assert api.events(job, after=str(last)) == events[last + 1 :]
+        assert api.events(job, **{"Last-Event-ID": str(last)}) == events[last + 1 :]
+    status = api.client.get(f"/api/jobs/{job}").json()
     assert status == {"id": job, "state": "done", "events": len(events)}
 
 
-def test_cancelling_stops_a_decoding_within_one_step(demo, monkeypatch):
-    decoder = demo.run.loaded.editor.step_decoder
+def test_cancelling_stops_a_decoding_within_one_step(api, monkeypatch):
+    decoder = api.run.loaded.editor.step_decoder
     reached, go_on, decode = threading.Event(), threading.Event(), decoder.images
 
     def slow(tokens):
@@ -135,32 +165,32 @@ def test_cancelling_stops_a_decoding_within_one_step(demo, monkeypatch):
         return decode(tokens)
 
     monkeypatch.setattr(decoder, "images", slow)
-    job = demo.start("generate", trace=True, settings={"steps": 16}).json()["id"]
-    waiting = demo.start("generate").json()["id"]
+    job = api.start("generate", trace=True, settings={"steps": 16}).json()["id"]
+    waiting = api.start("generate").json()["id"]
     assert reached.wait(10)
-    assert demo.client.delete(f"/api/jobs/{waiting}").json()["state"] == "cancelled"
-    assert [event["type"] for _, event in demo.events(waiting)] == ["queued", "cancelled"]
-    demo.client.delete(f"/api/jobs/{job}")
+    assert api.client.delete(f"/api/jobs/{waiting}").json()["state"] == "cancelled"
+    assert [event["type"] for _, event in api.events(waiting)] == ["queued", "cancelled"]
+    api.client.delete(f"/api/jobs/{job}")
     go_on.set()
-    kinds = [event["type"] for _, event in demo.events(job)]
+    kinds = [event["type"] for _, event in api.events(job)]
     assert kinds == ["queued", "started", "step", "cancelled"]
-    assert demo.done("generate")["images"], "the next job is done as usual"
+    assert api.done("generate")["images"], "the next job is done as usual"
 
 
-def test_users_wait_in_the_order_of_arrival(demo, monkeypatch):
-    start, loaded = threading.Event(), demo.run.loaded
-    generate = loaded.generate
-    monkeypatch.setattr(loaded, "generate", lambda *args: start.wait(10) and generate(*args))
-    jobs = [demo.start("generate").json()["id"]]
-    while demo.client.get(f"/api/jobs/{jobs[0]}").json()["state"] == "queued":
+def test_users_wait_in_the_order_of_arrival(api, monkeypatch):
+    start, run = threading.Event(), api.run.loaded
+    generate = run.generate
+    monkeypatch.setattr(run, "generate", lambda *args: start.wait(10) and generate(*args))
+    jobs = [api.start("generate").json()["id"]]
+    while api.client.get(f"/api/jobs/{jobs[0]}").json()["state"] == "queued":
         time.sleep(0.01)
-    jobs += [demo.start("generate", seed=seed).json()["id"] for seed in (1, 2, 3)]
-    refused = demo.start("generate")
+    jobs += [api.start("generate", seed=seed).json()["id"] for seed in (1, 2, 3)]
+    refused = api.start("generate")
     assert refused.status_code == 429 and "3 jobs are waiting" in refused.json()["error"]
     start.set()
     places = []
     for job in jobs:
-        events = [event for _, event in demo.events(job)]
+        events = [event for _, event in api.events(job)]
         assert events[-1]["type"] == "done"
         places.append([event["place"] for event in events if event["type"] == "queued"])
     assert places == [[0], [1, 0], [2, 1, 0], [3, 2, 1, 0]] or places == [
@@ -169,6 +199,22 @@ def test_users_wait_in_the_order_of_arrival(demo, monkeypatch):
         [2, 1],
         [3, 2, 1],
     ]
+
+
+def test_many_requests_keep_memory_flat_and_lose_nothing(api):
+    def memory() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1])
+
+    for seed in range(5):
+        api.done("generate", seed=seed)
+    before = memory()
+    results = [api.done("generate", seed=seed)["images"][0]["id"] for seed in range(30)]
+    api.queue._max_waiting = 8
+    with ThreadPoolExecutor(8) as pool:
+        parallel = pool.map(lambda seed: api.done("generate", seed=seed), range(30, 38))
+    results += [done["images"][0]["id"] for done in parallel]
+    assert len(results) == 38 and all(api.images.get(name).width == 16 for name in results)
+    assert memory() < 1.05 * before
 
 
 def test_a_failed_job_does_not_end_the_thread(capsys):
@@ -207,7 +253,17 @@ def test_finished_jobs_and_images_are_bounded():
         store.get(names[0])
 
 
-def test_runs_are_found_and_loaded_when_asked_for(tmp_path, demo):
+def test_a_port_that_is_in_use_is_one_line():
+    listener = listen("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    with pytest.raises(InputError, match=f"127.0.0.1:{port} .* choose another --port"):
+        listen("127.0.0.1", port)
+    listener.close()
+    with pytest.raises(InputError, match="--port is 70000"):
+        listen("127.0.0.1", 70000)
+
+
+def test_runs_are_found_and_loaded_when_asked_for(tmp_path, api):
     with pytest.raises(InputError, match="does not exist"):
         find_runs(tmp_path / "missing")
     with pytest.raises(InputError, match="holds no run"):
@@ -222,9 +278,9 @@ def test_runs_are_found_and_loaded_when_asked_for(tmp_path, demo):
     def load(path):
         raise InputError(f"{path} has no checkpoint yet")
 
-    menu = Menu(runs, load, demo.queue)
+    menu = Menu(runs, load, api.queue)
     menu.request(menu.runs["a"])
-    demo.queue.call(lambda: None).result()
+    api.queue.call(lambda: None).result()
     assert menu.runs["a"].summary() == {
         "name": "a",
         "stage": "vqgan",
