@@ -159,4 +159,4 @@ class Menu:
 def without_paths(error: Exception) -> str:
     """Returns the message of an error in one line; names of folders are left out."""
     text = " ".join(str(error).split())
-    return re.sub(r"(?<![\w.])[~.]{0,2}/[^\s;:,)'\"]*/([^\s;:,)'\"]*)", r"\1", text)
+    return re.sub(r"(?<![\w.])[~.]{0,2}/(?:[^\s;:,)'\"]*/)?([^\s;:,)'\"]*)", r"\1", text)

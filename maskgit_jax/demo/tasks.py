@@ -95,9 +95,7 @@ def _generate(request: Request) -> Work:
     )
     num_classes, settings = len(request.description["classes"]), request.settings
     checked = [check_label("a label", label, num_classes) for label in labels]
-    if not checked and not request.description["null_label"]:
-        checked = list(range(num_classes))
-    checked = checked or [None]
+    checked = checked or list(range(num_classes)) or [None]
     require(
         request.description["null_label"] or not num_classes or None not in checked,
         "this run was trained with classes only; give the class of each image",
