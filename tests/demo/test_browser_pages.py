@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 TOKENS = ".track >> nth={} >> .tokens button"
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 
