@@ -20,7 +20,6 @@ from maskgit_jax.demo.store import ImageStore, UnknownImageError
 from maskgit_jax.demo.tasks import psnr, walk_tokens
 from tests.demo.example import Demo
 
-
 pytestmark = pytest.mark.slow  # compiles a MaskGIT
 
 
