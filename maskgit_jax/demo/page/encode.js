@@ -25,7 +25,7 @@ export function create(panel, app) {
   const images = { image: null, other: null };
   const picker = createImagePicker(first, app, { key: "held_out", first: 0, onImage: (image) => encode(image) });
   const bar = createJobBar(first, app);
-  const otherPicker = createImagePicker(second, app, { key: "other", first: 1, onImage: (image) => setOther(image) });
+  const otherPicker = createImagePicker(second, app, { key: "other", first: 3, onImage: (image) => setOther(image) });
   const thumbnail = el("p", { className: "muted thumbnail" });
   second.append(thumbnail);
   const columns = createNumber(second, app, {
