@@ -60,7 +60,7 @@ def set_reading_rules(rules: ReadingRules) -> None:
 
 @contextmanager
 def open_file(
-    file: Any, formats: Sequence[str] | None = None, max_megapixels: int | None = None
+    file: Any, formats: tuple[str, ...] | None = None, max_megapixels: int | None = None
 ) -> Iterator[Image.Image]:
     """Opens an image file, or the bytes of one, without decoding it; all files are opened here.
 

@@ -212,7 +212,7 @@ class LoadedRun:
                 what = "the decoding step" if self.editor else "the generator"
                 say(f"compiling {what} for {number} image{'s' * (number > 1)}")
                 self.prepare(number, self.generator.generator.settings, lambda message: None)
-                self.generate([0] * number, 0)
+                self.generate([0] * number, 0, on_step=lambda step: None)
                 if self.editor is not None and number == 1:  # what blends the result is slow, too
                     label = 0 if self.description["classes"] else None
                     mask = np.arange(size)[:, None] < np.full(size, size // 2)

@@ -21,7 +21,7 @@ def fill_masked(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
         mask: bool [H, W], True = masked.
 
     Source: Perez et al. 2003, Poisson Image Editing, eq. 2. Solved by full multigrid, one V-cycle
-    for each size from 1 x 1 to H x W: the error is about 1% of the differences between neighbors,
+    for each size from 1 x 1 to H x W: the mean error is about 1% of the differences of neighbors,
     and some percent above `LARGE` pixels.
     """
     values = np.where(mask, 0, np.moveaxis(values, -1, 0)).astype(np.float32)  # [C, H, W]
