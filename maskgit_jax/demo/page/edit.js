@@ -1,0 +1,404 @@
+/** The Edit tab: paint a mask, generate candidates, compare, accept. */
+
+import { imageUrl, keepImage, uploadImage } from "./api.js";
+import { createStrip } from "./candidates.js";
+import { addPointers, loadImage, View } from "./canvas.js";
+import { button, el } from "./dom.js";
+import { createControls, createModes, MODES } from "./edit_controls.js";
+import { costText, editRequest, maskedTokens } from "./edit_request.js";
+import { createFrame, NO_BORDER } from "./frame.js";
+import { createJobBar } from "./job_bar.js";
+import { drawScene, frameOf } from "./layers.js";
+import { maskBlob, readMask, saveBlob } from "./mask_files.js";
+import { chooseFile, createOpener } from "./opener.js";
+import { createPainter } from "./painter.js";
+import { Session } from "./session.js";
+import { createToolbar } from "./toolbar.js";
+
+const OUTPAINT_MARGIN = 0.16; // of the view: room to drag the frame's edges to
+const KEYS = {
+  z: "undo", y: "redo", i: "invert", "[": "smaller", "]": "larger", b: "brush", e: "eraser",
+  r: "rectangle", g: "grid", s: "snap", "+": "in", "=": "in", "-": "out", 0: "fit",
+};
+
+export function create(panel, app) {
+  const tab = new EditTab(panel, app);
+  return { show: (data) => tab.show(data) };
+}
+
+class EditTab {
+  running = null; // {doc, request, num, preview}
+  comparing = false;
+
+  constructor(panel, app) {
+    Object.assign(this, { panel, app, lastRequest: "", source: null, runName: app.run.name });
+    this.session = new Session(app, { shown: () => this.#shown(), changed: () => this.refresh() });
+    this.#build();
+    this.#showStart(true);
+    this.opener.reset();
+    app.addEventListener("run", () => this.#takeToRun());
+    document.addEventListener("keydown", (event) => this.#key(event));
+    document.addEventListener("keyup", (event) => event.key.toLowerCase() === "c" && this.compare(false));
+  }
+
+  get doc() {
+    return this.session.doc;
+  }
+
+  get mode() {
+    return this.modes.mode();
+  }
+
+  // The elements of the tab.
+
+  #build() {
+    const { panel, app } = this;
+    const part = (className) => el("div", { className });
+    const [start, modes, controls, stage, toolbar, bar, run, actions] = [
+      "edit-start", "edit-modes", "controls edit-controls", "stage edit-stage", "toolbar", "edit-bar", "edit-run", "row actions",
+    ].map(part);
+    this.start = start;
+    this.work = el("div", { className: "edit", hidden: true }, modes, stage, controls);
+    panel.replaceChildren(start, this.work);
+    this.opener = createOpener(start, panel, app, (image, blob) => this.#open(image, blob));
+
+    this.canvas = el("canvas", { tabIndex: 0, role: "application" });
+    this.badge = el("p", { className: "badge", hidden: true });
+    const box = el("div", { className: "view" }, this.canvas, this.badge);
+    this.view = new View(box, this.canvas, (context) => this.#paint(context));
+    this.toolbar = createToolbar(toolbar, (name) => this.act(name), () => this.#toolChanged());
+    this.status = el("p", { className: "cost" });
+    this.sizes = el("p", { className: "muted" });
+    this.runButton = button("", () => this.run(), { className: "primary" });
+    run.append(el("div", {}, this.status, this.sizes), this.runButton);
+    this.job = createJobBar(bar, app);
+    stage.append(toolbar, box, run, bar);
+    this.strip = createStrip(stage, "Candidates", (index) => this.session.choose(index ? index - 1 : null));
+    stage.append(actions);
+    this.versions = createStrip(stage, "Images so far", (index) => this.session.goTo(this.doc.versions[index]));
+    this.#buildActions(actions);
+
+    const masks = el("div", { className: "row" },
+      button("Upload a mask", () => chooseFile((file) => this.#uploadMask(file)), { title: "An image of the same size; white is masked" }),
+      button("Download the mask", async () => saveBlob(await maskBlob(this.doc.mask), "mask.png")));
+    this.controls = createControls(controls, app, {
+      masks, onChange: () => this.refresh(), onBox: (value) => this.#setBox(value),
+    });
+    this.frame = createFrame(this.view, this.controls.border, {
+      step: (side) => this.#tokenSide(side),
+      snap: () => this.toolbar.state.snap,
+      change: (dragging) => this.#frameChanged(dragging),
+    });
+    this.painter = createPainter({
+      tools: this.toolbar.state, mask: () => this.doc.mask, mode: () => this.mode, view: () => this.view,
+      changed: (area) => this.#stroked(area), ended: (change) => this.session.noteMask(change),
+      compare: (on) => this.#pressCompares(on), moved: () => this.view.redraw(),
+      setBox: (value) => this.#setBox(value), announce: (text) => app.announce(text + this.status.textContent),
+    });
+    addPointers(this.view, this.painter.pointer, () => ["outpaint", "variations"].includes(this.mode) && !this.session.candidate);
+    this.canvas.addEventListener("blur", () => this.painter.reset());
+    this.modes = createModes(modes, app, () => this.#modeChanged());
+  }
+
+  #buildActions(actions) {
+    const accept = button("Accept", () => this.session.accept().catch((error) => this.job.showError(error.message)), {
+      className: "primary", title: "The candidate becomes the image",
+    });
+    const hold = button("Hold to compare", () => {}, { title: "Shows the image before the edit while it is pressed (key C)" });
+    for (const [name, on] of [["pointerdown", true], ["pointerup", false], ["pointerleave", false], ["pointercancel", false], ["blur", false]]) {
+      hold.addEventListener(name, () => this.compare(on));
+    }
+    hold.addEventListener("keydown", (event) => [" ", "Enter"].includes(event.key) && this.compare(true));
+    hold.addEventListener("keyup", () => this.compare(false));
+    hold.addEventListener("contextmenu", (event) => event.preventDefault());
+    const discard = button("Discard", () => this.session.discard(), { title: "Removes the candidate; the mask stays" });
+    this.download = el("a", { className: "button" }, "Download");
+    const another = button("Open another image", () => this.#showStart(true), { className: "quiet" });
+    this.back = button("Back to the image", () => this.#showStart(false));
+    this.start.prepend(this.back);
+    this.candidateActions = [accept, hold, discard];
+    actions.append(...this.candidateActions, this.download, another);
+  }
+
+  #showStart(on) {
+    this.start.hidden = !on;
+    this.work.hidden = on;
+    this.back.hidden = !this.doc;
+    if (!on) this.view.fit();
+  }
+
+  // Images.
+
+  show(data) {
+    if (data?.id) this.opener.take(Promise.resolve(data), null);
+    this.view.redraw();
+  }
+
+  async #open(image, blob) {
+    await this.session.open(image);
+    this.source = blob;
+    this.job.showError("");
+    this.app.announce(`The image is open, ${image.width} by ${image.height} pixels.`);
+  }
+
+  /** Opens the image again with another run. */
+  async #takeToRun() {
+    const before = this.runName;
+    this.runName = this.app.run.name;
+    if (before === this.runName) return;
+    this.job.cancel();
+    this.opener.reset();
+    if (!this.doc || !this.app.run.tabs.includes("edit")) return;
+    try {
+      const opened = this.doc.versions.length === 1 && this.source;
+      const blob = opened || (await keepImage(before, this.doc.image.id));
+      await this.session.reopen(await uploadImage(this.runName, blob));
+    } catch (error) {
+      this.#showStart(true);
+      this.opener.error.show(error.message);
+    }
+  }
+
+  /** Called when another image is shown: opened, accepted, or by undo. */
+  #shown() {
+    const { image } = this.doc;
+    const side = Math.round(this.#tokenSide("left"));
+    const first = this.work.hidden;
+    this.#showStart(false);
+    this.painter.reset();
+    this.frame.set(image, this.doc.border);
+    if (first || this.sized !== image.width * image.height) {
+      this.toolbar.setSizes(Math.max(2, side), Math.ceil(Math.max(image.width, image.height) / 2));
+      this.sized = image.width * image.height;
+    }
+    this.#fit();
+    this.refresh();
+  }
+
+  /** Pixels of a token along one side. */
+  #tokenSide(side) {
+    const { width, height, grid } = this.doc.image;
+    return side === "left" || side === "right" ? width / grid[1] : height / grid[0];
+  }
+
+  async #uploadMask(file) {
+    try {
+      const data = await readMask(file, this.doc.image);
+      this.session.changeMask((mask) => mask.set(data));
+      this.job.showError("");
+    } catch (error) {
+      this.job.showError(error.message);
+    }
+  }
+
+  // Tools and modes.
+
+  #modeChanged() {
+    this.controls.showMode(this.mode);
+    this.runButton.textContent = MODES[this.mode][2];
+    if (!this.doc) return;
+    this.session.choose(null);
+    this.#fit();
+  }
+
+  #toolChanged() {
+    if (this.doc && this.session.candidate) this.session.choose(null);
+    this.view.redraw();
+  }
+
+  #fit() {
+    const { image, border } = this.doc;
+    const shown = this.session.candidate?.border ?? (this.mode === "outpaint" ? border : NO_BORDER);
+    const [x, y, width, height] = frameOf(image, shown);
+    this.view.fit([y, x, y + height, x + width], this.mode === "outpaint" && !this.session.candidate ? OUTPAINT_MARGIN : 0);
+  }
+
+  #stroked(area) {
+    this.doc.tint.update(area);
+    this.#showCost();
+    this.view.redraw();
+  }
+
+  #setBox(box) {
+    const { width, height } = this.doc.image;
+    const [top, left] = [Math.min(Math.max(0, box[0]), height - 1), Math.min(Math.max(0, box[1]), width - 1)];
+    this.doc.box = [top, left, Math.min(height, Math.max(top + 1, box[2])), Math.min(width, Math.max(left + 1, box[3]))];
+    this.refresh();
+  }
+
+  #frameChanged(dragging) {
+    this.doc.border = this.frame.border;
+    if (!dragging) this.#fit();
+    this.refresh();
+  }
+
+  act(name) {
+    const { session, toolbar, view } = this;
+    const radius = Math.max(1, Math.round(this.#tokenSide("left") / 4));
+    const actions = {
+      undo: () => session.history.undo(),
+      redo: () => session.history.redo(),
+      invert: () => session.changeMask((mask) => mask.invert()),
+      grow: () => session.changeMask((mask) => mask.grow(radius)),
+      shrink: () => session.changeMask((mask) => mask.grow(-radius)),
+      clear: () => session.changeMask((mask) => mask.clear()),
+      smaller: () => toolbar.resize(false),
+      larger: () => toolbar.resize(true),
+      out: () => view.zoomStep(false),
+      in: () => view.zoomStep(true),
+      fit: () => this.#fit(),
+      grid: () => toolbar.toggle("grid"),
+      snap: () => toolbar.toggle("snap"),
+    };
+    (actions[name] ?? (() => toolbar.setTool(name)))();
+  }
+
+  #key(event) {
+    const typing = event.target.closest?.("input:not([type=range], [type=radio], [type=checkbox]), select, textarea, dialog");
+    if (this.panel.hidden || this.work.hidden || !this.doc || typing || event.altKey) return;
+    const command = event.ctrlKey || event.metaKey;
+    const letter = event.key.toLowerCase();
+    let name = KEYS[letter];
+    if (command) name = letter === "z" ? (event.shiftKey ? "redo" : "undo") : letter === "y" ? "redo" : null;
+    else if (event.target === this.canvas && !this.session.candidate && this.painter.key(event)) name = "painted";
+    else if (letter === "c") this.compare(true);
+    if (!name) return;
+    event.preventDefault();
+    if (name !== "painted" && this.toolbar.has(name, this.mode)) this.act(name);
+  }
+
+  // Candidates.
+
+  compare(on) {
+    this.comparing = on && Boolean(this.session.candidate);
+    this.view.redraw();
+    this.#showBadge();
+  }
+
+  #pressCompares(on) {
+    if (this.session.candidate || !on) this.compare(on);
+    return this.comparing || Boolean(this.running);
+  }
+
+  /** Generates candidates; the same request again takes the next seed. */
+  async run() {
+    const { app, controls, doc, mode, session } = this;
+    let request;
+    try {
+      request = await editRequest(app, mode, doc, controls);
+    } catch (error) {
+      this.job.showError(error.message);
+      return;
+    }
+    const { seed, ...rest } = request;
+    if (JSON.stringify(request) === this.lastRequest) controls.seed.set((request.seed = seed + 1));
+    this.lastRequest = JSON.stringify({ ...rest, seed: request.seed });
+    const area = mode === "replace" ? maskedTokens(mode, doc, app.run, controls) : null;
+    const running = {
+      doc, num: request.num, preview: null, task: mode, size: doc.image,
+      border: mode === "outpaint" ? doc.border : NO_BORDER,
+      tint: mode === "inpaint" ? doc.tint.canvas : null, area,
+    };
+    this.running = running;
+    session.choose(null);
+    this.#fit();
+    const done = await this.job.start(request, (event) => event.type === "step" && this.#preview(running, event));
+    if (this.running !== running) return;
+    if (done) {
+      try {
+        await session.addCandidates(doc, done.images, running.border, done.seed);
+        app.announce(`${done.images.length} candidates are ready.`);
+      } catch (error) {
+        this.job.showError(error.message);
+      }
+    }
+    this.running = null;
+    if (this.doc) this.#fit();
+    this.refresh();
+  }
+
+  async #preview(running, { preview, masked, width, height }) {
+    if (!preview) return;
+    const image = await loadImage(preview).catch(() => null);
+    if (!image || this.running !== running) return;
+    running.preview = { image, masked, width, height };
+    this.refresh();
+  }
+
+  // What is shown.
+
+  #paint(context) {
+    if (!this.doc) return;
+    const { doc, mode, painter, running, toolbar } = this;
+    const { image } = doc;
+    const candidate = this.comparing ? null : this.session.candidate;
+    const busy = running?.doc === doc ? running : null;
+    const editing = !this.session.candidate && !busy;
+    const painting = editing && mode === "inpaint";
+    drawScene(context, this.view, {
+      image: image.element, size: image, grid: image.grid, border: doc.border, candidate, running: busy,
+      frame: editing && mode === "outpaint",
+      tint: painting && doc.tint,
+      tokens: editing && (toolbar.state.grid || toolbar.state.snap) && maskedTokens(mode, doc, this.app.run, this.controls),
+      showGrid: !candidate && toolbar.state.grid,
+      box: painting ? painter.state.box : editing && mode === "replace" && doc.box,
+      ring: painting && painter.state.ring,
+      cursor: editing && document.activeElement === this.canvas ? painter.state.cursor : null,
+    });
+    this.frame.place(editing && mode === "outpaint");
+  }
+
+  #showCost() {
+    this.status.textContent = costText(this.mode, this.doc, this.app.run, this.controls);
+  }
+
+  #showBadge() {
+    const { candidate } = this.session;
+    this.badge.hidden = !candidate;
+    if (candidate) this.badge.textContent = this.comparing ? "Before the edit" : `${candidate.caption}. Press and hold to compare.`;
+  }
+
+  refresh() {
+    const { doc, mode, session, toolbar } = this;
+    if (!doc) return;
+    const { candidate, history } = session;
+    const { width, height, grid } = doc.image;
+    const disabled = [];
+    if (!history.canUndo) disabled.push("undo");
+    if (!history.canRedo) disabled.push("redo");
+    if (doc.mask.empty) disabled.push("grow", "shrink", "clear");
+    toolbar.update(mode, disabled);
+    this.controls.showBox(doc.box);
+    this.#showCost();
+    this.sizes.textContent = `${width} × ${height} pixels, ${grid[1]} × ${grid[0]} tokens.`;
+    this.canvas.setAttribute("aria-label", candidate
+      ? `${candidate.caption}, ${candidate.image.width} by ${candidate.image.height} pixels`
+      : `Image, ${width} by ${height} pixels. Arrow keys move a cursor over the tokens, Space masks a token.`);
+    for (const node of this.candidateActions) node.hidden = !candidate;
+    const shown = candidate ?? { image: doc.image, caption: doc.image.caption };
+    this.download.href = imageUrl(shown.image.id, `${shown.caption.toLowerCase().replaceAll(/[^a-z0-9]+/g, "-")}.png`);
+    this.canvas.classList.toggle("candidate", Boolean(candidate));
+    this.#showBadge();
+    this.#showStrips();
+    this.view.redraw();
+  }
+
+  #showStrips() {
+    const { doc, running } = this;
+    const item = ({ image, caption }) => ({ ...image, caption, alt: caption });
+    const base = { ...doc.image, caption: "Before", alt: "The image before the edit" };
+    const busy = running?.doc === doc ? running : null;
+    const decoding = Array.from({ length: busy?.num ?? 0 }, (_, index) => {
+      const [x, y, width, height] = frameOf(busy.size, busy.border);
+      const draw = (context, scale) => {
+        const view = { x: -x * scale, y: -y * scale, scale, width: width * scale, height: height * scale };
+        drawScene(context, view, { image: doc.image.element, size: doc.image, running: { ...busy, index }, cursor: null });
+      };
+      return { width, height, draw, caption: "Decoding", alt: `Candidate ${index + 1}, decoding` };
+    });
+    const items = [base, ...doc.candidates.map(item), ...decoding];
+    this.strip.show(items.length > 1 ? items : [], doc.chosen === null ? 0 : doc.chosen + 1);
+    const { versions } = doc;
+    this.versions.show(versions.length > 1 ? versions.map((image) => item({ image, caption: image.caption })) : [], versions.indexOf(doc.image));
+  }
+}
