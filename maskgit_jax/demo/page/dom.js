@@ -19,6 +19,15 @@ export function button(text, onclick, properties = {}) {
   return el("button", { type: "button", onclick, ...properties }, text);
 }
 
+/** Scrolls to an element that is not in view, where the page is narrow. */
+export function reveal(node) {
+  const { top, bottom } = node.getBoundingClientRect();
+  if (top >= 0 && top < 0.6 * window.innerHeight) return;
+  if (bottom > 0.4 * window.innerHeight && top < 0) return;
+  const calm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+  node.scrollIntoView({ block: "start", behavior: calm ? "auto" : "smooth" });
+}
+
 /** Makes a line for an error near a control: `show(text)` and `clear()`. */
 export function errorLine() {
   const node = el("p", { className: "error", role: "alert", hidden: true });

@@ -33,6 +33,7 @@ function range({ type, minimum, maximum, above, choices }) {
   if (choices?.length || type === "bool" || type === "text") return "";
   const known = (value) => value !== null && value !== undefined;
   const words = [];
+  if (known(minimum) && known(maximum)) return `${minimum} to ${maximum}`;
   if (known(above)) words.push(`above ${above}`);
   if (known(minimum)) words.push(`at least ${minimum}`);
   if (known(maximum)) words.push(`at most ${maximum}`);
@@ -176,32 +177,39 @@ export function createSettings(container, app, names = null) {
 
 /**
  * A whole number that the address holds, such as the seed.
- * @param {{key, label, minimum, maximum, value, dice}} options dice: with a button for a random one.
- * @returns {{value: function(): number, set: function(number)}}
+ * @param {{key, label, minimum, maximum, value, dice}} options value: the default, or a function
+ *   that returns it; dice: with a button for a random number.
+ * @returns {{node, value: function(): number, set: function(number), setMaximum: function(number)}}
  */
 export function createNumber(container, app, { key, label, minimum = 0, maximum, value, dice }) {
-  const largest = maximum ?? LARGEST_SEED;
+  let largest = maximum ?? LARGEST_SEED;
   const id = `field-${++fields}`;
   const input = el("input", { id, type: "number", min: minimum, max: largest, step: 1 });
   const valid = () => input.value !== "" && input.checkValidity();
   const set = (number) => app.state(key, number === value ? null : number);
   input.addEventListener("change", () => valid() && set(Number(input.value)));
   const refresh = () => {
-    input.value = app.state(key) ?? value;
-    if (!valid()) input.value = value;
+    const usual = typeof value === "function" ? value() : value;
+    input.value = app.state(key) ?? usual;
+    if (!valid()) input.value = usual;
   };
-  const roll = button("⚄", () => set(Math.floor(Math.random() * 1e6)), {
-    className: "square", title: "Random seed", "aria-label": "Random seed", hidden: !dice,
-  });
+  const random = () => set(Math.floor(Math.random() * Math.min(1e6, largest + 1)));
+  const name = `Random ${label.toLowerCase()}`;
+  const roll = button("⚄", random, { className: "square", title: name, "aria-label": name, hidden: !dice });
   const row = el("div", { className: "row" }, input, roll);
-  container.append(el("div", { className: "field" }, el("label", { htmlFor: id }, label), row));
+  const node = el("div", { className: "field" }, el("label", { htmlFor: id }, label), row);
+  container.append(node);
   app.addEventListener("state", refresh);
   refresh();
   const read = () => {
     if (valid()) return Number(input.value);
     throw new Error(`${label} must be a whole number from ${minimum} to ${largest}.`);
   };
-  return { value: read, set };
+  const setMaximum = (limit) => {
+    largest = input.max = limit;
+    refresh();
+  };
+  return { node, value: read, set, setMaximum };
 }
 
 /**
@@ -272,5 +280,5 @@ export function createClassPicker(container, app, options = {}) {
     if (!labels.length) labels.push(null);
     return multiple ? labels : labels[0];
   };
-  return { value, set };
+  return { node: picker, value, set };
 }

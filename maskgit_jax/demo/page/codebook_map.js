@@ -1,0 +1,71 @@
+/** The tokens of an image drawn in the colours of their codes, and what is known of each code. */
+
+import { getJson } from "./api.js";
+import { el } from "./dom.js";
+import { createTokenGrid } from "./token_grid.js";
+
+const codebooks = new Map();
+
+/** Returns the codebook of a run: for each level the colours and the nearest codes. */
+async function codebookOf(run) {
+  if (!codebooks.has(run)) codebooks.set(run, await getJson(`runs/${encodeURIComponent(run)}/codebook`));
+  return codebooks.get(run).levels;
+}
+
+function swatch(level, code, className = "") {
+  const color = el("span", { className: `code-color ${className}` });
+  color.style.background = level.colors[code];
+  return color;
+}
+
+/** Describes a code: its number, and its nearest ones. */
+function information(level, code, where) {
+  const near = level.nearest[code].filter((other) => other !== code);
+  const items = near.map((other) => el("li", {}, swatch(level, other), String(other)));
+  return [
+    el("p", { className: "row" }, swatch(level, code, "large"), el("strong", {}, `Code ${code}`), where),
+    el("p", { className: "muted" }, `${level.colors.length} codes; the nearest ones in the codebook:`),
+    el("ul", { className: "codes" }, ...items),
+  ];
+}
+
+/** Draws the tokens of one level. */
+function createLevel(level, tokens, [rows, columns], title, say) {
+  const canvas = el("canvas", { width: columns, height: rows, className: "pixelated", "aria-hidden": true });
+  const context = canvas.getContext("2d");
+  tokens.forEach((code, index) => {
+    context.fillStyle = level.colors[code];
+    context.fillRect(index % columns, Math.floor(index / columns), 1, 1);
+  });
+  const place = (index) => `row ${Math.floor(index / columns) + 1}, column ${(index % columns) + 1}`;
+  const visit = (index) => {
+    const code = index === null ? null : tokens[index];
+    grid.describe((other) => ({
+      className: tokens[other] === code ? "same" : "",
+      label: `Code ${tokens[other]}, ${place(other)}`,
+    }));
+    if (code !== null) say(information(level, code, place(index)));
+  };
+  const grid = createTokenGrid({ label: title, onVisit: visit });
+  grid.setSize(rows, columns);
+  visit(null);
+  const used = new Set(tokens).size;
+  const words = `${rows}×${columns} tokens, ${used} different codes`;
+  return el(
+    "figure", {}, el("div", { className: "view" }, canvas, grid.node), el("figcaption", {}, title, el("span", {}, words)),
+  );
+}
+
+/**
+ * Fills a container with the map of an image.
+ * @param {number[][]} tokens Of each level, row by row.
+ */
+export async function showCodebookMap(container, run, tokens) {
+  const levels = await codebookOf(run.name);
+  const hint = el("p", { className: "muted" }, "Point at a token, or move over them with the arrow keys.");
+  const text = el("div", { className: "code-information", "aria-live": "polite" }, hint);
+  const title = (place) => (levels.length > 1 ? `Tokens of level ${place + 1}` : "Tokens in the colours of their codes");
+  const say = (nodes) => text.replaceChildren(...nodes);
+  const maps = tokens.map((codes, place) => createLevel(levels[place], codes, run.grids[place], title(place), say));
+  container.replaceChildren(...maps, text);
+}

@@ -1,0 +1,162 @@
+"""The tasks of jobs: what a request must hold, and what is done with a loaded run."""
+
+from typing import Any
+
+import numpy as np
+
+from maskgit_jax.autoencoders.latent_paths import interpolate_latents
+from maskgit_jax.configuration import InputError, require
+from maskgit_jax.demo.edits import EDITS
+from maskgit_jax.demo.fields import LARGEST_SEED, Fields, check_label
+from maskgit_jax.demo.loaded import MAX_NUM, LoadedRun
+from maskgit_jax.demo.menu import Menu, MenuRun
+from maskgit_jax.demo.progress import Progress
+from maskgit_jax.demo.request import MAX_COLUMNS, Request, Work, open_stored
+from maskgit_jax.demo.settings import read_settings
+from maskgit_jax.demo.store import ImageStore
+from maskgit_jax.pipelines.inputs import to_images
+from maskgit_jax.stage import split_levels
+
+
+def read_job(values: Any, menu: Menu, images: ImageStore) -> tuple[MenuRun, Work]:
+    """Returns the run that a request needs, and the function that does what it asks for.
+
+    Raises:
+        InputError: A member is missing, unknown, of the wrong type or out of range, or the run
+            cannot do this.
+    """
+    fields = Fields(values)
+    name, task = fields.text("run"), fields.text("task")
+    run = find_run(menu, name)
+    description = run.description
+    if description is None:
+        raise NotLoadedError(
+            f"the run could not be loaded: {run.message}"
+            if run.state == "failed"
+            else "the run is not loaded yet; ask for it and wait until its state is 'ready'"
+        )
+    tasks = {"generate": _generate, "encode": _encode, "interpolate": _interpolate, **EDITS}
+    require(task in tasks, f"there is no such task; there are: {', '.join(tasks)}")
+    tab = {"generate": "generate", "encode": "encode", "interpolate": "encode"}.get(task, "edit")
+    require(
+        tab in description["tabs"],
+        f"stage '{run.stage}' of this run cannot do task '{task}'; choose another run",
+    )
+    settings = fields.take("settings", {})
+    request = Request(
+        description,
+        fields,
+        images,
+        fields.integer("seed", 0, LARGEST_SEED, 0),
+        fields.integer("num", 1, MAX_NUM, 1),
+        fields.label(len(description["classes"])),
+        read_settings(run.generator, settings) if run.generator else None,
+    )
+    work = tasks[task](request)
+    fields.end()
+    return run, work
+
+
+def find_run(menu: Menu, name: str) -> MenuRun:
+    """Returns a run of the menu."""
+    if name not in menu.runs:
+        raise UnknownRunError("there is no run of this name; GET /api/runs lists them")
+    return menu.runs[name]
+
+
+class UnknownRunError(InputError):
+    """The menu has no run of this name."""
+
+
+class NotLoadedError(InputError):
+    """The run was never loaded."""
+
+
+def _generate(request: Request) -> Work:
+    labels, fields = request.fields.take("labels", []), request.fields
+    fields.boolean("trace")
+    require(
+        isinstance(labels, list) and len(labels) <= MAX_NUM,
+        f"labels must be a list of at most {MAX_NUM} classes",
+    )
+    num_classes, settings = len(request.description["classes"]), request.settings
+    checked = [check_label("a label", label, num_classes) for label in labels]
+    if not checked and not request.description["null_label"]:
+        checked = list(range(num_classes))
+    checked = checked or [None]
+    require(
+        request.description["null_label"] or not num_classes or None not in checked,
+        "this run was trained with classes only; give the class of each image",
+    )
+    if not num_classes and not request.description["null_label"]:
+        checked = [0]
+    chosen = [checked[i % len(checked)] for i in range(request.num)]
+
+    def work(loaded: LoadedRun, progress: Progress) -> dict[str, Any]:
+        batches = []
+        for batch in loaded.generate(chosen, request.seed, settings):
+            batches.append(batch)
+            progress.check()
+        return {"images": progress.store(np.concatenate(batches)), "seed": request.seed}
+
+    return work
+
+
+def _encode(request: Request) -> Work:
+    stored = request.image("image")
+
+    def work(loaded: LoadedRun, progress: Progress) -> dict[str, Any]:
+        assert loaded.autoencoder is not None
+        image = to_images(open_stored(stored, request.description["channels"]), loaded.config.data)
+        encoded = loaded.autoencoder.encode(image)
+        reconstruction = loaded.autoencoder.decode(encoded)
+        grids = loaded.tokenizer.grids if loaded.tokenizer else None
+        tokens = grids and [level[0].ravel().tolist() for level in split_levels(encoded, grids)]
+        return {
+            "images": progress.store(np.concatenate([reconstruction, image])),
+            "psnr": psnr(image, reconstruction),
+            "tokens": tokens,
+            "seed": request.seed,
+        }
+
+    return work
+
+
+def psnr(image: np.ndarray, reconstruction: np.ndarray) -> float | None:
+    """Returns the peak signal-to-noise ratio of uint8 images in dB, None of identical images."""
+    error = np.mean((image.astype(np.float64) - reconstruction) ** 2)
+    return round(float(10 * np.log10(255**2 / error)), 2) if error else None
+
+
+def _interpolate(request: Request) -> Work:
+    stored, other = request.image("image"), request.image("other")
+    columns = request.fields.integer("columns", 2, MAX_COLUMNS, 8)
+    channels, settings = request.description["channels"], request.settings
+    seed = request.seed
+
+    def work(loaded: LoadedRun, progress: Progress) -> dict[str, Any]:
+        ends = [open_stored(each, channels) for each in (stored, other)]
+        ends = to_images(ends, loaded.config.data)
+        if loaded.editor is not None:
+            images = loaded.edit(
+                "interpolate", *ends, columns=columns, label=request.label, seed=seed,
+                settings=settings,
+            ).images  # fmt: skip
+        else:
+            images = _walk(loaded, ends, columns, seed)
+        return {"images": progress.store(images), "seed": seed}
+
+    return work
+
+
+def _walk(loaded: LoadedRun, ends: np.ndarray, columns: int, seed: int) -> np.ndarray:
+    """Returns images between two: of linear latents, or of tokens that change one by one."""
+    assert loaded.autoencoder is not None
+    encoded = loaded.autoencoder.encode(ends)
+    if loaded.latents is not None:
+        between = np.asarray(interpolate_latents(encoded[:1], encoded[1:], columns))[0]
+    else:
+        order = np.random.default_rng(seed).permutation(encoded.shape[1])
+        share = np.linspace(0, 1, columns)[:, None] * encoded.shape[1]
+        between = np.where(order[None] < np.round(share), encoded[1], encoded[0])
+    return loaded.autoencoder.decode(between)
