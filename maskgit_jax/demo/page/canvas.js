@@ -1,7 +1,5 @@
 /** The view of the edited image: a canvas with zoom, and pointers, touches and keys on it. */
 
-import { el } from "./dom.js";
-
 const LARGEST_SCALE = 64;
 const ZOOM_STEP = 1.4;
 
@@ -103,7 +101,7 @@ export class View {
 }
 
 /**
- * Turns pointers into strokes: one paints, two (touch), the middle button or Space pan and zoom.
+ * Turns pointers into strokes: one paints, two (touch) pan and zoom, as the middle button pans.
  * @param {{down, move, up, cancel, hover}} tool Called with points of the image; `move` with all
  *   points since the last call, `hover` with null when the pointer leaves.
  * @param {function(): boolean} pans Whether one pointer moves the image instead of painting.
@@ -113,7 +111,6 @@ export function addPointers(view, tool, pans) {
   const pointers = new Map();
   let stroke = null; // id of the pointer that paints
   let panning = false;
-  let space = false;
 
   const center = () => {
     const places = [...pointers.values()];
@@ -129,7 +126,7 @@ export function addPointers(view, tool, pans) {
     if (pointers.size && event.pointerType === "mouse") return;
     canvas.setPointerCapture(event.pointerId);
     pointers.set(event.pointerId, view.place(event));
-    panning = pointers.size > 1 || event.button === 1 || space || pans();
+    panning = pointers.size > 1 || event.button === 1 || pans();
     if (panning) cancel();
     else if (event.button === 0) {
       stroke = event.pointerId;
@@ -169,23 +166,4 @@ export function addPointers(view, tool, pans) {
     if (event.ctrlKey || event.metaKey) view.zoom(Math.exp(-event.deltaY / 200), x, y);
     else view.pan(-event.deltaX, -event.deltaY);
   }, { passive: false });
-  // With the pointer on the image and no focus on it, Space moves the image.
-  window.addEventListener("keydown", (event) => {
-    if (event.code === "Space" && canvas.matches(":hover") && document.activeElement === document.body) {
-      event.preventDefault();
-      space = true;
-    }
-  });
-  window.addEventListener("keyup", (event) => event.code === "Space" && (space = false));
-}
-
-/** Loads an image from an address; returns an HTMLImageElement that can be drawn at once. */
-export async function loadImage(url, alt = "") {
-  const image = el("img", { alt, src: url });
-  try {
-    await image.decode();
-  } catch {
-    throw new Error("The image cannot be loaded from the server; open it again.");
-  }
-  return image;
 }

@@ -1,12 +1,13 @@
 /** The Edit tab: paint a mask, generate candidates, compare, accept. */
 
-import { imageUrl, keepImage, uploadImage } from "./api.js";
-import { createStrip } from "./candidates.js";
-import { addPointers, loadImage, View } from "./canvas.js";
+import { keepImage, uploadImage } from "./api.js";
+import { createResults } from "./candidates.js";
+import { addPointers, View } from "./canvas.js";
 import { button, el } from "./dom.js";
 import { createControls, createModes, MODES } from "./edit_controls.js";
 import { costText, editRequest, maskedTokens } from "./edit_request.js";
 import { createFrame, NO_BORDER } from "./frame.js";
+import { loadImage } from "./frames.js";
 import { createJobBar } from "./job_bar.js";
 import { drawScene, frameOf } from "./layers.js";
 import { maskBlob, readMask, saveBlob } from "./mask_files.js";
@@ -16,11 +17,6 @@ import { Session } from "./session.js";
 import { createToolbar } from "./toolbar.js";
 
 const OUTPAINT_MARGIN = 0.16; // of the view: room to drag the frame's edges to
-const KEYS = {
-  z: "undo", y: "redo", i: "invert", "[": "smaller", "]": "larger", b: "brush", e: "eraser",
-  r: "rectangle", g: "grid", s: "snap", "+": "in", "=": "in", "-": "out", 0: "fit",
-};
-
 export function create(panel, app) {
   const tab = new EditTab(panel, app);
   return { show: (data) => tab.show(data) };
@@ -28,17 +24,16 @@ export function create(panel, app) {
 
 class EditTab {
   running = null; // {doc, request, num, preview}
-  comparing = false;
 
   constructor(panel, app) {
-    Object.assign(this, { panel, app, lastRequest: "", source: null, runName: app.run.name });
+    Object.assign(this, { panel, app, lastRequest: "", fitted: "", source: null, runName: app.run.name });
     this.session = new Session(app, { shown: () => this.#shown(), changed: () => this.refresh() });
     this.#build();
     this.#showStart(true);
     this.opener.reset();
     app.addEventListener("run", () => this.#takeToRun());
     document.addEventListener("keydown", (event) => this.#key(event));
-    document.addEventListener("keyup", (event) => event.key.toLowerCase() === "c" && this.compare(false));
+    document.addEventListener("keyup", (event) => event.key.toLowerCase() === "c" && this.results.compare(false));
   }
 
   get doc() {
@@ -49,13 +44,18 @@ class EditTab {
     return this.modes.mode();
   }
 
+  /** What is being generated for the image that is shown, else null. */
+  get #busy() {
+    return this.running?.doc === this.doc ? this.running : null;
+  }
+
   // The elements of the tab.
 
   #build() {
     const { panel, app } = this;
     const part = (className) => el("div", { className });
-    const [start, modes, controls, stage, toolbar, bar, run, actions] = [
-      "edit-start", "edit-modes", "controls edit-controls", "stage edit-stage", "toolbar", "edit-bar", "edit-run", "row actions",
+    const [start, modes, controls, stage, toolbar, bar, run] = [
+      "edit-start", "edit-modes", "controls edit-controls", "stage edit-stage", "toolbar", "edit-bar", "edit-run",
     ].map(part);
     this.start = start;
     this.work = el("div", { className: "edit", hidden: true }, modes, stage, controls);
@@ -63,8 +63,7 @@ class EditTab {
     this.opener = createOpener(start, panel, app, (image, blob) => this.#open(image, blob));
 
     this.canvas = el("canvas", { tabIndex: 0, role: "application" });
-    this.badge = el("p", { className: "badge", hidden: true });
-    const box = el("div", { className: "view" }, this.canvas, this.badge);
+    const box = el("div", { className: "view" }, this.canvas);
     this.view = new View(box, this.canvas, (context) => this.#paint(context));
     this.toolbar = createToolbar(toolbar, (name) => this.act(name), () => this.#toolChanged());
     this.status = el("p", { className: "cost" });
@@ -73,10 +72,14 @@ class EditTab {
     run.append(el("div", {}, this.status, this.sizes), this.runButton);
     this.job = createJobBar(bar, app);
     stage.append(toolbar, box, run, bar);
-    this.strip = createStrip(stage, "Candidates", (index) => this.session.choose(index ? index - 1 : null));
-    stage.append(actions);
-    this.versions = createStrip(stage, "Images so far", (index) => this.session.goTo(this.doc.versions[index]));
-    this.#buildActions(actions);
+    this.results = createResults(stage, this.session, {
+      compared: () => this.view.redraw(),
+      another: () => this.#showStart(true),
+      showError: (text) => this.job.showError(text),
+    });
+    box.append(this.results.badge);
+    this.back = button("Back to the image", () => this.#showStart(false));
+    start.prepend(this.back);
 
     const masks = el("div", { className: "row" },
       button("Upload a mask", () => chooseFile((file) => this.#uploadMask(file)), { title: "An image of the same size; white is masked" }),
@@ -97,27 +100,8 @@ class EditTab {
     });
     addPointers(this.view, this.painter.pointer, () => ["outpaint", "variations"].includes(this.mode) && !this.session.candidate);
     this.canvas.addEventListener("blur", () => this.painter.reset());
-    this.modes = createModes(modes, app, () => this.#modeChanged());
-  }
-
-  #buildActions(actions) {
-    const accept = button("Accept", () => this.session.accept().catch((error) => this.job.showError(error.message)), {
-      className: "primary", title: "The candidate becomes the image",
-    });
-    const hold = button("Hold to compare", () => {}, { title: "Shows the image before the edit while it is pressed (key C)" });
-    for (const [name, on] of [["pointerdown", true], ["pointerup", false], ["pointerleave", false], ["pointercancel", false], ["blur", false]]) {
-      hold.addEventListener(name, () => this.compare(on));
-    }
-    hold.addEventListener("keydown", (event) => [" ", "Enter"].includes(event.key) && this.compare(true));
-    hold.addEventListener("keyup", () => this.compare(false));
-    hold.addEventListener("contextmenu", (event) => event.preventDefault());
-    const discard = button("Discard", () => this.session.discard(), { title: "Removes the candidate; the mask stays" });
-    this.download = el("a", { className: "button" }, "Download");
-    const another = button("Open another image", () => this.#showStart(true), { className: "quiet" });
-    this.back = button("Back to the image", () => this.#showStart(false));
-    this.start.prepend(this.back);
-    this.candidateActions = [accept, hold, discard];
-    actions.append(...this.candidateActions, this.download, another);
+    this.modes = createModes(modes, app, () => this.modes && this.#modeChanged());
+    this.modes.refresh();
   }
 
   #showStart(on) {
@@ -171,7 +155,7 @@ class EditTab {
       this.toolbar.setSizes(Math.max(2, side), Math.ceil(Math.max(image.width, image.height) / 2));
       this.sized = image.width * image.height;
     }
-    this.#fit();
+    this.fitted = "";
     this.refresh();
   }
 
@@ -196,9 +180,7 @@ class EditTab {
   #modeChanged() {
     this.controls.showMode(this.mode);
     this.runButton.textContent = MODES[this.mode][2];
-    if (!this.doc) return;
-    this.session.choose(null);
-    this.#fit();
+    if (this.doc) this.session.choose(null);
   }
 
   #toolChanged() {
@@ -208,9 +190,19 @@ class EditTab {
 
   #fit() {
     const { image, border } = this.doc;
-    const shown = this.session.candidate?.border ?? (this.mode === "outpaint" ? border : NO_BORDER);
+    const dragged = this.mode === "outpaint" && !this.session.candidate && !this.#busy;
+    const shown = this.session.candidate?.border ?? this.#busy?.border ?? (dragged ? border : NO_BORDER);
     const [x, y, width, height] = frameOf(image, shown);
-    this.view.fit([y, x, y + height, x + width], this.mode === "outpaint" && !this.session.candidate ? OUTPAINT_MARGIN : 0);
+    this.view.fit([y, x, y + height, x + width], dragged ? OUTPAINT_MARGIN : 0);
+  }
+
+  /** Fits the view again where it shows something of another size. */
+  #fitIfChanged() {
+    const { candidate, doc } = this.session;
+    const shown = candidate?.border ?? this.#busy?.border ?? (this.mode === "outpaint" ? "frame" : NO_BORDER);
+    const fitted = JSON.stringify([doc.image.id, shown]);
+    if (this.fitted !== fitted) this.#fit();
+    this.fitted = fitted;
   }
 
   #stroked(area) {
@@ -228,7 +220,7 @@ class EditTab {
 
   #frameChanged(dragging) {
     this.doc.border = this.frame.border;
-    if (!dragging) this.#fit();
+    if (!dragging) this.fitted = "";
     this.refresh();
   }
 
@@ -256,28 +248,22 @@ class EditTab {
   #key(event) {
     const typing = event.target.closest?.("input:not([type=range], [type=radio], [type=checkbox]), select, textarea, dialog");
     if (this.panel.hidden || this.work.hidden || !this.doc || typing || event.altKey) return;
-    const command = event.ctrlKey || event.metaKey;
-    const letter = event.key.toLowerCase();
-    let name = KEYS[letter];
-    if (command) name = letter === "z" ? (event.shiftKey ? "redo" : "undo") : letter === "y" ? "redo" : null;
-    else if (event.target === this.canvas && !this.session.candidate && this.painter.key(event)) name = "painted";
-    else if (letter === "c") this.compare(true);
-    if (!name) return;
-    event.preventDefault();
-    if (name !== "painted" && this.toolbar.has(name, this.mode)) this.act(name);
+    if (event.target === this.canvas && !this.session.candidate && this.painter.key(event)) {
+      event.preventDefault();
+      return;
+    }
+    const name = this.toolbar.actionOf(event, this.mode);
+    if (name) {
+      event.preventDefault();
+      this.act(name);
+    } else if (event.key.toLowerCase() === "c" && !event.ctrlKey && !event.metaKey) this.results.compare(true);
   }
 
   // Candidates.
 
-  compare(on) {
-    this.comparing = on && Boolean(this.session.candidate);
-    this.view.redraw();
-    this.#showBadge();
-  }
-
   #pressCompares(on) {
-    if (this.session.candidate || !on) this.compare(on);
-    return this.comparing || Boolean(this.running);
+    if (this.session.candidate || !on) this.results.compare(on);
+    return this.results.comparing || Boolean(this.running);
   }
 
   /** Generates candidates; the same request again takes the next seed. */
@@ -290,18 +276,15 @@ class EditTab {
       this.job.showError(error.message);
       return;
     }
-    const { seed, ...rest } = request;
-    if (JSON.stringify(request) === this.lastRequest) controls.seed.set((request.seed = seed + 1));
-    this.lastRequest = JSON.stringify({ ...rest, seed: request.seed });
-    const area = mode === "replace" ? maskedTokens(mode, doc, app.run, controls) : null;
-    const running = {
+    if (JSON.stringify(request) === this.lastRequest) controls.seed.set(++request.seed);
+    this.lastRequest = JSON.stringify(request);
+    const running = this.running = {
       doc, num: request.num, preview: null, task: mode, size: doc.image,
       border: mode === "outpaint" ? doc.border : NO_BORDER,
-      tint: mode === "inpaint" ? doc.tint.canvas : null, area,
+      tint: mode === "inpaint" ? doc.tint.canvas : null,
+      area: mode === "replace" ? maskedTokens(mode, doc, app.run, controls) : null,
     };
-    this.running = running;
     session.choose(null);
-    this.#fit();
     const done = await this.job.start(request, (event) => event.type === "step" && this.#preview(running, event));
     if (this.running !== running) return;
     if (done) {
@@ -313,7 +296,6 @@ class EditTab {
       }
     }
     this.running = null;
-    if (this.doc) this.#fit();
     this.refresh();
   }
 
@@ -329,10 +311,10 @@ class EditTab {
 
   #paint(context) {
     if (!this.doc) return;
-    const { doc, mode, painter, running, toolbar } = this;
+    const { doc, mode, painter, toolbar } = this;
     const { image } = doc;
-    const candidate = this.comparing ? null : this.session.candidate;
-    const busy = running?.doc === doc ? running : null;
+    const candidate = this.results.comparing ? null : this.session.candidate;
+    const busy = this.#busy;
     const editing = !this.session.candidate && !busy;
     const painting = editing && mode === "inpaint";
     drawScene(context, this.view, {
@@ -352,12 +334,6 @@ class EditTab {
     this.status.textContent = costText(this.mode, this.doc, this.app.run, this.controls);
   }
 
-  #showBadge() {
-    const { candidate } = this.session;
-    this.badge.hidden = !candidate;
-    if (candidate) this.badge.textContent = this.comparing ? "Before the edit" : `${candidate.caption}. Press and hold to compare.`;
-  }
-
   refresh() {
     const { doc, mode, session, toolbar } = this;
     if (!doc) return;
@@ -374,31 +350,9 @@ class EditTab {
     this.canvas.setAttribute("aria-label", candidate
       ? `${candidate.caption}, ${candidate.image.width} by ${candidate.image.height} pixels`
       : `Image, ${width} by ${height} pixels. Arrow keys move a cursor over the tokens, Space masks a token.`);
-    for (const node of this.candidateActions) node.hidden = !candidate;
-    const shown = candidate ?? { image: doc.image, caption: doc.image.caption };
-    this.download.href = imageUrl(shown.image.id, `${shown.caption.toLowerCase().replaceAll(/[^a-z0-9]+/g, "-")}.png`);
     this.canvas.classList.toggle("candidate", Boolean(candidate));
-    this.#showBadge();
-    this.#showStrips();
+    this.results.show(this.#busy);
+    this.#fitIfChanged();
     this.view.redraw();
-  }
-
-  #showStrips() {
-    const { doc, running } = this;
-    const item = ({ image, caption }) => ({ ...image, caption, alt: caption });
-    const base = { ...doc.image, caption: "Before", alt: "The image before the edit" };
-    const busy = running?.doc === doc ? running : null;
-    const decoding = Array.from({ length: busy?.num ?? 0 }, (_, index) => {
-      const [x, y, width, height] = frameOf(busy.size, busy.border);
-      const draw = (context, scale) => {
-        const view = { x: -x * scale, y: -y * scale, scale, width: width * scale, height: height * scale };
-        drawScene(context, view, { image: doc.image.element, size: doc.image, running: { ...busy, index }, cursor: null });
-      };
-      return { width, height, draw, caption: "Decoding", alt: `Candidate ${index + 1}, decoding` };
-    });
-    const items = [base, ...doc.candidates.map(item), ...decoding];
-    this.strip.show(items.length > 1 ? items : [], doc.chosen === null ? 0 : doc.chosen + 1);
-    const { versions } = doc;
-    this.versions.show(versions.length > 1 ? versions.map((image) => item({ image, caption: image.caption })) : [], versions.indexOf(doc.image));
   }
 }

@@ -11,6 +11,7 @@ export const MODES = {
   variations: ["Variations", "Generate a random part of the image again.", "Generate variations"],
 };
 const STRENGTH = 50; // percent
+const MOST_CANDIDATES = 16;
 
 /** Makes a row of buttons of which one is chosen; `state` in the address holds it. */
 export function createModes(container, app, onChange) {
@@ -63,12 +64,12 @@ export function createControls(container, app, owner) {
   ];
   const common = el("div", { className: "controls" });
   container.append(...parts, common);
-  const dilate = createNumber(around, app, { key: "dilate", label: "Tokens around the mask", maximum: 16, value: 0 });
+  const dilate = createNumber(around, app, { key: "dilate", label: "Tokens around the mask", maximum: 8, value: 0 });
   around.firstChild.append(el("p", { className: "help" }, "They are generated too, but their pixels outside the mask are kept."));
   const label = createClassPicker(common, app, { none: true, label: "Class" });
   const pair = el("div", { className: "pair" });
   common.append(pair);
-  const num = createNumber(pair, app, { key: "candidates", label: "Candidates", minimum: 1, maximum: Math.min(16, app.run.limits?.num ?? 16), value: 4 });
+  const num = createNumber(pair, app, { key: "candidates", label: "Candidates", minimum: 1, maximum: MOST_CANDIDATES, value: 4 });
   const seed = createNumber(pair, app, { key: "seed", label: "Seed", value: 0, dice: true });
   const sampling = el("div", { className: "controls" });
   common.append(sampling);

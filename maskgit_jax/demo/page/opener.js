@@ -2,6 +2,7 @@
 
 import { heldOutImage, uploadImage } from "./api.js";
 import { button, el, errorLine } from "./dom.js";
+import { setScaling } from "./frames.js";
 
 const EXAMPLES = 12;
 const TYPES = "image/*,.tif,.tiff,.webp,.bmp,.heic,.ppm,.pgm";
@@ -78,7 +79,7 @@ export function createOpener(container, panel, app, onOpen) {
       try {
         const { url, width } = await heldOutImage(run.name, index);
         const image = el("img", { src: url, alt: "" });
-        image.classList.toggle("pixelated", width < 64);
+        setScaling(image, width);
         nodes[place].append(image);
       } catch (failure) {
         nodes[place].remove();

@@ -140,8 +140,10 @@ export function createPainter(owner) {
       if (event.shiftKey && mode === "inpaint") paintToken(tools.tool !== "eraser");
       if (event.shiftKey && mode === "replace") extendBox();
     } else if (event.key === " ") {
+      const fresh = state.cursor === null;
       place();
-      if (mode === "inpaint") paintToken(!owner.mask().tokens[state.cursor]);
+      if (fresh) corner = null; // the first key only shows the cursor
+      else if (mode === "inpaint") paintToken(!owner.mask().tokens[state.cursor]);
       else {
         corner = state.cursor;
         extendBox();

@@ -1,8 +1,8 @@
 /** The image that is edited, its mask, candidates, and the images that were accepted; with undo. */
 
 import { imageUrl, keepImage, uploadImage } from "./api.js";
-import { loadImage } from "./canvas.js";
 import { NO_BORDER } from "./frame.js";
+import { loadImage } from "./frames.js";
 import { History } from "./history.js";
 import { Tint } from "./layers.js";
 import { Mask } from "./mask.js";
@@ -145,5 +145,7 @@ export class Session {
 
 async function load(image) {
   const url = imageUrl(image.id);
-  return { ...image, url, element: await loadImage(url) };
+  const element = await loadImage(url).catch(() => null);
+  if (!element) throw new Error("The image cannot be loaded from the server; open it again.");
+  return { ...image, url, element };
 }

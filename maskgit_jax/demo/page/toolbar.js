@@ -65,10 +65,12 @@ const ZOOM = [
 export function createToolbar(container, act, change) {
   const state = { tool: "brush", size: 8, largest: 64, snap: false, grid: false };
   const buttons = {};
+  const keys = { "[": "smaller", "]": "larger", "=": "in" };
   const make = (onclick) => ([name, text, key, help, modes]) => {
     const title = `${help}${key ? ` (key ${key})` : ""}`;
     const node = el("button", { type: "button", className: "tool", title, "aria-label": text, onclick: () => onclick(name) });
     if (key) node.setAttribute("aria-keyshortcuts", key);
+    if (key) keys[key.toLowerCase()] = name;
     node.append(icon(name), el("span", {}, text));
     buttons[name] = { node, modes };
     return node;
@@ -130,12 +132,18 @@ export function createToolbar(container, act, change) {
     /** Sets the usual and the largest size, for another image. */
     setSizes(usual, largest) {
       state.largest = Math.max(2, largest);
-      setSize(usual);
+      state.size = Math.min(usual, state.largest);
+      show();
     },
-    /** Whether a mode has a tool, and it can be used. */
-    has(name, mode) {
-      const { node, modes } = buttons[name === "smaller" || name === "larger" ? "size" : name];
-      return !node.disabled && (!modes || modes.includes(mode));
+    /** Returns the name of the action that a key stands for in a mode, "" if none. */
+    actionOf(event, mode) {
+      const letter = event.key.toLowerCase();
+      if (event.ctrlKey || event.metaKey) {
+        return letter === "z" ? (event.shiftKey ? "redo" : "undo") : letter === "y" ? "redo" : "";
+      }
+      const name = keys[letter] ?? "";
+      const { node, modes } = buttons[name === "smaller" || name === "larger" ? "size" : name] ?? {};
+      return node && !node.disabled && (!modes || modes.includes(mode)) ? name : "";
     },
     /** Shows the tools of a mode, and disables those of `disabled`. */
     update(mode, disabled) {
