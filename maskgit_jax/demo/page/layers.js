@@ -227,13 +227,13 @@ function drawCursor(context, view, scene) {
 }
 
 /**
- * Draws a scene: {image, size, grid, border} and, where they are shown, candidate {image, border},
+ * Draws a scene: {image, size, grid, border} and, where they are shown, candidate {image {element}, border},
  * running {preview, index, task, size, border, tint, area}, tint, tokens, box, ring {point, radius}, cursor.
  */
 export function drawScene(context, view, scene) {
   const { image, size, candidate } = scene;
   if (candidate) {
-    drawImage(context, candidate.image, ...frameOf(size, candidate.border), view);
+    drawImage(context, candidate.image.element, ...frameOf(size, candidate.border), view);
     return;
   }
   drawImage(context, image, 0, 0, size.width, size.height, view);
