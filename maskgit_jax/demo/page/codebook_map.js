@@ -50,22 +50,23 @@ function createLevel(level, tokens, [rows, columns], title, say) {
   grid.setSize(rows, columns);
   visit(null);
   const used = new Set(tokens).size;
-  const words = `${rows}×${columns} tokens, ${used} different codes`;
+  const words = `${rows}×${columns} tokens, ${used} codes`;
   return el(
     "figure", {}, el("div", { className: "view" }, canvas, grid.node), el("figcaption", {}, title, el("span", {}, words)),
   );
 }
 
 /**
- * Fills a container with the map of an image.
+ * Makes a map of the tokens of each level.
  * @param {number[][]} tokens Of each level, row by row.
+ * @param {HTMLElement} text Where the code under the pointer is described.
+ * @returns {Promise<HTMLElement[]>}
  */
-export async function showCodebookMap(container, run, tokens) {
+export async function createCodebookMaps(run, tokens, text) {
   const levels = await codebookOf(run.name);
   const hint = el("p", { className: "muted" }, "Point at a token, or move over them with the arrow keys.");
-  const text = el("div", { className: "code-information", "aria-live": "polite" }, hint);
-  const title = (place) => (levels.length > 1 ? `Tokens of level ${place + 1}` : "Tokens in the colours of their codes");
+  text.replaceChildren(hint);
+  const title = (place) => (levels.length > 1 ? `Tokens of level ${place + 1}` : "Codebook map");
   const say = (nodes) => text.replaceChildren(...nodes);
-  const maps = tokens.map((codes, place) => createLevel(levels[place], codes, run.grids[place], title(place), say));
-  container.replaceChildren(...maps, text);
+  return tokens.map((codes, place) => createLevel(levels[place], codes, run.grids[place], title(place), say));
 }

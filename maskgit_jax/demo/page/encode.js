@@ -1,7 +1,7 @@
 /** The tab "Encode": reconstruction, codebook map, and interpolation between two images. */
 
 import { imageUrl } from "./api.js";
-import { showCodebookMap } from "./codebook_map.js";
+import { createCodebookMaps } from "./codebook_map.js";
 import { button, el, errorLine, reveal } from "./dom.js";
 import { loadImage, setScaling } from "./frames.js";
 import { createImagePicker } from "./image_picker.js";
@@ -27,12 +27,13 @@ export function create(panel, app) {
   const bar = createJobBar(first, app);
   const otherPicker = createImagePicker(second, app, { key: "other", first: 1, onImage: (image) => setOther(image) });
   const thumbnail = el("p", { className: "muted thumbnail", hidden: true });
+  second.append(thumbnail);
   const columns = createNumber(second, app, {
-    key: "columns", label: "Images from one to the other", minimum: 2, maximum: 16, value: 9,
+    key: "columns", label: "Number of images", minimum: 2, maximum: 16, value: 9,
   });
   const label = createClassPicker(second, app, { key: "between" });
   const go = button("Interpolate", () => interpolate(), { className: "primary", disabled: true });
-  second.append(thumbnail, go);
+  second.append(go);
   const pathBar = createJobBar(second, app);
 
   const setReady = () => {
@@ -107,16 +108,16 @@ function createReconstruction(app) {
   over.className = "over";
   over.hidden = true;
   const psnr = el("span");
-  const hold = button("Hold to see the original", null, { className: "small" });
+  const hold = button("Hold for original", null, { className: "small" });
   const view = el("div", { className: "view" }, reconstruction, over);
-  const figures = el(
-    "div", { className: "views two" },
+  const pair = [
     el("figure", {}, el("div", { className: "view" }, original), el("figcaption", {}, "Original")),
     el("figure", {}, view, el("figcaption", {}, el("span", {}, "Reconstruction", psnr), hold)),
-  );
-  const map = el("div", { className: "views two" });
+  ];
+  const figures = el("div", { className: "views encoded" }, ...pair);
+  const text = el("div", { className: "code-information", "aria-live": "polite" });
   const error = errorLine();
-  const node = el("div", { className: "stage", hidden: true }, figures, map, error.node);
+  const node = el("div", { className: "stage", hidden: true }, figures, text, error.node);
   holdToShow([view, hold], over);
 
   const show = async (done, image) => {
@@ -132,11 +133,13 @@ function createReconstruction(app) {
     psnr.textContent = `, PSNR ${known ? `${done.psnr.toFixed(2)} dB` : "infinite: the images are identical"}`;
     app.announce(`Encoded${psnr.textContent}.`);
     node.hidden = false;
-    map.hidden = !done.tokens;
+    text.replaceChildren();
+    text.hidden = !done.tokens;
+    figures.replaceChildren(...pair);
     error.clear();
     if (!done.tokens) return;
     try {
-      await showCodebookMap(map, app.run, done.tokens);
+      figures.append(...(await createCodebookMaps(app.run, done.tokens, text)));
     } catch (failure) {
       error.show(failure.message);
     }

@@ -16,7 +16,7 @@ export function createGallery(container, app) {
   let titles = [];
   let images = [];
   let newest = 0;
-  let preview = null;
+  let shown = null; // the last event with a preview; a busy server leaves some out
 
   const tile = (title, index) => {
     const canvas = el("canvas", { role: "img", "aria-label": `${title}, not yet decoded` });
@@ -27,19 +27,20 @@ export function createGallery(container, app) {
   const begin = (names) => {
     titles = names;
     images = [];
-    preview = null;
+    shown = null;
     newest++;
     grid.classList.toggle("single", names.length === 1);
     grid.replaceChildren(...names.map(tile));
   };
   const step = async (event) => {
     const mine = ++newest;
-    const loaded = event.preview ? await loadImage(event.preview) : preview;
-    if (mine !== newest || !loaded) return;
-    preview = loaded;
+    const preview = event.preview && (await loadImage(event.preview));
+    if (mine !== newest) return;
+    if (preview) shown = { preview, width: event.width, height: event.height };
+    if (!shown) return;
     grid.querySelectorAll("canvas").forEach((canvas, index) => {
-      drawFrame(canvas, preview, index, event);
-      coverMasked(canvas, event.masked[index], tokenGrid(app.run, event.width, event.height));
+      drawFrame(canvas, shown.preview, index, shown);
+      coverMasked(canvas, event.masked[index], tokenGrid(app.run, shown.width, shown.height));
     });
   };
   const finish = async (done) => {
@@ -65,15 +66,21 @@ function createViewer(app) {
   const image = el("img", { className: "large" });
   const caption = el("p", { className: "caption", "aria-live": "polite" });
   const download = el("a", { className: "button" }, "Download");
-  const edit = button("Edit this image", () => {
-    node.close();
-    const { id, width, height } = images[place];
-    app.openTab("edit", { id, width, height, grid: tokenGrid(app.run, width, height) });
-  });
+  const openIn = (tab, text) => {
+    const open = () => {
+      node.close();
+      const { id, width, height, title } = images[place];
+      const grid = tab === "edit" ? tokenGrid(app.run, width, height) : null;
+      app.openTab(tab, { id, width, height, grid, url: imageUrl(id), name: title });
+    };
+    return button(text, open);
+  };
+  const edit = openIn("edit", "Edit this image");
+  const encode = openIn("encode", "Encode it");
   const previous = button("‹", () => show(place - 1), { className: "square", "aria-label": "Previous image" });
   const next = button("›", () => show(place + 1), { className: "square", "aria-label": "Next image" });
   const close = button("Close", () => node.close());
-  const tools = el("div", { className: "row" }, previous, next, el("span", { className: "space" }), download, edit, close);
+  const tools = el("div", { className: "row" }, previous, next, el("span", { className: "space" }), download, encode, edit, close);
   const node = el("dialog", { className: "viewer", "aria-label": "Image in full size" }, image, caption, tools);
   let images = [];
   let place = 0;
@@ -88,6 +95,7 @@ function createViewer(app) {
     download.href = imageUrl(id, `${title.replaceAll(/[^\w]+/g, "-").toLowerCase()}.png`);
     previous.hidden = next.hidden = images.length < 2;
     edit.hidden = !app.run.tabs.includes("edit");
+    encode.hidden = !app.run.tabs.includes("encode");
   };
   node.addEventListener("keydown", (event) => {
     const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];

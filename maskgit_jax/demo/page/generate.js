@@ -55,16 +55,19 @@ export function create(panel, app) {
     empty.hidden = true;
     say("");
     let begun = false;
+    const begin = () => {
+      if (!begun) gallery.begin(titles);
+      if (!begun) reveal(stage);
+      begun = true;
+    };
     const onEvent = (event) => {
-      if (!begun && event.type === "step") {
-        gallery.begin(titles);
-        reveal(stage);
-        begun = true;
-      }
-      if (event.type === "step") gallery.step(event);
+      if (event.type !== "step") return;
+      begin();
+      gallery.step(event);
     };
     const done = await bar.start(request, onEvent);
     if (!done) return;
+    begin(); // priors without decoding steps
     await gallery.finish(done);
     const count = request.num === 1 ? "1 image" : `${request.num} images`;
     say(`${count} in ${done.seconds.toFixed(2)} s, seed ${done.seed}.`);

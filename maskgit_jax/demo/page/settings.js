@@ -142,10 +142,11 @@ function createField(setting, app) {
 /**
  * Shows the settings of the run: the main ones, and the others under "More settings".
  * @param {string[]|null} names Settings to show; null: all.
+ * @param {HTMLElement[]} after Other controls, shown after the main settings.
  * @returns {{values: function(): object, set: function(object)}} `values` are those that differ
  *   from the defaults of the run; it throws an Error with one line if one is not allowed.
  */
-export function createSettings(container, app, names = null) {
+export function createSettings(container, app, names = null, after = []) {
   const shown = new Map();
   const build = () => {
     shown.clear();
@@ -155,7 +156,7 @@ export function createSettings(container, app, names = null) {
     if (!main.length) main = [...shown.keys()].slice(0, 3);
     const nodes = (wanted) => [...shown].filter(wanted).map(([, field]) => field.node);
     const more = nodes(([name]) => !main.includes(name));
-    container.replaceChildren(...main.map((name) => shown.get(name).node));
+    container.replaceChildren(...main.map((name) => shown.get(name).node), ...after);
     if (!more.length) return;
     container.append(el("details", {}, el("summary", {}, "More settings"), ...more));
   };

@@ -22,7 +22,8 @@ const sample = (className, text) => el("span", {}, el("span", { className: `swat
 /**
  * Makes the views of a decoding.
  * @param {{title: string, tool: function(): string, goOn: function(object), before: number[]|null}}
- *   options tool: what a press on a token does, "back" or "lock"; goOn: takes {tokens, mask, locked}
+ *   options tool: what a press on a token does, "back" or "lock"; goOn: takes {tokens, mask, locked,
+ *   confidence, step}
  *   of the shown step; before: tokens to compare the last ones with.
  */
 export function createTrack(app, { title, tool, goOn, before = null, locked = [] }) {
@@ -82,7 +83,8 @@ export function createTrack(app, { title, tool, goOn, before = null, locked = []
     const marked = (mark) => (_, index) => Number(marks.get(index) === mark);
     const mask = event.masked[0].map((value, index) => value | marked("back")(value, index));
     const fixed = event.masked[0].map(marked("lock")).map((value, index) => value & (1 - mask[index]));
-    return { tokens: event.tokens[0], mask, locked: fixed, step: event.step };
+    const { step, tokens: [codes], confidence: [confidence] } = event;
+    return { tokens: codes, mask, locked: fixed, confidence, step };
   };
 
   const last = () => frames.at(-1)?.event;

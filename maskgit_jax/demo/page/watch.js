@@ -16,11 +16,11 @@ export function create(panel, app) {
   const label = createClassPicker(controls, app, {});
   const seed = createNumber(controls, app, { key: "seed", label: "Seed", value: 0, dice: true });
   const sampling = el("div", { className: "controls" });
-  const second = createSecond(controls, app);
-  const settings = createSettings(sampling, app);
+  const second = createSecond(app);
+  const settings = createSettings(sampling, app, null, [second.node]);
   const actions = el("div", { className: "actions" });
   actions.append(button("Decode", null, { className: "primary", type: "submit" }));
-  controls.append(sampling, second.node, actions);
+  controls.append(sampling, actions);
   const bar = createJobBar(actions, app);
 
   const empty = el("p", { className: "empty" }, "Press Decode to watch one image being decoded, step by step.");
@@ -75,7 +75,7 @@ export function create(panel, app) {
     if (second.value()) wanted.push({ ...values, settings: { ...values.settings, decoder: second.value() } });
     let above = [];
     for (const each of wanted) {
-      const options = { title: `${nameOf(each)}, seed ${each.seed}` };
+      const options = { title: `Decoder ${nameOf(each)}, seed ${each.seed}` };
       options.goOn = (state) => goOn(track, each, state);
       const request = { task: "generate", labels: [each.label], seed: each.seed, settings: each.settings };
       const track = await decode(above, options, request);
@@ -90,7 +90,7 @@ export function create(panel, app) {
     const { step, ...tokens } = state;
     const each = { ...now, label: values.label, settings: { ...now.settings, decoder: nameOf(values) } };
     const options = {
-      title: `${nameOf(values)}, from step ${step} on, seed ${each.seed}`,
+      title: `Decoder ${nameOf(values)}, from step ${step} on, seed ${each.seed}`,
       before: source.last().tokens[0],
       locked: [...state.locked.keys()].filter((index) => state.locked[index]),
       goOn: (next) => goOn(track, each, next),
@@ -114,7 +114,7 @@ export function create(panel, app) {
 }
 
 /** The choice of a second decoder to compare with. */
-function createSecond(container, app) {
+function createSecond(app) {
   const select = el("select", { id: "second-decoder" });
   const label = el("label", { htmlFor: "second-decoder" }, "Compare with");
   const help = el("p", { className: "help" }, "Decodes a second image from the same seed with another decoder.");
