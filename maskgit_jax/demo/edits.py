@@ -8,12 +8,12 @@ import numpy as np
 from PIL import Image
 
 from maskgit_jax.configuration import require
-from maskgit_jax.demo.loaded import LoadedRun, padded_size
+from maskgit_jax.demo.loaded import LoadedRun
 from maskgit_jax.demo.progress import Progress
 from maskgit_jax.demo.request import Request, Work, open_stored
 from maskgit_jax.demo.store import StoredImage
 from maskgit_jax.demo.uploads import MAX_MEGAPIXELS
-from maskgit_jax.pipelines.canvas import check_box, check_mask
+from maskgit_jax.pipelines.canvas import check_box, check_mask, working_size
 from maskgit_jax.pipelines.inputs import to_mask
 
 MAX_AREA = 64
@@ -22,24 +22,30 @@ MAX_CANDIDATE_MEGAPIXELS = 50  # of all candidates together
 MAX_DILATION = 8
 
 
-def token_grid(description: dict[str, Any], height: int, width: int) -> tuple[int, int]:
-    """Returns the rows and columns of the tokens of an image of this size when it is edited."""
-    return _grid(description, height, width, description["image_size"] / min(height, width))
+def token_grid(
+    description: dict[str, Any], height: int, width: int, scale: float | None = None
+) -> tuple[int, int]:
+    """Returns the rows and columns of the tokens of an image when it is edited.
 
-
-def _grid(description: dict[str, Any], height: int, width: int, scale: float) -> tuple[int, int]:
-    patch, (rows, columns) = description["patch"], description["grids"][0]
-    smallest = (rows, columns)
-    sides = zip((height, width), smallest, strict=True)
-    rows, columns = (max(least, round(side * scale / patch)) for side, least in sides)
+    Args:
+        description: Of the run.
+        height: Of the image.
+        width: Of the image.
+        scale: Pixels of the run per pixel of the image; by default its shorter side gets the
+            run's size.
+    """
+    size, patch = description["image_size"], description["patch"]
+    scale = scale or size / min(height, width)
+    unit = patch * description["size_multiple"]
+    rows, columns = (side // patch for side in working_size((height, width), scale, unit, size))
     return rows, columns
 
 
 def check_area(request: Request, height: int, width: int, scale: float) -> None:
     """Raises `InputError` if so many candidates of an image of this size are too many."""
-    rows, columns = _grid(request.description, height, width, scale)
+    rows, columns = token_grid(request.description, height, width, scale)
     window = request.description["grids"][0]
-    area = rows * columns / (window[0] * window[1]) * padded_size(request.num)
+    area = rows * columns / (window[0] * window[1]) * request.num
     megapixels = height * width * request.num / 1e6
     require(
         height * width <= MAX_MEGAPIXELS * 1e6,
@@ -56,10 +62,12 @@ def _work(request: Request, stored: StoredImage, method: str, **options: Any) ->
     """Returns the function that calls a method of the editor."""
 
     def work(loaded: LoadedRun, progress: Progress) -> dict[str, Any]:
+        assert loaded.editor is not None
         image = open_stored(stored, request.description["channels"])
         result = loaded.edit(
             method, image, num=request.num, label=request.label, seed=request.seed,
-            settings=request.settings, **options,
+            settings=request.settings,
+            on_step=progress.steps(loaded.editor.step_decoder.images, request.trace), **options,
         )  # fmt: skip
         mask = result.mask[..., None].astype(np.uint8) * 255
         return {

@@ -2,30 +2,27 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from maskgit_jax.configuration import InputError, require
-from maskgit_jax.data.cropping import center_crop
-from maskgit_jax.data.sources import open_image_sources
+from maskgit_jax.configuration import InputError
+from maskgit_jax.demo.codebook import describe_codebook
+from maskgit_jax.demo.held_out import HeldOut
 from maskgit_jax.demo.settings import describe_settings
 from maskgit_jax.demo.uploads import MAX_BYTES, MAX_MEGAPIXELS
 from maskgit_jax.model import Model
 from maskgit_jax.pipelines.autoencoder import AutoencoderPipeline
 from maskgit_jax.pipelines.editor import Editor, EditResult
 from maskgit_jax.pipelines.generator import GeneratorPipeline
+from maskgit_jax.pipelines.step_decoder import OnStep
 from maskgit_jax.stage import LatentModel, Tokenizer
 
 Say = Callable[[str], None]
 MAX_NUM = 64
 SIZES = (1, 4, 16)
-"""Numbers of images that programs are compiled for; others are padded to one of them."""
-
-
-def padded_size(num: int) -> int:
-    """Returns the number of images of a program that generates `num`; the largest for more."""
-    return next((size for size in SIZES if size >= num), SIZES[-1])
+"""Numbers of images that are compiled at the start."""
 
 
 class LoadedRun:
@@ -38,46 +35,44 @@ class LoadedRun:
 
     def __init__(self, model: Model, say: Say):
         self.model, self.config = model, model.config
-        self.generator = self._pipeline(GeneratorPipeline)
-        if self.generator is not None and self.generator.generator.needs:
-            self.generator = None  # it needs condition images
-        self.editor: Editor | None = self._pipeline(Editor)
-        self.autoencoder: AutoencoderPipeline | None = self._pipeline(AutoencoderPipeline)
         exports: Any = model.run.stage.exports
         if "tokenizer" in model.run.stages:
             exports = model.run.stages["tokenizer"].exports
         self.tokenizer = exports if isinstance(exports, Tokenizer) else None
         self.latents = exports if isinstance(exports, LatentModel) else None
+        self.size_multiple = max(1, min(self.tokenizer.grids[0]) // 4) if self.tokenizer else 1
+        self.editor: Editor | None = self._pipeline(Editor, self.size_multiple)
+        self.generator: GeneratorPipeline | None = (
+            self.editor.pipeline if self.editor else self._pipeline(GeneratorPipeline)
+        )
+        if self.generator is not None and self.generator.generator.needs:
+            self.generator = None  # clients cannot give condition images
+        self.autoencoder: AutoencoderPipeline | None = self._pipeline(AutoencoderPipeline)
         say("opening the held-out images")
-        self.held_out, self.no_held_out = self._open_held_out()
+        self.held_out = HeldOut(self.config.data)
         self.description = self._describe()
         self._warm_up(say)
 
-    def _pipeline(self, kind: Callable) -> Any:
+    def _pipeline(self, kind: Callable, *options: Any) -> Any:
+        """Returns a pipeline, None if the run cannot do this."""
         try:
-            return kind(self.model.run, self.model.mesh)
+            return kind(self.model.run, self.model.mesh, *options)
         except InputError:
             return None
 
-    def _open_held_out(self) -> tuple[Any, str]:
-        try:
-            return open_image_sources(self.config.data).evaluation, ""
-        except InputError as error:
-            return (), f"{error}"
-
     def _describe(self) -> dict[str, Any]:
-        """Returns the members of the answer to GET /api/runs/NAME that loading tells."""
+        """Returns the members of the answer to GET /api/runs/NAME that follow from the run."""
         data, grids = self.config.data, self.tokenizer.grids if self.tokenizer else ()
-        generator = self.generator.generator if self.generator else None
+        generator = self.generator and self.generator.generator
         has_classes = generator is not None and generator.num_classes > 1
         codes = self.tokenizer.codebook_size if self.tokenizer else 0
+        num_tokens = sum(height * width for height, width in grids)
         tabs = {
             "generate": generator is not None,
             "edit": self.editor is not None,
             "watch": self.editor is not None,
             "encode": self.autoencoder is not None,
         }
-        num_tokens = sum(height * width for height, width in grids)
         return {
             "step": self.model.run.step,
             "image_size": data.image_size,
@@ -86,56 +81,75 @@ class LoadedRun:
             "null_label": generator is not None and generator.null_label is not None,
             "grids": [list(grid) for grid in grids],
             "patch": data.image_size // grids[-1][0] if grids else 0,
+            "size_multiple": self.size_multiple,
             "codebook_size": codes,
             "held_out": len(self.held_out),
             "tabs": [name for name, is_offered in tabs.items() if is_offered],
             "settings": describe_settings(generator, num_tokens, codes) if generator else [],
-            "limits": {
-                "upload_bytes": MAX_BYTES,
-                "megapixels": MAX_MEGAPIXELS,
-                "num": MAX_NUM,
-            },
+            "limits": {"upload_bytes": MAX_BYTES, "megapixels": MAX_MEGAPIXELS, "num": MAX_NUM},
         }
 
-    def held_out_image(self, index: int) -> np.ndarray:
-        """Returns a held-out image as the run saw it, uint8 [H, W, C].
+    def generate(
+        self,
+        labels: Sequence[int | None],
+        seed: int,
+        settings: Any = None,
+        on_step: OnStep | None = None,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> np.ndarray:
+        """Returns images uint8 [N, H, W, C] of the labels.
 
-        Raises:
-            InputError: There is no such image.
+        Args:
+            labels: Class numbers; None for no class.
+            seed: The random seed.
+            settings: The sampling settings; by default those of the run.
+            on_step: Called at each step of a masked token prior.
+            on_batch: Called with the number of images that other generators have done.
         """
-        count = len(self.held_out)
-        require(count > 0, "the held-out images of this run are not on this machine")
-        require(0 <= index < count, f"held-out image {index} is out of range, 0 to {count - 1}")
-        return center_crop(self.held_out[index]["image"], self.config.data.image_size)
-
-    def generate(self, labels: Sequence[int | None], seed: int, settings: Any) -> Any:
-        """Yields batches of images uint8 [B, H, W, C] of the labels."""
+        if self.editor is not None:
+            decoder = self.editor.step_decoder
+            return decoder.images(decoder.generate(labels, seed, settings, on_step))
         assert self.generator is not None
-        size = padded_size(len(labels))
+        size = next((size for size in SIZES if size >= len(labels)), SIZES[-1])
         padded = [labels[i % len(labels)] for i in range(-(-len(labels) // size) * size)]
-        left = len(labels)
+        batches: list[np.ndarray] = []
         for batch in self.generator(padded, seed, settings, size):
-            yield batch[:left]
-            left -= len(batch)
-
-    def _warm_up(self, say: Say) -> None:
-        if self.autoencoder is not None:
-            say("compiling the encoder and the decoder")
-            size, channels = self.config.data.image_size, self.config.data.channels
-            self.autoencoder.decode(
-                self.autoencoder.encode(np.zeros((1, size, size, channels), np.uint8))
-            )
-        if self.generator is not None:
-            for number in SIZES[:2]:
-                say(f"compiling the generation of {number} image{'s' * (number > 1)}")
-                list(self.generate([0] * number, 0, None))
+            batches.append(batch)
+            if on_batch is not None:
+                on_batch(min(size * len(batches), len(labels)))
+        return np.concatenate(batches)[: len(labels)]
 
     def edit(self, method: str, *images: np.ndarray, settings: Any, **options: Any) -> EditResult:
-        """Returns what a method of the editor returns; `settings` is a settings object."""
-        own = self.editor.generator.settings
-        changed = {
-            field.name: getattr(settings, field.name)
-            for field in dataclasses.fields(own)
-            if getattr(settings, field.name) != getattr(own, field.name)
-        }
-        return getattr(self.editor, method)(*images, **options, **changed)
+        """Returns the result of a method of the editor; `settings` is a settings object."""
+        names = [field.name for field in dataclasses.fields(settings)]
+        changes = {name: getattr(settings, name) for name in names}
+        return getattr(self.editor, method)(*images, **options, **changes)
+
+    @cached_property
+    def codebook(self) -> dict[str, Any]:
+        """Colours and nearest codes, see `describe_codebook`.
+
+        Raises:
+            InputError: The run has no codebook.
+        """
+        if self.tokenizer is None or self.autoencoder is None:
+            raise InputError("this run has no codebook: its latents are continuous")
+        size, channels = self.config.data.image_size, self.config.data.channels
+        grey = self.autoencoder.encode(np.full((1, size, size, channels), 128, np.uint8))[0]
+        variables, mesh = self.autoencoder.variables, self.model.mesh
+        return describe_codebook(self.tokenizer, variables, mesh, grey)
+
+    def _warm_up(self, say: Say) -> None:
+        """Runs the programs that most requests need once, so that they are compiled."""
+        size, channels = self.config.data.image_size, self.config.data.channels
+        if self.autoencoder is not None:
+            say("compiling the encoder and the decoder")
+            image = np.zeros((size, size, channels), np.uint8)
+            self.autoencoder.decode(self.autoencoder.encode(image[None]))
+            if self.editor is not None:
+                self.editor.encode(image)
+        if self.generator is not None:
+            for number in SIZES:
+                what = "the decoding step" if self.editor else "the generator"
+                say(f"compiling {what} for {number} image{'s' * (number > 1)}")
+                self.generate([0] * number, 0)

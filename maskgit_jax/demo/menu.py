@@ -3,6 +3,7 @@
 import os
 import re
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from maskgit_jax.configuration import InputError, require
+from maskgit_jax.demo.held_out import HeldOut
 from maskgit_jax.demo.jobs import JobQueue, report_internal
 from maskgit_jax.demo.loaded import LoadedRun
 from maskgit_jax.model import Model
@@ -17,6 +19,7 @@ from maskgit_jax.runs.directory import read_config
 from maskgit_jax.stage import Generator
 
 MAX_LOADED = 2
+RETRY_AFTER = 10.0  # seconds after which a run that failed is loaded again when asked for
 EDITORS = ("maskgit", "token_critic")
 TOKENIZERS = ("vqgan", "vqvae", "vqvae2", "vae")
 
@@ -31,6 +34,7 @@ class MenuRun:
         message: What is being compiled, or the error.
         description: What clients are to know of it; None until it was loaded once.
         generator: The functions of its generator; None until then, and if it has none.
+        held_out: Its held-out images, likewise.
         loaded: The loaded run; None while it is not in memory.
     """
 
@@ -38,6 +42,8 @@ class MenuRun:
         self.name, self.stage, self.state, self.message = name, stage, "idle", ""
         self.description: dict[str, Any] | None = None
         self.generator: Generator | None = None
+        self.held_out: HeldOut | None = None
+        self.failed_at = 0.0
         self.loaded: LoadedRun | None = None
 
     def summary(self) -> dict[str, Any]:
@@ -102,6 +108,8 @@ class Menu:
     def request(self, run: MenuRun) -> None:
         """Starts loading a run, unless that is done or under way."""
         with self._lock:
+            if run.state == "failed" and time.monotonic() > run.failed_at + RETRY_AFTER:
+                run.state = "idle"
             if run.state != "idle":
                 return
             run.state, run.message = "loading", "waiting for the jobs before"
@@ -134,14 +142,14 @@ class Menu:
             try:
                 show("loading the run")
                 loaded = LoadedRun(self._load(self._folders[run.name]), show)
-            except InputError as error:
-                run.state, run.message = "failed", without_paths(error)
-                raise InputError(run.message) from error
             except Exception as error:
-                run.state, run.message = "failed", report_internal(error)
-                raise InputError(run.message) from error
+                known = isinstance(error, InputError)
+                message = without_paths(error) if known else report_internal(error)
+                run.state, run.message, run.failed_at = "failed", message, time.monotonic()
+                raise InputError(message) from error
             run.description, run.loaded = loaded.description, loaded
             run.generator = loaded.generator and loaded.generator.generator
+            run.held_out = loaded.held_out
             run.state, run.message = "ready", ""
         self._loaded[run.name] = run
         self._loaded.move_to_end(run.name)

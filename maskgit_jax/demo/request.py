@@ -29,6 +29,7 @@ class Request(NamedTuple):
         num: Number of images.
         label: The class, None for none.
         settings: The sampling settings; None of a run without generator.
+        trace: Whether step events have tokens and confidence.
     """
 
     description: dict[str, Any]
@@ -38,6 +39,7 @@ class Request(NamedTuple):
     num: int
     label: int | None
     settings: Any
+    trace: bool
 
     def image(self, name: str) -> StoredImage:
         """Returns the stored image whose id a member holds.

@@ -129,19 +129,20 @@ class Api:
     async def codebook(self, request: Request) -> Response:
         """Colours and nearest codes."""
         run, _ = self._loaded_once(request.path_params["name"])
-        future = self._queue.call(lambda: self._menu.loaded(run, lambda message: None).codebook())
+        future = self._queue.call(lambda: self._menu.loaded(run, lambda message: None).codebook)
         return answer(await asyncio.wrap_future(future))
 
     async def held_out(self, request: Request) -> Response:
         """A held-out image."""
         run, description = self._loaded_once(request.path_params["name"])
         index = request.path_params["index"]
-        require(index.isascii() and index.isdigit() and len(index) < 10, "it is no number")
-        future = self._queue.call(
-            lambda: self._menu.loaded(run, lambda message: None).held_out_image(int(index))
-        )
-        name = await run_in_threadpool(self._images.add, await asyncio.wrap_future(future))
-        return answer(self._uploaded(name, description))
+        require(re.fullmatch(r"\d{1,9}", index, re.ASCII) is not None, "it is no image's number")
+
+        def store() -> str:
+            assert run.held_out is not None
+            return self._images.add(run.held_out.image(int(index)))
+
+        return answer(self._uploaded(await run_in_threadpool(store), description))
 
     def _uploaded(self, name: str, description: dict[str, Any]) -> dict[str, Any]:
         stored, can_edit = self._images.get(name), "edit" in description["tabs"]

@@ -1,5 +1,6 @@
 """The tasks of jobs: what a request must hold, and what is done with a loaded run."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from maskgit_jax.autoencoders.latent_paths import interpolate_latents
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.demo.edits import EDITS
-from maskgit_jax.demo.fields import LARGEST_SEED, Fields, check_label
+from maskgit_jax.demo.fields import LARGEST_SEED, Fields, check_label, shown
 from maskgit_jax.demo.loaded import MAX_NUM, LoadedRun
 from maskgit_jax.demo.menu import Menu, MenuRun
 from maskgit_jax.demo.progress import Progress
@@ -16,6 +17,8 @@ from maskgit_jax.demo.settings import read_settings
 from maskgit_jax.demo.store import ImageStore
 from maskgit_jax.pipelines.inputs import to_images
 from maskgit_jax.stage import split_levels
+
+MAX_TRACED = 4  # images with their tokens in each event
 
 
 def read_job(values: Any, menu: Menu, images: ImageStore) -> tuple[MenuRun, Work]:
@@ -35,9 +38,8 @@ def read_job(values: Any, menu: Menu, images: ImageStore) -> tuple[MenuRun, Work
             if run.state == "failed"
             else "the run is not loaded yet; ask for it and wait until its state is 'ready'"
         )
-    tasks = {"generate": _generate, "encode": _encode, "interpolate": _interpolate, **EDITS}
-    require(task in tasks, f"there is no such task; there are: {', '.join(tasks)}")
-    tab = {"generate": "generate", "encode": "encode", "interpolate": "encode"}.get(task, "edit")
+    require(task in TASKS, f"there is no task {shown(task)}; there are: {', '.join(TASKS)}")
+    tab, read = TASKS[task]
     require(
         tab in description["tabs"],
         f"stage '{run.stage}' of this run cannot do task '{task}'; choose another run",
@@ -51,8 +53,13 @@ def read_job(values: Any, menu: Menu, images: ImageStore) -> tuple[MenuRun, Work
         fields.integer("num", 1, MAX_NUM, 1),
         fields.label(len(description["classes"])),
         read_settings(run.generator, settings) if run.generator else None,
+        fields.boolean("trace"),
     )
-    work = tasks[task](request)
+    require(
+        not request.trace or request.num <= MAX_TRACED,
+        f"num is {request.num}; with trace it is at most {MAX_TRACED}",
+    )
+    work = read(request)
     fields.end()
     return run, work
 
@@ -73,8 +80,7 @@ class NotLoadedError(InputError):
 
 
 def _generate(request: Request) -> Work:
-    labels, fields = request.fields.take("labels", []), request.fields
-    fields.boolean("trace")
+    labels = request.fields.take("labels", [])
     require(
         isinstance(labels, list) and len(labels) <= MAX_NUM,
         f"labels must be a list of at most {MAX_NUM} classes",
@@ -93,11 +99,33 @@ def _generate(request: Request) -> Work:
     chosen = [checked[i % len(checked)] for i in range(request.num)]
 
     def work(loaded: LoadedRun, progress: Progress) -> dict[str, Any]:
-        batches = []
-        for batch in loaded.generate(chosen, request.seed, settings):
-            batches.append(batch)
-            progress.check()
-        return {"images": progress.store(np.concatenate(batches)), "seed": request.seed}
+        def on_batch(done: int) -> None:
+            progress.say(f"{done} of {len(chosen)} images")
+
+        on_step = loaded.editor and progress.steps(loaded.editor.step_decoder.images, request.trace)
+        images = loaded.generate(chosen, request.seed, settings, on_step, on_batch)
+        return {"images": progress.store(images), "seed": request.seed}
+
+    return work
+
+
+def _resume(request: Request) -> Work:
+    (rows, columns), codes = request.description["grids"][0], request.description["codebook_size"]
+    fields, length = request.fields, rows * columns
+    tokens = fields.integers("tokens", length, -1, codes - 1)
+    mask, locked = (fields.integers(name, length, 0, 1) for name in ("mask", "locked"))
+    percent = fields.integers("confidence", length, 0, 100, [100] * length)
+    state = [np.asarray(values).reshape(rows, columns) for values in (tokens, mask, locked)]
+    confidence = np.asarray(percent, np.float32).reshape(rows, columns) / 100
+
+    def work(loaded: LoadedRun, progress: Progress) -> dict[str, Any]:
+        assert loaded.editor is not None
+        decoder = loaded.editor.step_decoder
+        filled = decoder.resume(
+            state[0], state[1] > 0, state[2] > 0, request.label, request.seed, request.settings,
+            progress.steps(decoder.images, request.trace), request.num, confidence,
+        )  # fmt: skip
+        return {"images": progress.store(decoder.images(filled)), "seed": request.seed}
 
     return work
 
@@ -141,6 +169,7 @@ def _interpolate(request: Request) -> Work:
             images = loaded.edit(
                 "interpolate", *ends, columns=columns, label=request.label, seed=seed,
                 settings=settings,
+                on_step=progress.steps(loaded.editor.step_decoder.images, False),
             ).images  # fmt: skip
         else:
             images = _walk(loaded, ends, columns, seed)
@@ -160,3 +189,13 @@ def _walk(loaded: LoadedRun, ends: np.ndarray, columns: int, seed: int) -> np.nd
         share = np.linspace(0, 1, columns)[:, None] * encoded.shape[1]
         between = np.where(order[None] < np.round(share), encoded[1], encoded[0])
     return loaded.autoencoder.decode(between)
+
+
+TASKS: dict[str, tuple[str, Callable[[Request], Work]]] = {
+    "generate": ("generate", _generate),
+    **{name: ("edit", read) for name, read in EDITS.items()},
+    "interpolate": ("encode", _interpolate),
+    "encode": ("encode", _encode),
+    "resume": ("watch", _resume),
+}
+"""Task -> the tab that has it, and the function that reads its members."""

@@ -1,0 +1,38 @@
+"""The held-out images of a run, which users can open in place of their own."""
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from maskgit_jax.configuration import InputError, require
+from maskgit_jax.data.cropping import center_crop
+from maskgit_jax.data.sources import open_image_sources
+
+
+class HeldOut:
+    """The held-out images of a run; none if its images are not on this machine.
+
+    Args:
+        data: `config.data` of the run.
+    """
+
+    def __init__(self, data: ConfigDict):
+        self._size = data.image_size
+        try:
+            self._source = open_image_sources(data).evaluation
+        except InputError as error:
+            print(f"no held-out images: {error}", flush=True)
+            self._source = ()
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def image(self, index: int) -> np.ndarray:
+        """Returns an image as the run saw it, uint8 [H, W, C].
+
+        Raises:
+            InputError: There is no such image.
+        """
+        count = len(self)
+        require(count > 0, "the held-out images of this run are not on the server's machine")
+        require(0 <= index < count, f"held-out image {index} is out of range, 0 to {count - 1}")
+        return center_crop(self._source[index]["image"], self._size)
