@@ -13,7 +13,7 @@ const THUMBNAIL = 96; // CSS pixels, the longer side
  * @param {function(number)} select Called with the index of the chosen item.
  */
 function createStrip(container, label, select) {
-  const list = el("div", { className: "strip", role: "group", "aria-label": label });
+  const list = el("div", { className: "candidates", role: "group", "aria-label": label });
   container.append(list);
   const made = new Map(); // by address, so that images don't flicker when the strip is shown again
 

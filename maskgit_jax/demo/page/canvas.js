@@ -82,7 +82,7 @@ export class View {
   /** Moves the view so that a point of the image is in it. */
   reveal([x, y]) {
     const [px, py] = [this.x + x * this.scale, this.y + y * this.scale];
-    const off = (place, side) => Math.min(0, side - 12 - place) + Math.max(0, 12 - place);
+    const off = (place, side) => (place > side + 1 ? side - 12 - place : place < -1 ? 12 - place : 0);
     const [dx, dy] = [off(px, this.width), off(py, this.height)];
     if (dx || dy) this.pan(dx, dy);
   }

@@ -65,7 +65,7 @@ class EditTab {
     this.canvas = el("canvas", { tabIndex: 0, role: "application" });
     const box = el("div", { className: "view" }, this.canvas);
     this.view = new View(box, this.canvas, (context) => this.#paint(context));
-    this.toolbar = createToolbar(toolbar, (name) => this.act(name), () => this.#toolChanged());
+    this.toolbar = createToolbar(toolbar, box, (name) => this.act(name), () => this.#toolChanged());
     this.status = el("p", { className: "cost" });
     this.sizes = el("p", { className: "muted" });
     this.runButton = button("", () => this.run(), { className: "primary" });
@@ -81,9 +81,12 @@ class EditTab {
     this.back = button("Back to the image", () => this.#showStart(false));
     start.prepend(this.back);
 
-    const masks = el("div", { className: "row" },
-      button("Upload a mask", () => chooseFile((file) => this.#uploadMask(file)), { title: "An image of the same size; white is masked" }),
-      button("Download the mask", async () => saveBlob(await maskBlob(this.doc.mask), "mask.png")));
+    const masks = [
+      button("Upload", () => chooseFile((file) => this.#uploadMask(file)), {
+        title: "Reads the mask from an image of the same size; white is masked", "aria-label": "Upload a mask" }),
+      button("Download", async () => saveBlob(await maskBlob(this.doc.mask), "mask.png"), {
+        title: "Saves the mask as a PNG file; white is masked", "aria-label": "Download the mask" }),
+    ];
     this.controls = createControls(controls, app, {
       masks, onChange: () => this.refresh(), onBox: (value) => this.#setBox(value),
     });
@@ -274,6 +277,7 @@ class EditTab {
       request = await editRequest(app, mode, doc, controls);
     } catch (error) {
       this.job.showError(error.message);
+      this.problem = true; // until something is changed
       return;
     }
     if (JSON.stringify(request) === this.lastRequest) controls.seed.set(++request.seed);
@@ -337,6 +341,8 @@ class EditTab {
   refresh() {
     const { doc, mode, session, toolbar } = this;
     if (!doc) return;
+    if (this.problem) this.job.showError("");
+    this.problem = false;
     const { candidate, history } = session;
     const { width, height, grid } = doc.image;
     const disabled = [];

@@ -40,7 +40,7 @@ export function createModes(container, app, onChange) {
 
 /**
  * Makes the fields below the modes.
- * @param {{onBox: function(box), onChange: function(), masks: HTMLElement}} owner `masks`: buttons
+ * @param {{onBox: function(box), onChange: function(), masks: HTMLElement[]}} owner `masks`: buttons
  *   shown with inpainting.
  */
 export function createControls(container, app, owner) {
@@ -55,7 +55,7 @@ export function createControls(container, app, owner) {
   const percent = el("output", { htmlFor: "edit-strength" });
   const legend = (text) => el("span", { className: "legend" }, text);
   const parts = [
-    part("inpaint", owner.masks, around),
+    part("inpaint", el("div", { className: "field", role: "group", "aria-label": "Mask" }, legend("Mask"), el("div", { className: "sides two" }, ...owner.masks)), around),
     part("replace", el("div", { className: "field", role: "group", "aria-label": "Box in pixels" }, legend("Box in pixels"), el("div", { className: "sides" }, ...boxLabels))),
     part("outpaint", el("div", { className: "field", role: "group", "aria-label": "Pixels to add" }, legend("Pixels to add"), border)),
     part("variations", el("div", { className: "field" },
@@ -63,7 +63,8 @@ export function createControls(container, app, owner) {
       el("p", { className: "help" }, "Share of the tokens that are generated again. Each candidate keeps other tokens."))),
   ];
   const common = el("div", { className: "controls" });
-  container.append(...parts, common);
+  const [masks, ...others] = parts;
+  container.append(...others, common);
   const dilate = createNumber(around, app, { key: "dilate", label: "Tokens around the mask", maximum: 8, value: 0 });
   around.firstChild.append(el("p", { className: "help" }, "They are generated too, but their pixels outside the mask are kept."));
   const label = createClassPicker(common, app, { none: true, label: "Class" });
@@ -72,7 +73,7 @@ export function createControls(container, app, owner) {
   const num = createNumber(pair, app, { key: "candidates", label: "Candidates", minimum: 1, maximum: MOST_CANDIDATES, value: 4 });
   const seed = createNumber(pair, app, { key: "seed", label: "Seed", value: 0, dice: true });
   const sampling = el("div", { className: "controls" });
-  common.append(sampling);
+  common.append(masks, sampling);
   const settings = createSettings(sampling, app);
 
   strength.addEventListener("input", () => {

@@ -66,12 +66,14 @@ const onView = (view, x, y, width, height) =>
   [view.x + x * view.scale, view.y + y * view.scale, width * view.scale, height * view.scale];
 
 /** Draws lines that are seen on dark and on bright images. */
-function drawLines(context, path, alpha = 1) {
-  for (const [style, width] of [[`rgb(0 0 0 / ${0.55 * alpha})`, 3], [`rgb(255 255 255 / ${alpha})`, 1]]) {
+function drawLines(context, path, alpha = 1, color = "white") {
+  for (const [style, width, share] of [["black", 3, 0.55], [color, color === "white" ? 1 : 2, 1]]) {
+    context.globalAlpha = alpha * share;
     context.strokeStyle = style;
     context.lineWidth = width;
     context.stroke(path);
   }
+  context.globalAlpha = 1;
 }
 
 let pattern = null;
@@ -175,7 +177,7 @@ function drawTokens(context, view, scene) {
       edge(masked(row, column + 1), left + w, top, left + w, top + h);
     }
   }
-  drawLines(context, edges);
+  drawLines(context, edges, 1, MASK_COLOR);
 }
 
 function drawFrame(context, view, scene) {
@@ -199,7 +201,6 @@ function drawBox(context, view, [top, left, bottom, right]) {
   context.globalAlpha = 0.3;
   context.fillStyle = hatch(context);
   context.fill(path);
-  context.setLineDash([6, 4]);
   drawLines(context, path);
   context.restore();
 }

@@ -89,7 +89,7 @@ export function createPainter(owner) {
       owner.moved();
     },
     forget() {
-      last = start = state.box = null;
+      last = start = state.box = state.ring = null;
       comparing = false;
       owner.moved();
     },

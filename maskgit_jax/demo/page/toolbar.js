@@ -58,11 +58,11 @@ const ZOOM = [
 ];
 
 /**
- * Makes the toolbar.
+ * Makes the toolbar, and the buttons that zoom in the `box` of the image.
  * @param {function(string)} act Called with the name of an action, such as "invert".
  * @param {function()} change Called when the tool, its size, the grid or snapping has changed.
  */
-export function createToolbar(container, act, change) {
+export function createToolbar(container, box, act, change) {
   const state = { tool: "brush", size: 8, largest: 64, snap: false, grid: false };
   const buttons = {};
   const keys = { "[": "smaller", "]": "larger", "=": "in" };
@@ -75,7 +75,7 @@ export function createToolbar(container, act, change) {
     buttons[name] = { node, modes };
     return node;
   };
-  const group = (label, ...nodes) => el("div", { className: "tools", role: "group", "aria-label": label }, ...nodes);
+  const group = (label, ...nodes) => el("div", { className: "toolgroup", role: "group", "aria-label": label }, ...nodes);
   const slider = el("input", { type: "range", min: 0, max: 100, step: "any", "aria-label": "Size in pixels" });
   const output = el("output", {});
   slider.addEventListener("input", () => setSize(state.largest ** (slider.value / 100)));
@@ -83,12 +83,12 @@ export function createToolbar(container, act, change) {
   buttons.size = { node: size, modes: ["inpaint"] };
   const zoom = group("Zoom", ...ZOOM.map(make(act)));
   zoom.classList.add("zoom");
+  box.append(zoom);
   container.append(
     group("Tool", ...TOOLS.map(make(setTool)), size),
     group("Whole mask", ...MASK_ACTIONS.map(make(act))),
     group("History", ...HISTORY.map(make(act))),
     group("Tokens", ...TOGGLES.map(make(toggle))),
-    zoom,
   );
 
   function show() {
