@@ -100,7 +100,7 @@ export function createResults(container, session, on) {
   function showBadge() {
     badge.hidden = !session.candidate;
     if (session.candidate) {
-      badge.textContent = comparing ? "Before the edit" : `${session.candidate.caption}. Press and hold to compare.`;
+      badge.textContent = comparing ? "Before the edit" : `${session.candidate.caption}, seed ${session.candidate.seed}. Press and hold to compare.`;
     }
   }
 

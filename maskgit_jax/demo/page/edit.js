@@ -65,11 +65,12 @@ class EditTab {
     this.canvas = el("canvas", { tabIndex: 0, role: "application" });
     const box = el("div", { className: "view" }, this.canvas);
     this.view = new View(box, this.canvas, (context) => this.#paint(context));
-    this.toolbar = createToolbar(toolbar, box, (name) => this.act(name), () => this.#toolChanged());
+    this.toolbar = createToolbar(toolbar, run, (name) => this.act(name), () => this.#toolChanged());
     this.status = el("p", { className: "cost" });
     this.sizes = el("p", { className: "muted" });
     this.runButton = button("", () => this.run(), { className: "primary" });
-    run.append(el("div", {}, this.status, this.sizes), this.runButton);
+    run.prepend(el("div", {}, this.status, this.sizes));
+    run.append(this.runButton);
     this.job = createJobBar(bar, app);
     stage.append(toolbar, box, run, bar);
     this.results = createResults(stage, this.session, {

@@ -9,7 +9,8 @@ import { Mask } from "./mask.js";
 
 /**
  * `doc` is null or {image {id, width, height, grid, element, caption}, mask, tint, border, box,
- * candidates [{image, caption, border}], chosen (index, null: the image), versions [image]}.
+ * candidates [{image, caption, border, seed}], made (their number so far), chosen (index, null: the
+ * image), versions [image]}.
  */
 export class Session {
   doc = null;
@@ -38,7 +39,7 @@ export class Session {
     const mask = same ? from.mask : new Mask(image.width, image.height, image.grid, patch);
     const tint = same ? from.tint : new Tint(mask);
     const box = same ? from.box : null;
-    return { image, mask, tint, box, border: NO_BORDER, candidates: [], chosen: null, versions };
+    return { image, mask, tint, box, border: NO_BORDER, candidates: [], made: 0, chosen: null, versions };
   }
 
   /** Opens an image {id, width, height, grid}. */
@@ -98,8 +99,7 @@ export class Session {
   async addCandidates(doc, images, border, seed) {
     const loaded = await Promise.all(images.map((image) => load({ grid: null, ...image })));
     const first = doc.candidates.length;
-    const caption = (i) => `Candidate ${i + 1}, seed ${seed}`;
-    doc.candidates.push(...loaded.map((image, i) => ({ image, border, caption: caption(i) })));
+    for (const image of loaded) doc.candidates.push({ image, border, seed, caption: `Candidate ${++doc.made}` });
     if (doc === this.doc) this.choose(first);
   }
 

@@ -58,11 +58,11 @@ const ZOOM = [
 ];
 
 /**
- * Makes the toolbar, and the buttons that zoom in the `box` of the image.
+ * Makes the toolbar, and the buttons that zoom, which go to `zoomed`.
  * @param {function(string)} act Called with the name of an action, such as "invert".
  * @param {function()} change Called when the tool, its size, the grid or snapping has changed.
  */
-export function createToolbar(container, box, act, change) {
+export function createToolbar(container, zoomed, act, change) {
   const state = { tool: "brush", size: 8, largest: 64, snap: false, grid: false };
   const buttons = {};
   const keys = { "[": "smaller", "]": "larger", "=": "in" };
@@ -83,7 +83,7 @@ export function createToolbar(container, box, act, change) {
   buttons.size = { node: size, modes: ["inpaint"] };
   const zoom = group("Zoom", ...ZOOM.map(make(act)));
   zoom.classList.add("zoom");
-  box.append(zoom);
+  zoomed.append(zoom);
   container.append(
     group("Tool", ...TOOLS.map(make(setTool)), size),
     group("Whole mask", ...MASK_ACTIONS.map(make(act))),
