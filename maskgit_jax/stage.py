@@ -55,6 +55,7 @@ class Tokenizer(NamedTuple):
         decode: (variables, tokens int32 [B, L]) -> image [B, H, W, C] in [-1, 1].
         codebook_size: Number of codes K of each level.
         grids: Rows and columns (h, w) of each level's map, coarsest first; L is the sum of h*w.
+        codebooks: (variables) -> the codes of each level as the decoder reads them, float32 [K, D].
         encode_map: (variables, image [B, H, W, C] of any size that is a multiple of the patch) ->
             tokens int32 [B, h, w]; None for tokenizers of several levels.
         decode_map: (variables, tokens int32 [B, h, w]) -> image [B, H, W, C]; None likewise.
@@ -64,6 +65,7 @@ class Tokenizer(NamedTuple):
     decode: Callable[[Variables, Array], Array]
     codebook_size: int
     grids: tuple[tuple[int, int], ...]
+    codebooks: Callable[[Variables], tuple[Array, ...]]
     encode_map: Callable[[Variables, Array], Array] | None = None
     decode_map: Callable[[Variables, Array], Array] | None = None
 

@@ -188,8 +188,10 @@ class Api:
         run, work = await run_in_threadpool(read_job, values, self._menu, self._images)
 
         def do(job: Job) -> dict[str, Any]:
-            progress = Progress(job, self._images)
-            return work(self._menu.loaded(run, progress.say), progress)
+            # Others may wait for the run too: what loads it is not cancelled.
+            loaded = self._menu.loaded(run, lambda message: job.emit("status", message=message))
+            job.check()
+            return work(loaded, Progress(job, self._images))
 
         job = Job(do)
         self._queue.submit(job)

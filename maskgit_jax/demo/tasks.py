@@ -56,6 +56,13 @@ def read_job(values: Any, menu: Menu, images: ImageStore) -> tuple[MenuRun, Work
         fields.boolean("trace"),
     )
     require(
+        task in ("generate", "encode")
+        or request.label is not None
+        or description["null_label"]
+        or not description["classes"],
+        "this run was trained with classes only; give a label",
+    )
+    require(
         not request.trace or request.num <= MAX_TRACED,
         f"num is {request.num}; with trace it is at most {MAX_TRACED}",
     )
@@ -116,7 +123,8 @@ def _resume(request: Request) -> Work:
     mask, locked = (fields.integers(name, length, 0, 1) for name in ("mask", "locked"))
     percent = fields.integers("confidence", length, 0, 100, [100] * length)
     state = [np.asarray(values).reshape(rows, columns) for values in (tokens, mask, locked)]
-    confidence = np.asarray(percent, np.float32).reshape(rows, columns) / 100
+    rounded = np.maximum(np.asarray(percent, np.float32), 0.25)  # 0 is anything below 0.5
+    confidence = rounded.reshape(rows, columns) / 100
 
     def work(loaded: LoadedRun, progress: Progress) -> dict[str, Any]:
         assert loaded.editor is not None

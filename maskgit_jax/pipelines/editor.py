@@ -75,7 +75,7 @@ class Editor:
     """
 
     def __init__(self, run: Run, mesh: Mesh, size_multiple: int = 1):
-        self.step_decoder = StepDecoder(run, mesh)
+        self.run, self.step_decoder = run, StepDecoder(run, mesh)
         self.pipeline, self.patch = self.step_decoder.pipeline, self.step_decoder.patch
         self.image_size, self.channels = run.config.data.image_size, run.config.data.channels
         self._unit = self.patch * size_multiple

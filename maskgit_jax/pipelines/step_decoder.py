@@ -61,6 +61,7 @@ class StepDecoder:
         pipeline: The pipeline that samples whole images, and makes and checks settings.
         grid: Rows and columns (h, w) of the token maps of the run.
         patch: Side of a token's patch in pixels.
+        compiled: The programs of a step that are compiled, see `programs`.
 
     Args:
         run: A run of configs/maskgit.py or configs/token_critic.py.
@@ -103,6 +104,7 @@ class StepDecoder:
         def decode(tokenizer_variables: Variables, tokens: Array) -> Array:
             return to_uint8(tokenizer.decode_map(tokenizer_variables, tokens))
 
+        self.compiled: set[tuple[DecodeSettings, int]] = set()
         rows = sharding.batch_sharding(mesh)
         self.program = sharding.pjit(step, mesh, static_argnums=5, out_shardings=rows)
         self._decode = sharding.pjit(decode, mesh, out_shardings=sharding.replicated(mesh))
@@ -132,11 +134,12 @@ class StepDecoder:
         numbers = self.pipeline.label_numbers(labels)
         size = settings.size
         grid = self.grid if size is None else (size[0] // self.patch, size[1] // self.patch)
+        settings = self._with_grid(settings, grid)
         mask = np.ones((len(numbers), *grid), bool)
         tokens, confidence = np.zeros(mask.shape, np.int32), np.full(mask.shape, np.inf, np.float32)
         state = MaskedTokens(tokens, mask, confidence)
         steps = plan(mask.sum(axis=(1, 2)), settings)
-        report = on_step and (lambda step, state: on_step(decode_step(step, settings.steps, state)))
+        report = _state_reporter(on_step, settings)
         return self.fill(state, mask, numbers, random_key(seed), settings, steps, report)
 
     def resume(
@@ -180,24 +183,12 @@ class StepDecoder:
         require(num >= 1, f"num is {num}; it is the number of candidates, at least 1")
         self._check_state(tokens, mask, locked)
         settings = settings or self.pipeline.generator.settings
-        size = (tokens.shape[0] * self.patch, tokens.shape[1] * self.patch)
-        settings = dataclasses.replace(settings, size=None if tokens.shape == self.grid else size)
+        settings = self._with_grid(settings, tokens.shape)
         self.pipeline.generator.check_settings(settings)
-        editable = ~locked.astype(bool)
-        steps = _remaining_steps(int(editable.sum()), int(mask.sum()), settings)
-        log_p = np.zeros(tokens.shape) if confidence is None else np.log(np.maximum(confidence, 0))
-        state = MaskedTokens(
-            np.where(mask, 0, tokens).astype(np.int32),
-            mask.astype(bool),
-            np.where(editable, log_p, np.inf).astype(np.float32),
-        )
-        state, editable = jax.tree.map(lambda x: np.repeat(x[None], num, 0), (state, editable))
-        steps = steps._replace(
-            num_masked=np.repeat(steps.num_masked, num, axis=1),
-            num_remasked=np.repeat(steps.num_remasked, num, axis=1),
-        )
+        state, editable = _start_state(tokens, mask, locked, confidence, num)
+        steps = _remaining_steps(int(editable[0].sum()), int(mask.sum()), settings)
         labels, key = np.full(num, self.label_number(label), np.int32), random_key(seed)
-        report = on_step and (lambda step, state: on_step(decode_step(step, settings.steps, state)))
+        report = _state_reporter(on_step, settings)
         return self.fill(state, editable, labels, key, settings, steps, report)
 
     def fill(
@@ -218,10 +209,15 @@ class StepDecoder:
             labels: Class numbers, int32 [N].
             key: The key of the seed.
             settings: Checked settings; their `size` is that of the token maps.
-            steps: From `decoding.parallel.plan`; its numbers of masked tokens are [T - S, N].
+            steps: From `decoding.parallel.plan`, for each image or for one like all.
             on_state: Called with the number of steps done and the state.
         """
         shape, (static, traced) = state.tokens.shape, _split_settings(settings)
+        per_image = (steps.step.size, shape[0])
+        steps = steps._replace(
+            num_masked=np.broadcast_to(steps.num_masked, per_image),
+            num_remasked=np.broadcast_to(steps.num_remasked, per_image),
+        )
         values = {"label": labels, "number": np.arange(shape[0], dtype=np.int32)}
         values |= {"editable": editable.reshape(shape[0], -1)}
         values |= {name: x.reshape(shape[0], -1) for name, x in state._asdict().items()}
@@ -244,9 +240,10 @@ class StepDecoder:
             if on_state is not None:
                 on_state(int(number), on_host())
             for i, (chosen, _) in enumerate(rows):
-                step = StepPlan(*(x[index] if x.ndim == 1 else x[index][chosen] for x in steps))
+                step = StepPlan(*(x[index] if x.ndim == 1 else x[index, chosen] for x in steps))
                 given = (self.pipeline.variables, batches[i], states[i], step, key, static, traced)
                 states[i] = self.program(*given)
+                self.compiled.add((static, len(chosen)))
         filled = on_host()
         if on_state is not None:
             on_state(settings.steps, filled)
@@ -259,6 +256,26 @@ class StepDecoder:
             batch = sharding.put_batch({"tokens": tokens[rows]}, self.mesh)
             images.append(np.asarray(self._decode(variables, batch["tokens"]))[:count])
         return np.concatenate(images)
+
+    def programs(
+        self, num: int, settings: DecodeSettings, grid: tuple[int, int] | None = None
+    ) -> set[tuple[DecodeSettings, int]]:
+        """Returns the programs of a step that N token maps need; those in `compiled` exist.
+
+        Args:
+            num: N.
+            settings: From `pipeline.settings`.
+            grid: Rows and columns of the token maps; by default those of the run. Editing generates
+                windows of that size.
+        """
+        static, _ = _split_settings(self._with_grid(settings, grid or self.grid))
+        return {(static, len(rows)) for rows, _ in batch_rows(num, self.mesh)}
+
+    def clear_programs(self) -> None:
+        """Frees the memory of all compiled programs; they are compiled again when needed."""
+        for program in (self.program, self._decode):
+            program.clear_cache()  # pyright: ignore[reportFunctionMemberAccess]
+        self.compiled.clear()
 
     def label_number(self, label: int | None) -> int:
         """Returns the number of a class, or that of "no class".
@@ -280,6 +297,11 @@ class StepDecoder:
         )
         return 0
 
+    def _with_grid(self, settings: DecodeSettings, grid: tuple[int, ...]) -> DecodeSettings:
+        """Returns settings with the size of images of so many rows and columns of tokens."""
+        size = None if grid == self.grid else (grid[0] * self.patch, grid[1] * self.patch)
+        return dataclasses.replace(settings, size=size)
+
     def _check_state(self, tokens: np.ndarray, mask: np.ndarray, locked: np.ndarray) -> None:
         require(
             tokens.ndim == 2 and tokens.shape == mask.shape == locked.shape,
@@ -296,6 +318,23 @@ class StepDecoder:
             bool(((known >= 0) & (known < codes)).all()),
             f"a token is out of range; this run has the codes 0 to {codes - 1}",
         )
+
+
+def _start_state(
+    tokens: np.ndarray,
+    mask: np.ndarray,
+    locked: np.ndarray,
+    confidence: np.ndarray | None,
+    num: int,
+) -> tuple[MaskedTokens, np.ndarray]:
+    """Returns the state and the editable tokens, arrays [N, h, w], of `StepDecoder.resume`."""
+    masked, editable = mask.astype(bool), ~locked.astype(bool)
+    known = np.where(masked, 1.0, 1.0 if confidence is None else confidence)
+    log_p = np.where(editable, np.log(np.clip(known, 1e-30, 1.0)), np.inf)
+    state = MaskedTokens(
+        np.where(masked, 0, tokens).astype(np.int32), masked, log_p.astype(np.float32)
+    )
+    return jax.tree.map(lambda x: np.repeat(x[None], num, axis=0), (state, editable))
 
 
 def _remaining_steps(num_editable: int, num_masked: int, settings: DecodeSettings) -> StepPlan:
@@ -328,6 +367,13 @@ def _split_settings(settings: DecodeSettings) -> tuple[DecodeSettings, dict[str,
 def _join(batches: Sequence[np.ndarray], counts: Sequence[int]) -> np.ndarray:
     """Returns the rows of padded batches that are not padding."""
     return np.concatenate([batch[:n] for batch, n in zip(batches, counts, strict=True)])
+
+
+def _state_reporter(
+    on_step: OnStep | None, settings: DecodeSettings
+) -> Callable[[int, MaskedTokens], None] | None:
+    """Returns the `on_state` of `StepDecoder.fill` that calls `on_step`."""
+    return on_step and (lambda step, state: on_step(decode_step(step, settings.steps, state)))
 
 
 def decode_step(

@@ -1,21 +1,14 @@
-"""One server with an untrained MaskGIT of the digits, and one browser, for all tests of the page."""
+"""One server with an untrained MaskGIT of the digits and one browser for all tests of the page."""
 
 import shutil
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import jax
 import pytest
-
-from maskgit_jax.model import Model
-from maskgit_jax.runs.directory import Run
-from maskgit_jax.training.sharding import make_mesh
-from tests.example import digits_batch, tiny_stage, tiny_tokenizer
 
 CHROMIUM = shutil.which("chromium")
 BROWSER_FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking",
@@ -23,27 +16,14 @@ BROWSER_FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networki
 SECONDS = 20  # until what a test waits for must have happened; compiling is slow on a busy machine
 
 
-def tiny_model() -> Model:
-    """Returns an untrained MaskGIT of 16 tokens, which may leave the class open."""
-    stage, config, frozen = tiny_stage("maskgit", losses__label_dropout_rate=0.1)
-    variables = jax.jit(stage.init)(jax.random.key(0), digits_batch(), frozen)
-    run = Run(config, stage, variables, 8, {"tokenizer": tiny_tokenizer()[0]})
-    return Model(run, Path("digits"), make_mesh(config.mesh, jax.devices()[:1]))
-
-
 @pytest.fixture(scope="session")
 def demo() -> Iterator[SimpleNamespace]:
     """A server: its `url`, and `pause`, the seconds that it waits after each decoding step."""
     uvicorn = pytest.importorskip("uvicorn", reason="the demo needs maskgit_jax[demo]")
-    from maskgit_jax.demo.jobs import Job, JobQueue
-    from maskgit_jax.demo.menu import Menu
-    from maskgit_jax.demo.security import Access
-    from maskgit_jax.demo.server import create_app
-    from maskgit_jax.demo.store import ImageStore
+    from maskgit_jax.demo.jobs import Job
+    from tests.demo.example import Demo
 
-    queue = JobQueue()
-    menu = Menu({"digits": Path("digits")}, lambda folder: tiny_model(), queue)
-    app = create_app(menu, queue, ImageStore(), Access("127.0.0.1"))
+    app = Demo(sizes=(1, 4)).app
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -85,6 +85,40 @@ def test_panoramas_and_their_frames(editor, image):
     assert (result.frames[0] != result.frames[-1]).mean() > 0.3
 
 
+def test_the_result_is_the_same_with_every_step_shown(editor, image):
+    states = []
+    outpaint = dict(left=3, right=37, top=8, num=2, steps=2)
+    result = editor.outpaint(image, **outpaint, on_step=states.append)
+    np.testing.assert_array_equal(result.images, editor.outpaint(image, **outpaint).images)
+    windows = states[0].windows
+    order = [(0, 0), *((window, step) for window in range(windows) for step in (1, 2))]
+    assert windows > 4 and [(state.window, state.step) for state in states] == order
+    masked = states[0].mask[0]
+    assert masked.shape == (6, 14) and masked.any() and not states[-1].mask.any()
+    for state in states:
+        np.testing.assert_array_equal(state.tokens[:, ~masked], states[0].tokens[:, ~masked])
+        assert (state.confidence[:, ~masked] == 1).all() and not state.mask[:, ~masked].any()
+    known = [(~state.mask).sum() for state in states]
+    assert known == sorted(known), "windows already generated stay"
+
+
+def test_an_edit_that_is_stopped_leaves_the_editor_usable(editor, image):
+    def stop(state):
+        raise RuntimeError(f"stop at {state.step}")
+
+    before = editor.variations(image).images
+    with pytest.raises(RuntimeError, match="stop at 0"):
+        editor.variations(image, on_step=stop)
+    np.testing.assert_array_equal(editor.variations(image).images, before)
+
+
+def test_working_sizes_are_multiples(editor):
+    few = Editor(editor.run, editor.step_decoder.mesh, size_multiple=2)
+    photo = np.zeros((100, 170, 1), np.uint8)
+    assert editor.working_size(photo) == (16, 28) and few.working_size(photo) == (16, 24)
+    assert few.encode(photo).shape == (4, 6)
+
+
 def test_a_box_is_replaced_with_one_more_token_on_each_side(editor, image):
     result = editor.replace(image, (8, 8, 4, 4), 7, num=2, feather=0.0)
     rows, columns = np.nonzero(result.mask)

@@ -1,7 +1,7 @@
 /** The page: menu of runs, tabs, and the state that the address of the page holds. */
 
 import { connection, getJson } from "./api.js";
-import { el } from "./dom.js";
+import { el, sentence } from "./dom.js";
 
 const TABS = ["generate", "edit", "watch", "encode"];
 const POLL_SECONDS = 0.5;
@@ -102,11 +102,12 @@ class App extends EventTarget {
   async #ask(name) {
     try {
       const answer = await getJson(`runs/${encodeURIComponent(name)}`);
-      if (answer.state === "failed") showLoading(answer.message, true);
-      else if (answer.state !== "ready") showLoading(answer.message || `Loading ${name}.`);
+      const failed = answer.state === "failed";
+      const title = failed ? `${name} cannot be loaded` : `Loading ${name}`;
+      if (answer.state !== "ready") showLoading(title, answer.message, failed);
       return answer;
     } catch (error) {
-      showLoading(error.message, !error.offline);
+      showLoading(`Loading ${name}`, error.message, !error.offline);
       return error.offline ? null : { state: "failed" };
     }
   }
@@ -122,10 +123,11 @@ class App extends EventTarget {
 
 export const app = new App();
 
-function showLoading(text, failed = false) {
+function showLoading(title, text, failed = false) {
   find("loading").hidden = false;
+  find("loading-title").textContent = title;
   find("loading").classList.toggle("failed", failed);
-  find("loading-text").textContent = text;
+  find("loading-text").textContent = sentence(text);
   find("tabs").hidden = true;
   for (const tab of TABS) find(`panel-${tab}`).hidden = true;
 }
@@ -137,7 +139,7 @@ async function start() {
     try {
       ({ runs } = await getJson("runs"));
     } catch (error) {
-      showLoading(`${error.message} Trying again.`);
+      showLoading("Connecting", `${error.message} Trying again.`);
       await new Promise((resolve) => setTimeout(resolve, 2000));
     }
   }

@@ -28,11 +28,17 @@ export function reveal(node) {
   node.scrollIntoView({ block: "start", behavior: calm ? "auto" : "smooth" });
 }
 
+/** Makes a sentence of a message of the server. */
+export function sentence(text) {
+  const end = /[.!?]$/.test(text) ? "" : ".";
+  return text ? text[0].toUpperCase() + text.slice(1) + end : "";
+}
+
 /** Makes a line for an error near a control: `show(text)` and `clear()`. */
 export function errorLine() {
   const node = el("p", { className: "error", role: "alert", hidden: true });
   const show = (text) => {
-    node.textContent = text;
+    node.textContent = sentence(text);
     node.hidden = !text;
   };
   return { node, show, clear: () => show("") };

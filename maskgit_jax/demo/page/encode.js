@@ -141,6 +141,7 @@ function createReconstruction(app) {
     try {
       figures.append(...(await createCodebookMaps(app.run, done.tokens, text)));
     } catch (failure) {
+      text.hidden = true;
       error.show(failure.message);
     }
   };

@@ -1,7 +1,7 @@
 /** What a tab shows of its running job: place in the queue, step, cancel, and errors. */
 
 import { startJob } from "./api.js";
-import { button, el, errorLine } from "./dom.js";
+import { button, el, errorLine, sentence } from "./dom.js";
 
 /** Returns what an event says, in words. */
 function words(event) {
@@ -11,11 +11,10 @@ function words(event) {
     case "started":
       return "Starting.";
     case "status":
-      return event.message;
+      return sentence(event.message);
     case "step": {
       const window = event.windows > 1 ? `Part ${event.window + 1} of ${event.windows}, ` : "";
-      const text = `${window}step ${event.step} of ${event.steps}`;
-      return text[0].toUpperCase() + text.slice(1);
+      return `${window}${window ? "step" : "Step"} ${event.step} of ${event.steps}`;
     }
     default:
       return "";
