@@ -158,6 +158,7 @@ export function addPointers(view, tool, pans) {
   };
   canvas.addEventListener("pointerup", end);
   canvas.addEventListener("pointercancel", end);
+  canvas.addEventListener("contextmenu", (event) => event.preventDefault()); // a long touch
   canvas.addEventListener("pointerleave", () => tool.hover(null));
   canvas.addEventListener("wheel", (event) => {
     if (!event.ctrlKey && !event.metaKey && view.fitted) return; // the page scrolls

@@ -1,6 +1,5 @@
 /** The Edit tab: paint a mask, generate candidates, compare, accept. */
 
-import { keepImage, uploadImage } from "./api.js";
 import { createResults } from "./candidates.js";
 import { addPointers, View } from "./canvas.js";
 import { button, el } from "./dom.js";
@@ -10,13 +9,14 @@ import { createFrame, NO_BORDER } from "./frame.js";
 import { loadImage } from "./frames.js";
 import { createJobBar } from "./job_bar.js";
 import { drawScene, frameOf } from "./layers.js";
-import { maskBlob, readMask, saveBlob } from "./mask_files.js";
-import { chooseFile, createOpener } from "./opener.js";
+import { createMaskButtons } from "./mask_files.js";
+import { createOpener } from "./opener.js";
 import { createPainter } from "./painter.js";
 import { Session } from "./session.js";
 import { createToolbar } from "./toolbar.js";
 
 const OUTPAINT_MARGIN = 0.16; // of the view: room to drag the frame's edges to
+
 export function create(panel, app) {
   const tab = new EditTab(panel, app);
   return { show: (data) => tab.show(data) };
@@ -26,7 +26,7 @@ class EditTab {
   running = null; // {doc, request, num, preview}
 
   constructor(panel, app) {
-    Object.assign(this, { panel, app, lastRequest: "", fitted: "", source: null, runName: app.run.name });
+    Object.assign(this, { panel, app, lastRequest: "", fitted: "", runName: app.run.name });
     this.session = new Session(app, { shown: () => this.#shown(), changed: () => this.refresh() });
     this.#build();
     this.#showStart(true);
@@ -60,7 +60,7 @@ class EditTab {
     this.start = start;
     this.work = el("div", { className: "edit", hidden: true }, modes, stage, controls);
     panel.replaceChildren(start, this.work);
-    this.opener = createOpener(start, panel, app, (image, blob) => this.#open(image, blob));
+    this.opener = createOpener(start, panel, app, (image, file) => this.#open(image, file));
 
     this.canvas = el("canvas", { tabIndex: 0, role: "application" });
     const box = el("div", { className: "view" }, this.canvas);
@@ -82,12 +82,7 @@ class EditTab {
     this.back = button("Back to the image", () => this.#showStart(false));
     start.prepend(this.back);
 
-    const masks = [
-      button("Upload", () => chooseFile((file) => this.#uploadMask(file)), {
-        title: "Reads the mask from an image of the same size; white is masked", "aria-label": "Upload a mask" }),
-      button("Download", async () => saveBlob(await maskBlob(this.doc.mask), "mask.png"), {
-        title: "Saves the mask as a PNG file; white is masked", "aria-label": "Download the mask" }),
-    ];
+    const masks = createMaskButtons(this.session, (text) => this.job.showError(text));
     this.controls = createControls(controls, app, {
       masks, onChange: () => this.refresh(), onBox: (value) => this.#setBox(value),
     });
@@ -122,14 +117,12 @@ class EditTab {
     this.view.redraw();
   }
 
-  async #open(image, blob) {
-    await this.session.open(image);
-    this.source = blob;
+  async #open(image, file) {
+    await this.session.open(image, file);
     this.job.showError("");
     this.app.announce(`The image is open, ${image.width} by ${image.height} pixels.`);
   }
 
-  /** Opens the image again with another run. */
   async #takeToRun() {
     const before = this.runName;
     this.runName = this.app.run.name;
@@ -137,14 +130,10 @@ class EditTab {
     this.job.cancel();
     this.opener.reset();
     if (!this.doc || !this.app.run.tabs.includes("edit")) return;
-    try {
-      const opened = this.doc.versions.length === 1 && this.source;
-      const blob = opened || (await keepImage(before, this.doc.image.id));
-      await this.session.reopen(await uploadImage(this.runName, blob));
-    } catch (error) {
+    await this.session.takeFrom(before).catch((error) => {
       this.#showStart(true);
-      this.opener.error.show(error.message);
-    }
+      this.opener.showError(error.message);
+    });
   }
 
   /** Called when another image is shown: opened, accepted, or by undo. */
@@ -167,16 +156,6 @@ class EditTab {
   #tokenSide(side) {
     const { width, height, grid } = this.doc.image;
     return side === "left" || side === "right" ? width / grid[1] : height / grid[0];
-  }
-
-  async #uploadMask(file) {
-    try {
-      const data = await readMask(file, this.doc.image);
-      this.session.changeMask((mask) => mask.set(data));
-      this.job.showError("");
-    } catch (error) {
-      this.job.showError(error.message);
-    }
   }
 
   // Tools and modes.
@@ -282,7 +261,6 @@ class EditTab {
       return;
     }
     if (JSON.stringify(request) === this.lastRequest) controls.seed.set(++request.seed);
-    this.lastRequest = JSON.stringify(request);
     const running = this.running = {
       doc, num: request.num, preview: null, task: mode, size: doc.image,
       border: mode === "outpaint" ? doc.border : NO_BORDER,
@@ -293,12 +271,10 @@ class EditTab {
     const done = await this.job.start(request, (event) => event.type === "step" && this.#preview(running, event));
     if (this.running !== running) return;
     if (done) {
-      try {
-        await session.addCandidates(doc, done.images, running.border, done.seed);
-        app.announce(`${done.images.length} candidates are ready.`);
-      } catch (error) {
-        this.job.showError(error.message);
-      }
+      this.lastRequest = JSON.stringify(request);
+      const added = session.addCandidates(doc, done.images, running.border, done.seed);
+      await added.catch((error) => this.job.showError(error.message));
+      app.announce(`${done.images.length} candidates are ready.`);
     }
     this.running = null;
     this.refresh();

@@ -2,7 +2,7 @@
 
 import { uploadImage } from "./api.js";
 import { frameOf } from "./layers.js";
-import { boxTokens, count, dilateTokens } from "./mask.js";
+import { boxTokens, count, dilateTokens, roundHalfEven, tokenAxis } from "./mask.js";
 import { maskBlob } from "./mask_files.js";
 
 /** Returns which tokens of the image an edit generates, null if that is drawn at random. */
@@ -13,13 +13,18 @@ export function maskedTokens(mode, doc, run, controls) {
   return null;
 }
 
-/** Returns rows and columns of an image of another size at the scale of `image`. */
-function gridOf({ width, height }, [newWidth, newHeight], run) {
+/** Returns how many tokens of an outpainted image are new, and how many there are. */
+function outpaintedTokens({ width, height }, { left, right, top, bottom }, run) {
   const scale = run.image_size / Math.min(width, height);
   const unit = run.patch * (run.size_multiple ?? 1);
-  const tokens = (side) =>
-    (Math.max(run.image_size, Math.round((side * scale) / unit) * unit)) / run.patch;
-  return [tokens(newHeight), tokens(newWidth)];
+  const side = (before, length, after) => {
+    const pixels = before + length + after;
+    const tokens = Math.max(run.image_size, roundHalfEven((pixels * scale) / unit) * unit) / run.patch;
+    const known = tokenAxis(pixels, tokens, run.patch).outer.filter(([start, end]) => start >= before && end <= before + length);
+    return [tokens, known.length];
+  };
+  const [[columns, knownColumns], [rows, knownRows]] = [side(left, width, right), side(top, height, bottom)];
+  return [rows * columns - knownRows * knownColumns, rows * columns];
 }
 
 /** Returns one line about the tokens that an edit generates. */
@@ -32,9 +37,8 @@ export function costText(mode, doc, run, controls) {
   if (mode === "outpaint") {
     const [, , width, height] = frameOf(image, border);
     if (width === image.width && height === image.height) return "No pixels are added yet.";
-    const [rows, columns] = gridOf(image, [width, height], run);
-    const known = total * Math.min(1, (rows * columns) / total);
-    return `${width} × ${height} pixels, about ${Math.max(0, rows * columns - known)} of ${rows * columns} tokens are new.`;
+    const [added, all] = outpaintedTokens(image, border, run);
+    return `${width} × ${height} pixels, ${added} of ${all} tokens are generated.`;
   }
   if (mask.empty) return "Nothing is masked yet.";
   const stroke = mask.strokeCost;

@@ -22,15 +22,16 @@ export function tokenAxis(length, tokens, patch) {
       touch(Math.floor(((2 * i + 1) * length) / (2 * tokens * patch)), Math.floor(i / patch));
     }
   }
-  const ranges = (belongs) => Array.from({length: tokens}, (_, token) => {
-    let start = 0, end = length;
-    while (start < length && !belongs(start, token)) start++;
-    while (end > start && !belongs(end - 1, token)) end--;
-    return [start, end];
-  });
-  const outer = ranges((i, token) => first[i] <= token && token <= last[i]);
-  const inner = ranges((i, token) => first[i] === token && last[i] === token);
-  return {first, last, outer, inner: inner.map((range, t) => (range[0] < range[1] ? range : outer[t]))};
+  const outer = Array.from({ length: tokens }, () => [length, 0]);
+  const inner = Array.from({ length: tokens }, () => [length, 0]);
+  for (let i = 0; i < length; i++) {
+    for (let token = first[i]; token <= last[i]; token++) {
+      for (const ranges of first[i] === last[i] ? [outer, inner] : [outer]) {
+        ranges[token] = [Math.min(ranges[token][0], i), i + 1];
+      }
+    }
+  }
+  return { first, last, outer, inner: inner.map((range, t) => (range[0] < range[1] ? range : outer[t])) };
 }
 
 /** Returns the pixels [start, end) of each row within `radius` of the line between two points. */
@@ -99,14 +100,14 @@ export function boxTokens([top, left, bottom, right], size, grid, patch) {
   const side = (value, length, tokens) => Math.floor(roundHalfEven(value * ((tokens * patch) / length)) / patch);
   const [t, h] = [top, bottom - top].map((value) => side(value, size.height, rows));
   const [l, w] = [left, right - left].map((value) => side(value, size.width, columns));
-  return Uint8Array.from({length: rows * columns}, (_, i) => {
+  return Uint8Array.from({ length: rows * columns }, (_, i) => {
     const [row, column] = [Math.floor(i / columns), i % columns];
     return row >= t - 1 && row < t + h + 1 && column >= l - 1 && column < l + w + 1 ? 1 : 0;
   });
 }
 
 /** Rounds as Python does, halves to the even number. */
-const roundHalfEven = (x) => (x % 1 === 0.5 ? 2 * Math.round(x / 2) : Math.round(x));
+export const roundHalfEven = (x) => (x % 1 === 0.5 ? 2 * Math.round(x / 2) : Math.round(x));
 
 /** Returns a token mask dilated by a square of 2 * by + 1 tokens. */
 export function dilateTokens(tokens, [rows, columns], by) {
@@ -126,7 +127,7 @@ export const count = (values) => values.reduce((sum, value) => sum + value, 0);
 /** A mask [height, width] with the tokens [rows, columns] that it costs, kept up to date. */
 export class Mask {
   constructor(width, height, grid, patch) {
-    Object.assign(this, {width, height, grid, patch});
+    Object.assign(this, { width, height, grid, patch });
     this.data = new Uint8Array(width * height);
     this.rows = tokenAxis(height, grid[0], patch);
     this.columns = tokenAxis(width, grid[1], patch);
@@ -143,11 +144,11 @@ export class Mask {
 
   /** Ends a change; returns what `swap` needs to undo it, or null if nothing changed. */
   end() {
-    const {before, changed} = this;
+    const { before, changed } = this;
     this.before = null;
     if (!changed) return null;
     const old = packBits(before, this.width, changed), now = packBits(this.data, this.width, changed);
-    return old.every((byte, i) => byte === now[i]) ? null : {box: changed, bits: old};
+    return old.every((byte, i) => byte === now[i]) ? null : { box: changed, bits: old };
   }
 
   /** Gives up the change that is being made. */
@@ -159,8 +160,8 @@ export class Mask {
   }
 
   /** Puts back what a change replaced; returns the change that undoes this. */
-  swap({box, bits}) {
-    const now = {box, bits: packBits(this.data, this.width, box)};
+  swap({ box, bits }) {
+    const now = { box, bits: packBits(this.data, this.width, box) };
     unpackBits(bits, this.data, this.width, box);
     this.#touch(box);
     return now;
@@ -226,7 +227,7 @@ export class Mask {
 
   /** Returns the smallest box of whole tokens around a box. */
   snapBox([top, left, bottom, right]) {
-    const {rows, columns} = this;
+    const { rows, columns } = this;
     return [
       rows.inner[rows.first[top]][0], columns.inner[columns.first[left]][0],
       rows.inner[rows.last[bottom - 1]][1], columns.inner[columns.last[right - 1]][1],
@@ -250,7 +251,7 @@ export class Mask {
   #touch(box) {
     if (!box) return null;
     this.changed = joinBoxes(this.changed, box);
-    const {rows, columns, data, width} = this;
+    const { rows, columns, data, width } = this;
     const lastRow = rows.last[box[2] - 1], lastColumn = columns.last[box[3] - 1];
     for (let r = rows.first[box[0]]; r <= lastRow; r++) {
       for (let c = columns.first[box[1]]; c <= lastColumn; c++) {

@@ -1,6 +1,7 @@
 /** Masks as PNG files, white where masked. */
 
-import { el } from "./dom.js";
+import { button, el } from "./dom.js";
+import { chooseFile } from "./opener.js";
 
 /** Returns the mask as the blob of a PNG file. */
 export function maskBlob(mask) {
@@ -14,7 +15,7 @@ export function maskBlob(mask) {
 }
 
 /** Reads an image file as a mask's bitmap: masked where it is brighter than half and not transparent. */
-export async function readMask(file, { width, height }) {
+async function readMask(file, { width, height }) {
   let image;
   try {
     image = await createImageBitmap(file);
@@ -35,8 +36,28 @@ export async function readMask(file, { width, height }) {
 }
 
 /** Saves a blob as a file. */
-export function saveBlob(blob, name) {
+function saveBlob(blob, name) {
   const url = URL.createObjectURL(blob);
   el("a", { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 60000);
+}
+
+/** Makes the buttons that read and save the mask of a session's image. */
+export function createMaskButtons(session, showError) {
+  const upload = async (file) => {
+    try {
+      const data = await readMask(file, session.doc.image);
+      session.changeMask((mask) => mask.set(data));
+      showError("");
+    } catch (error) {
+      showError(error.message);
+    }
+  };
+  const download = async () => saveBlob(await maskBlob(session.doc.mask), "mask.png");
+  return [
+    button("Upload", () => chooseFile(upload), {
+      title: "Reads the mask from an image of the same size; white is masked", "aria-label": "Upload a mask" }),
+    button("Download", download, {
+      title: "Saves the mask as a PNG file; white is masked", "aria-label": "Download the mask" }),
+  ];
 }

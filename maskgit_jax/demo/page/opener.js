@@ -42,15 +42,21 @@ export function createOpener(container, panel, app, onOpen) {
   let shown = 0;
   let opening = 0;
 
-  async function take(promise, blob) {
+  /** Shows an error here, or in a line of its own above the image that is open. */
+  function showError(text) {
+    (container.hidden ? panel : container).prepend(error.node);
+    error.show(text);
+  }
+
+  async function take(promise, file) {
     const mine = ++opening;
     error.clear();
     busy.hidden = false;
     try {
       const image = await promise;
-      if (mine === opening) await onOpen(image, blob);
+      if (mine === opening) await onOpen(image, file);
     } catch (failure) {
-      if (mine === opening) error.show(failure.message);
+      if (mine === opening) showError(failure.message);
     } finally {
       if (mine === opening) busy.hidden = true;
     }
@@ -83,7 +89,7 @@ export function createOpener(container, panel, app, onOpen) {
         nodes[place].append(image);
       } catch (failure) {
         nodes[place].remove();
-        if (app.run === run) error.show(failure.message);
+        if (app.run === run) showError(failure.message);
         return;
       }
     }
@@ -117,5 +123,5 @@ export function createOpener(container, panel, app, onOpen) {
     event.preventDefault();
     openFile(file);
   });
-  return { reset, take, error };
+  return { reset, take, showError };
 }

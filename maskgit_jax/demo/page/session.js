@@ -42,22 +42,24 @@ export class Session {
     return { image, mask, tint, box, border: NO_BORDER, candidates: [], made: 0, chosen: null, versions };
   }
 
-  /** Opens an image {id, width, height, grid}. */
-  async open(image, caption = "Opened") {
+  /** Opens an image {id, width, height, grid}; `file` is the blob that was uploaded, if one was. */
+  async open(image, file) {
     if (!image.grid) throw new Error("This model cannot edit this image; open another one.");
-    const loaded = await load({ ...image, caption });
+    const loaded = await load({ ...image, caption: "Opened" });
+    this.file = file;
     this.#replace(this.#document(loaded, null, [loaded]));
   }
 
-  /** Opens the same image with another run, as `image` which that run has uploaded; keeps the mask. */
-  async reopen(image) {
+  /** Opens the image again with the run that was chosen after the run `before`; keeps the mask. */
+  async takeFrom(before) {
     const old = this.doc;
-    const loaded = await load({ ...image, caption: "Opened" });
+    const opened = old.versions.length === 1 && this.file;
+    const blob = opened || (await keepImage(before, old.image.id));
+    const image = await load({ ...(await uploadImage(this.app.run.name, blob)), caption: "Opened" });
     this.history.clear();
-    this.doc = this.#document(loaded, null, [loaded]);
+    this.doc = this.#document(image, null, [image]);
     if (old.image.width === image.width && old.image.height === image.height) {
-      this.doc.mask.set(old.mask.data);
-      this.doc.tint.update([0, 0, image.height, image.width]);
+      this.doc.tint.update(this.doc.mask.set(old.mask.data));
     }
     this.on.shown();
   }
