@@ -31,6 +31,7 @@ export class View {
     this.asked = true;
     requestAnimationFrame(() => {
       this.asked = false;
+      if (!this.width || !this.height) return; // hidden
       const ratio = window.devicePixelRatio || 1;
       const [width, height] = [Math.round(this.width * ratio), Math.round(this.height * ratio)];
       if (this.canvas.width !== width) this.canvas.width = width;
