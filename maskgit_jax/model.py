@@ -212,7 +212,7 @@ class Model:
         Args:
             image: The image.
             mask: True, or white, where the image is to be generated.
-            options: num, label, seed, feather, blend, dilate, frames, and sampling settings.
+            options: num, label, seed, blend, dilate, frames, and sampling settings.
         """
         image = to_image(image, self.editor.channels)
         mask = to_mask(mask, (image.shape[0], image.shape[1]))

@@ -304,7 +304,6 @@ def decode_step(
     tokens = jnp.where(mask, _sample(sharpness * logits, token_keys, settings), tokens)
     confidence = jnp.where(unseen, _log_probability(logits, tokens), confidence)
 
-    noise = noise_scale * draw_each(jax.random.gumbel, noise_keys, tokens.shape[1])
     decode_state = DecodeState(
         tokens=tokens,
         logits=logits,
@@ -316,20 +315,33 @@ def decode_step(
         num_masked=step.num_masked,
         num_remasked=step.num_remasked,
         noise_scale=noise_scale,
-        noise=noise,
+        noise=noise_scale * draw_each(jax.random.gumbel, noise_keys, tokens.shape[1]),
         keys=rule_keys,
         order=random_halton_order(grid, fold_in_each(keys, step.steps)),
         critic=critic,
     )
-    mask = decoder.rule(decode_state, settings)
+    state = MaskedTokens(tokens, decoder.rule(decode_state, settings), confidence)
+    if not decoder.corrects:
+        return state
+    accepted = editable & ~state.mask
+    scores, count = confidence + decode_state.noise, _fraction(accepted, settings)
+    doubtful = k_lowest(scores, count, accepted)
+    return _resample(predict, state, doubtful, revise_keys, step, settings)
 
-    if decoder.corrects:
-        accepted = editable & ~mask
-        doubtful = k_lowest(confidence + noise, _fraction(accepted, settings), accepted)
-        logits = _logits(predict, tokens, mask | doubtful, step, settings)
-        tokens = jnp.where(doubtful, _sample(logits, revise_keys, settings), tokens)
-        confidence = jnp.where(doubtful, _log_probability(logits, tokens), confidence)
-    return MaskedTokens(tokens, mask, confidence)
+
+def _resample(
+    predict: Predict,
+    state: MaskedTokens,
+    chosen: Array,
+    keys: Key,
+    step: StepPlan,
+    settings: DecodeSettings,
+) -> MaskedTokens:
+    """Returns the state with some accepted tokens sampled again, given the other ones."""
+    logits = _logits(predict, state.tokens, state.mask | chosen, step, settings)
+    tokens = jnp.where(chosen, _sample(logits, keys, settings), state.tokens)
+    confidence = jnp.where(chosen, _log_probability(logits, tokens), state.confidence)
+    return MaskedTokens(tokens, state.mask, confidence)
 
 
 def _logits(

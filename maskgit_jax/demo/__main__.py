@@ -5,15 +5,13 @@ encodes images with a tokenizer. `--workdir` is a run, or a folder of runs, whic
 Ctrl-C stops it.
 """
 
-import os
-import socket
 from importlib.util import find_spec
 from pathlib import Path
 
 from absl import flags
 
 from maskgit_jax import command_line
-from maskgit_jax.configuration import InputError, require
+from maskgit_jax.configuration import require
 from maskgit_jax.model import load
 
 FLAGS = (
@@ -49,28 +47,7 @@ def main() -> None:
     def load_run(folder: Path):
         return load(folder, given.checkpoint, data=given.data)
 
-    listener = _listen(given.host, given.port)
-    serve(folders, load_run, listener, given.host, given.allow_origin)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Returns a socket that listens.
-
-    Raises:
-        InputError: The address is not one of this machine, or the port is in use.
-    """
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(128)
-    except (OSError, OverflowError) as error:
-        reason = os.strerror(error.errno) if getattr(error, "errno", 0) > 0 else str(error)
-        raise InputError(
-            f"cannot listen at {host}:{port} ({reason}); choose another --port or --host"
-        ) from error
-    return listener
+    serve(folders, load_run, given.host, given.port, given.allow_origin)
 
 
 if __name__ == "__main__":

@@ -35,14 +35,18 @@ def token_grid(
             run's size.
     """
     size, patch = description["image_size"], description["patch"]
-    scale = scale or size / min(height, width)
+    scale = size / min(height, width) if scale is None else scale
     unit = patch * description["size_multiple"]
     rows, columns = (side // patch for side in working_size((height, width), scale, unit, size))
     return rows, columns
 
 
-def check_area(request: Request, height: int, width: int, scale: float) -> None:
-    """Raises `InputError` if so many candidates of an image of this size are too many."""
+def check_area(request: Request, height: int, width: int, scale: float) -> tuple[int, int]:
+    """Returns the rows and columns of the tokens of an image of this size when it is edited.
+
+    Raises:
+        InputError: So many candidates of it are too many.
+    """
     rows, columns = token_grid(request.description, height, width, scale)
     window = request.description["grids"][0]
     area = rows * columns / (window[0] * window[1]) * request.num
@@ -56,12 +60,16 @@ def check_area(request: Request, height: int, width: int, scale: float) -> None:
         f"{request.num} candidate{'s' * (request.num > 1)} of {width}x{height} pixels are too "
         "many for this run; ask for fewer, or for a smaller or less elongated image",
     )
+    return rows, columns
 
 
-def _work(request: Request, stored: StoredImage, method: str, **options: Any) -> Work:
-    """Returns the function that calls a method of the editor."""
+def _work(
+    request: Request, stored: StoredImage, grid: tuple[int, int], method: str, **options: Any
+) -> Work:
+    """Returns the function that calls a method of the editor; `grid` is that of the result."""
 
     def work(loaded: LoadedRun, progress: Progress) -> dict[str, Any]:
+        loaded.prepare(request.num, request.settings, progress.say, grid)
         assert loaded.editor is not None
         image = open_stored(stored, request.description["channels"])
         result = loaded.edit(
@@ -79,24 +87,23 @@ def _work(request: Request, stored: StoredImage, method: str, **options: Any) ->
     return work
 
 
-def _image(request: Request) -> tuple[StoredImage, float]:
-    """Returns the image to edit, and the pixels of the run per pixel of it."""
+def _image(request: Request) -> tuple[StoredImage, tuple[int, int]]:
+    """Returns the image to edit, and the rows and columns of its tokens."""
     stored = request.image("image")
     scale = request.description["image_size"] / min(stored.height, stored.width)
-    check_area(request, stored.height, stored.width, scale)
-    return stored, scale
+    return stored, check_area(request, stored.height, stored.width, scale)
 
 
 def _inpaint(request: Request) -> Work:
-    (stored, _), mask = _image(request), request.image("mask")
+    (stored, grid), mask = _image(request), request.image("mask")
     dilate = request.fields.integer("dilate", 0, MAX_DILATION, 0)
     pixels = to_mask(Image.open(io.BytesIO(mask.png)), (stored.height, stored.width))
     check_mask(pixels)
-    return _work(request, stored, "inpaint", mask=pixels, dilate=dilate)
+    return _work(request, stored, grid, "inpaint", mask=pixels, dilate=dilate)
 
 
 def _outpaint(request: Request) -> Work:
-    stored, scale = _image(request)
+    stored, _ = _image(request)
     limit = MAX_MEGAPIXELS * 1_000_000
     sides = {
         side: request.fields.integer(side, 0, limit, 0)
@@ -105,24 +112,25 @@ def _outpaint(request: Request) -> Work:
     require(any(sides.values()), "no pixels are added; set left, right, top or bottom")
     height = stored.height + sides["top"] + sides["bottom"]
     width = stored.width + sides["left"] + sides["right"]
-    check_area(request, height, width, scale)
-    return _work(request, stored, "outpaint", **sides)
+    scale = request.description["image_size"] / min(stored.height, stored.width)
+    grid = check_area(request, height, width, scale)
+    return _work(request, stored, grid, "outpaint", **sides)
 
 
 def _replace(request: Request) -> Work:
-    stored, _ = _image(request)
+    stored, grid = _image(request)
     top, left, height, width = request.fields.integers("box", 4, 0, MAX_MEGAPIXELS * 1_000_000)
     box = (top, left, height, width)
     check_box(box, (stored.height, stored.width))
     require(request.label is not None, "label is missing; give the class that the box is to be")
-    return _work(request, stored, "replace", box=box)
+    return _work(request, stored, grid, "replace", box=box)
 
 
 def _variations(request: Request) -> Work:
-    stored, _ = _image(request)
+    stored, grid = _image(request)
     keep = request.fields.number("keep", 0.5)
     require(0 < keep < 1, f"keep is {keep:g}; it is a share of the tokens, above 0 and below 1")
-    return _work(request, stored, "variations", keep=keep)
+    return _work(request, stored, grid, "variations", keep=keep)
 
 
 EDITS: dict[str, Callable[[Request], Work]] = {

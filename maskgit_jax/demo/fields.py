@@ -12,7 +12,10 @@ LARGEST_SEED = 2**32 - 1
 
 def shown(value: Any) -> str:
     """Returns a value of a request as a short text in one line."""
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        return "a value of many levels"
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 

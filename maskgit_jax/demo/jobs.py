@@ -42,7 +42,7 @@ class Job:
         self.cancelled = threading.Event()
         self.work: Callable[[Job], dict[str, Any]] | None = work
         self.place = -1
-        self._listeners: set[Callable[[], None]] = set()
+        self._listeners: set[Callable[[], Any]] = set()
         self._lock = threading.Lock()
 
     @property
@@ -72,7 +72,7 @@ class Job:
             raise CancelledError
 
     @contextmanager
-    def listen(self, listener: Callable[[], None]) -> Iterator[None]:
+    def listen(self, listener: Callable[[], Any]) -> Iterator[None]:
         """Calls a function, in any thread, at each event that is added inside the block."""
         with self._lock:
             self._listeners.add(listener)
@@ -126,6 +126,8 @@ class JobQueue:
         future: Future[Any] = Future()
 
         def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
             try:
                 future.set_result(function())
             except Exception as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import uvicorn
 
+from maskgit_jax.configuration import InputError, require
 from maskgit_jax.demo.jobs import JobQueue
 from maskgit_jax.demo.menu import Menu, without_paths
 from maskgit_jax.demo.security import Access
@@ -24,11 +25,29 @@ class _Server(uvicorn.Server):
         os._exit(0)
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """Returns a socket that listens.
+
+    Raises:
+        InputError: The address is not one of this machine, or the port is in use.
+    """
+    require(0 <= port < 2**16, f"--port is {port}; it must be from 0 to {2**16 - 1}")
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server((str(address[0]), port), family=family, backlog=128)
+    except OSError as error:
+        number = error.errno or 0
+        reason = os.strerror(number) if number > 0 else error.strerror
+        raise InputError(
+            f"cannot listen at {host}:{port} ({reason}); choose another --port or --host"
+        ) from error
+
+
 def serve(
     folders: dict[str, Path],
     load: Callable[[Path], Model],
-    listener: socket.socket,
     host: str,
+    port: int,
     origins: Collection[str],
 ) -> None:
     """Serves runs until the process is stopped.
@@ -36,16 +55,21 @@ def serve(
     Args:
         folders: Name -> run directory.
         load: Loads the run in a directory.
-        listener: A socket that listens.
-        host: The address that it is bound to.
+        host: The address to listen at.
+        port: The port; 0 for any free one.
         origins: Other origins that are allowed.
+
+    Raises:
+        InputError: The address is not one of this machine, the port is in use, or an origin is
+            none.
     """
+    listener = listen(host, port)
     access, queue = Access(host, origins), JobQueue(without_paths)
     menu = Menu(folders, load, queue)
     menu.request(next(iter(menu.runs.values())))
     app = create_app(menu, queue, ImageStore(), access)
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="off", server_header=False
+        app, log_level="error", access_log=False, lifespan="off", server_header=False
     )
     shown = f"[{host}]" if ":" in host else host
     names = ", ".join(menu.runs)

@@ -57,6 +57,7 @@ def read_job(values: Any, menu: Menu, images: ImageStore) -> tuple[MenuRun, Work
     )
     require(
         task in ("generate", "encode")
+        or "edit" not in description["tabs"]
         or request.label is not None
         or description["null_label"]
         or not description["classes"],
@@ -109,6 +110,7 @@ def _generate(request: Request) -> Work:
         def on_batch(done: int) -> None:
             progress.say(f"{done} of {len(chosen)} images")
 
+        loaded.prepare(request.num, settings, progress.say)
         on_step = loaded.editor and progress.steps(loaded.editor.step_decoder.images, request.trace)
         images = loaded.generate(chosen, request.seed, settings, on_step, on_batch)
         return {"images": progress.store(images), "seed": request.seed}
@@ -128,6 +130,7 @@ def _resume(request: Request) -> Work:
 
     def work(loaded: LoadedRun, progress: Progress) -> dict[str, Any]:
         assert loaded.editor is not None
+        loaded.prepare(request.num, request.settings, progress.say)
         decoder = loaded.editor.step_decoder
         filled = decoder.resume(
             state[0], state[1] > 0, state[2] > 0, request.label, request.seed, request.settings,
@@ -142,10 +145,9 @@ def _encode(request: Request) -> Work:
     stored = request.image("image")
 
     def work(loaded: LoadedRun, progress: Progress) -> dict[str, Any]:
-        assert loaded.autoencoder is not None
         image = to_images(open_stored(stored, request.description["channels"]), loaded.config.data)
-        encoded = loaded.autoencoder.encode(image)
-        reconstruction = loaded.autoencoder.decode(encoded)
+        encoded: Any = loaded.encode(image)
+        reconstruction = loaded.decode(encoded)
         grids = loaded.tokenizer.grids if loaded.tokenizer else None
         tokens = grids and [level[0].ravel().tolist() for level in split_levels(encoded, grids)]
         return {
@@ -174,6 +176,7 @@ def _interpolate(request: Request) -> Work:
         ends = [open_stored(each, channels) for each in (stored, other)]
         ends = to_images(ends, loaded.config.data)
         if loaded.editor is not None:
+            loaded.prepare(columns, settings, progress.say)
             images = loaded.edit(
                 "interpolate", *ends, columns=columns, label=request.label, seed=seed,
                 settings=settings,
@@ -188,15 +191,25 @@ def _interpolate(request: Request) -> Work:
 
 def _walk(loaded: LoadedRun, ends: np.ndarray, columns: int, seed: int) -> np.ndarray:
     """Returns images between two: of linear latents, or of tokens that change one by one."""
-    assert loaded.autoencoder is not None
-    encoded = loaded.autoencoder.encode(ends)
+    encoded: Any = loaded.encode(ends)
     if loaded.latents is not None:
         between = np.asarray(interpolate_latents(encoded[:1], encoded[1:], columns))[0]
     else:
-        order = np.random.default_rng(seed).permutation(encoded.shape[1])
-        share = np.linspace(0, 1, columns)[:, None] * encoded.shape[1]
-        between = np.where(order[None] < np.round(share), encoded[1], encoded[0])
-    return loaded.autoencoder.decode(between)
+        between = walk_tokens(encoded, columns, seed)
+    return loaded.decode(between)
+
+
+def walk_tokens(ends: np.ndarray, columns: int, seed: int) -> np.ndarray:
+    """Returns tokens [columns, L] from one image to another, which change in a random order.
+
+    Args:
+        ends: Tokens of the two images, [2, L].
+        columns: Number of images, both included.
+        seed: Of the order.
+    """
+    order = np.random.default_rng(seed).permutation(ends.shape[1])
+    changed = np.round(np.linspace(0, ends.shape[1], columns))[:, None]
+    return np.where(order[None] < changed, ends[1], ends[0])
 
 
 TASKS: dict[str, tuple[str, Callable[[Request], Work]]] = {

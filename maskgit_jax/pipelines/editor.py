@@ -15,12 +15,12 @@ from maskgit_jax.pipelines.canvas import (
     Size,
     add_border,
     blend_images,
+    blend_membrane,
     blurred_weights,
     check_blend,
     check_box,
     check_mask,
     dilate_mask,
-    feather_weights,
     resize_images,
     resize_mask,
     working_size,
@@ -58,8 +58,7 @@ class Editor:
     if the run was trained with it); `seed`; `frames`, whether every decoding step is kept;
     `on_step`, which is called before the first step and after each one (see `OnStep`); and
     sampling settings by name, such as steps=12 or decoder="halton". `inpaint`, `outpaint` and
-    `replace` take `feather`, the pixels over which the result is blended in inside the mask (by
-    default half a token's patch), or blend="official", see `canvas.BLENDS`.
+    `replace` take blend="official" too, see `canvas.BLENDS`.
 
     Attributes:
         step_decoder: Generates the tokens; its `images` decodes token maps.
@@ -262,12 +261,11 @@ class Editor:
         tokens_masked: np.ndarray | None = None,
         dilate: int = 0,
         num: int = 1,
-        feather: float | None = None,
-        blend: str = "feather",
+        blend: str = "membrane",
         **options: Any,
     ) -> EditResult:
         """Generates the masked pixels; the token mask follows from them unless it is given."""
-        check_blend(blend, feather)
+        check_blend(blend)
         size, official = self._working_size(image, scale), blend == "official"
         known = image if official else fill_masked_with_nearest(image, mask)
         tokens = self._tokens(known, scale)
@@ -284,10 +282,8 @@ class Editor:
         if official:
             radius = max(0, self.image_size // 16 - 1)
             weight = blurred_weights(tokens_masked, size, radius, image.shape[:2])
-            mask = weight > 0
-        else:
-            weight = feather_weights(mask, self.patch / scale / 2 if feather is None else feather)
-        return EditResult(blend_images(known, generated, weight), mask, frames)
+            return EditResult(blend_images(image, generated, weight), weight > 0, frames)
+        return EditResult(blend_membrane(image, generated, mask), mask, frames)
 
     def _fill_images(
         self,

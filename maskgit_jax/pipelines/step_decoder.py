@@ -12,7 +12,8 @@ from maskgit_jax.arrays import Array, Batch, Key, to_uint8
 from maskgit_jax.configuration import InputError, require
 from maskgit_jax.decoding.parallel import MaskedTokens, StepPlan, plan
 from maskgit_jax.decoding.sampling import image_keys, random_key
-from maskgit_jax.decoding.settings import DecodeSettings, split_traced, unused_settings
+from maskgit_jax.decoding.settings import DecodeSettings, split_step_settings
+from maskgit_jax.pipelines.autoencoder import run_padded
 from maskgit_jax.pipelines.generator import GeneratorPipeline, check_labels, require_finite
 from maskgit_jax.runs.directory import Run
 from maskgit_jax.stage import Variables
@@ -181,6 +182,7 @@ class StepDecoder:
                 of range.
         """
         require(num >= 1, f"num is {num}; it is the number of candidates, at least 1")
+        mask, locked = np.asarray(mask, bool), np.asarray(locked, bool)
         self._check_state(tokens, mask, locked)
         settings = settings or self.pipeline.generator.settings
         settings = self._with_grid(settings, tokens.shape)
@@ -212,27 +214,24 @@ class StepDecoder:
             steps: From `decoding.parallel.plan`, for each image or for one like all.
             on_state: Called with the number of steps done and the state.
         """
-        shape, (static, traced) = state.tokens.shape, _split_settings(settings)
-        per_image = (steps.step.size, shape[0])
-        steps = steps._replace(
-            num_masked=np.broadcast_to(steps.num_masked, per_image),
-            num_remasked=np.broadcast_to(steps.num_remasked, per_image),
-        )
-        values = {"label": labels, "number": np.arange(shape[0], dtype=np.int32)}
-        values |= {"editable": editable.reshape(shape[0], -1)}
-        values |= {name: x.reshape(shape[0], -1) for name, x in state._asdict().items()}
-        rows = list(batch_rows(shape[0], self.mesh))
+        num, shape = len(labels), state.tokens.shape
+        static, traced = split_step_settings(settings)
+        counts = (np.broadcast_to(x, (len(x), num)) for x in steps[-2:])
+        steps, rows = StepPlan(*steps[:-2], *counts), list(batch_rows(num, self.mesh))
+        inputs = {"label": labels, "number": np.arange(num, dtype=np.int32)}
+        maps = {"editable": editable, **state._asdict()}
+        inputs |= {name: values.reshape(num, -1) for name, values in maps.items()}
         batches, states = [], []
         for chosen, _ in rows:
-            batch = {name: value[chosen] for name, value in values.items()}
-            batch = sharding.put_batch(batch, self.mesh)
+            own = {name: values[chosen] for name, values in inputs.items()}
+            batch = sharding.put_batch(own, self.mesh)
             states.append(MaskedTokens(*(batch.pop(name) for name in MaskedTokens._fields)))
             batches.append(batch)
 
         def on_host() -> MaskedTokens:
-            counts = [count for _, count in rows]
-            parts = zip(*jax.device_get(states), strict=True)
-            state = MaskedTokens(*(_join(part, counts).reshape(shape) for part in parts))
+            padded = zip(jax.device_get(states), rows, strict=True)
+            own = zip(*([x[:count] for x in each] for each, (_, count) in padded), strict=True)
+            state = MaskedTokens(*(np.concatenate(parts).reshape(shape) for parts in own))
             require_finite(state.tokens >= 0)
             return state
 
@@ -251,11 +250,12 @@ class StepDecoder:
 
     def images(self, tokens: np.ndarray) -> np.ndarray:
         """Returns the images uint8 [N, H, W, C] of token maps int32 [N, h, w] of any size."""
-        variables, images = self.pipeline.variables.frozen["tokenizer"], []
-        for rows, count in batch_rows(len(tokens), self.mesh):
-            batch = sharding.put_batch({"tokens": tokens[rows]}, self.mesh)
-            images.append(np.asarray(self._decode(variables, batch["tokens"]))[:count])
-        return np.concatenate(images)
+        variables = self.pipeline.variables.frozen["tokenizer"]
+        batches = [
+            run_padded(self._decode, variables, tokens[rows], self.mesh)[:count]
+            for rows, count in batch_rows(len(tokens), self.mesh)
+        ]
+        return np.concatenate(batches)
 
     def programs(
         self, num: int, settings: DecodeSettings, grid: tuple[int, int] | None = None
@@ -268,7 +268,7 @@ class StepDecoder:
             grid: Rows and columns of the token maps; by default those of the run. Editing generates
                 windows of that size.
         """
-        static, _ = _split_settings(self._with_grid(settings, grid or self.grid))
+        static, _ = split_step_settings(self._with_grid(settings, grid or self.grid))
         return {(static, len(rows)) for rows, _ in batch_rows(num, self.mesh)}
 
     def clear_programs(self) -> None:
@@ -313,7 +313,7 @@ class StepDecoder:
             "no token is masked; take some tokens back, so that they are generated",
         )
         require(not (mask & locked).any(), "a masked token is locked; only known tokens can be")
-        codes, known = self._codebook_size, tokens[~mask.astype(bool)]
+        codes, known = self._codebook_size, tokens[~mask]
         require(
             bool(((known >= 0) & (known < codes)).all()),
             f"a token is out of range; this run has the codes 0 to {codes - 1}",
@@ -328,13 +328,11 @@ def _start_state(
     num: int,
 ) -> tuple[MaskedTokens, np.ndarray]:
     """Returns the state and the editable tokens, arrays [N, h, w], of `StepDecoder.resume`."""
-    masked, editable = mask.astype(bool), ~locked.astype(bool)
-    known = np.where(masked, 1.0, 1.0 if confidence is None else confidence)
-    log_p = np.where(editable, np.log(np.clip(known, 1e-30, 1.0)), np.inf)
-    state = MaskedTokens(
-        np.where(masked, 0, tokens).astype(np.int32), masked, log_p.astype(np.float32)
-    )
-    return jax.tree.map(lambda x: np.repeat(x[None], num, axis=0), (state, editable))
+    tokens = np.where(mask, 0, tokens).astype(np.int32)
+    known = np.where(mask, 1.0, 1.0 if confidence is None else confidence)
+    log_p = np.where(locked, np.inf, np.log(np.clip(known, 1e-30, 1.0))).astype(np.float32)
+    state = (MaskedTokens(tokens, mask, log_p), ~locked)
+    return jax.tree.map(lambda x: np.repeat(x[None], num, axis=0), state)
 
 
 def _remaining_steps(num_editable: int, num_masked: int, settings: DecodeSettings) -> StepPlan:
@@ -343,30 +341,6 @@ def _remaining_steps(num_editable: int, num_masked: int, settings: DecodeSetting
     before = np.asarray([num_editable, *steps.num_masked[:-1, 0]])
     first = np.nonzero(before >= num_masked)[0][-1]
     return StepPlan(*(values[first:] for values in steps))
-
-
-def _split_settings(settings: DecodeSettings) -> tuple[DecodeSettings, dict[str, Any]]:
-    """Returns the settings that need a program of their own, and arguments of the program.
-
-    What `StepPlan` holds is in neither, nor what has no effect.
-    """
-    static, traced = split_traced(settings)
-    last = settings.last_temperature or settings.temperature
-    traced |= {
-        "choice_temperature": float(settings.choice_temperature),
-        "last_temperature": float(last),
-        "remask_fraction": float(settings.remask_fraction),
-        "guidance_interval": tuple(map(float, settings.guidance_interval)),
-    }
-    names = {"steps", "start_step", "schedule", *unused_settings(settings)} | set(traced)
-    names -= {"temperature", "guidance"}
-    defaults = {name: getattr(DecodeSettings, name) for name in names}
-    return dataclasses.replace(static, **defaults), traced
-
-
-def _join(batches: Sequence[np.ndarray], counts: Sequence[int]) -> np.ndarray:
-    """Returns the rows of padded batches that are not padding."""
-    return np.concatenate([batch[:n] for batch, n in zip(batches, counts, strict=True)])
 
 
 def _state_reporter(

@@ -18,17 +18,18 @@ SECONDS = 20  # until what a test waits for must have happened; compiling is slo
 
 @pytest.fixture(scope="session")
 def demo() -> Iterator[SimpleNamespace]:
-    """A server: its `url`, and `pause`, the seconds that it waits after each decoding step."""
+    """A server: its `url`, its store of `images`, and the seconds to `pause` after each step."""
     uvicorn = pytest.importorskip("uvicorn", reason="the demo needs maskgit_jax[demo]")
     from maskgit_jax.demo.jobs import Job
     from tests.demo.example import Demo
 
-    app = Demo(sizes=(1, 4)).app
+    served = Demo(sizes=(1, 4))
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(served.app, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
-    demo = SimpleNamespace(url=f"http://127.0.0.1:{listener.getsockname()[1]}/", pause=0.0)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    demo = SimpleNamespace(url=url, pause=0.0, images=served.images)
     emit = Job.emit
 
     def emit_and_pause(job: Job, kind: str, **members: Any) -> None:

@@ -27,9 +27,9 @@ def test_images_are_generated_and_a_link_restores_the_settings(open_page, demo):
     page = open_page("labels=3,5&num=3", viewport=WIDE)
     number(page, "Steps").fill("5")
     number(page, "Seed").fill("7")
-    demo.pause = 0.02
+    demo.pause = 0.2
     page.click("#panel-generate .primary")
-    page.wait_for_function("document.querySelector('.job .text').textContent == 'Step 3 of 5'")
+    page.wait_for_selector("text=/Step [1-4] of 5/")
     assert page.locator(".gallery canvas").count() == 3
     page.wait_for_selector(".gallery img")
     names = page.locator(".gallery img").evaluate_all("images => images.map(image => image.alt)")
@@ -61,7 +61,8 @@ def test_a_dialog_shows_an_image_and_escape_closes_it(open_page):
     page.focus("#tab-generate")
     page.keyboard.press("End")
     assert page.evaluate("document.activeElement.id") == "tab-encode"
-    assert page.is_visible("#panel-encode") and not page.is_visible("#panel-generate")
+    page.wait_for_selector("#panel-encode")
+    assert not page.is_visible("#panel-generate")
 
 
 def test_tokens_are_taken_back_and_locked_ones_do_not_change(open_page):
@@ -96,9 +97,9 @@ def test_two_users_wait_and_cancel(open_page, demo):
     demo.pause = 0.3
     first, second = open_page("steps=12&num=1"), open_page("steps=12&num=1")
     first.click("#panel-generate .primary")
-    first.wait_for_function("document.querySelector('.job .text').textContent.includes('Step 1')")
+    first.wait_for_selector("text=/Step [1-9] of 12/")
     second.click("#panel-generate .primary")
-    second.wait_for_function("document.querySelector('.job .text').textContent.includes('Place 1')")
+    second.wait_for_selector(".job >> text=Place 1 in the queue")
     first.get_by_text("Cancel", exact=True).click()
     first.wait_for_selector("#panel-generate .job", state="hidden", timeout=1500)
     assert not first.locator(".gallery img").count()
@@ -106,7 +107,22 @@ def test_two_users_wait_and_cancel(open_page, demo):
     second.wait_for_selector(".gallery img")
 
 
-def test_a_held_out_image_is_encoded_and_interpolated(open_page):
+def test_a_lost_connection_loses_no_result(open_page, demo):
+    page = open_page("num=1&steps=6")
+    broken = []
+
+    def break_twice(route):
+        broken.append(route.request.url)
+        route.abort() if len(broken) < 3 else route.continue_()
+
+    page.route("**/events*", break_twice)
+    page.click("#panel-generate .primary")
+    page.wait_for_selector("text=The connection to the server is lost")
+    page.wait_for_selector(".gallery img")
+    assert len(broken) == 3 and not page.is_visible("#connection")
+
+
+def test_a_held_out_image_is_encoded_and_interpolated(open_page, demo):
     page = open_page("tab=encode&held_out=4&columns=4", viewport=WIDE)
     page.wait_for_selector("text=/PSNR [0-9.]+ dB/")
     page.hover(".encoded .tokens button >> nth=5")
@@ -117,6 +133,7 @@ def test_a_held_out_image_is_encoded_and_interpolated(open_page):
     assert page.is_visible(".over")
     page.keyboard.up("Space")
     assert not page.is_visible(".over")
+    demo.images._images.clear()  # the page uploads them again
     page.get_by_role("button", name="Interpolate").click()
     page.wait_for_selector(".path >> text=Image 2 of 4")
 

@@ -1,18 +1,23 @@
 """The API of the demo with a tiny MaskGIT: jobs, events, the queue, cancelling."""
 
 import json
+import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from maskgit_jax.configuration import InputError
+from maskgit_jax.demo import loaded
 from maskgit_jax.demo.codebook import nearest_codes
 from maskgit_jax.demo.jobs import Job, JobQueue, QueueFullError
 from maskgit_jax.demo.menu import Menu, find_runs, without_paths
+from maskgit_jax.demo.serve import listen
 from maskgit_jax.demo.store import ImageStore, UnknownImageError
-from maskgit_jax.demo.tasks import psnr
+from maskgit_jax.demo.tasks import psnr, walk_tokens
 from tests.demo.example import Demo
 
 
@@ -39,7 +44,7 @@ def test_the_description_has_what_the_page_needs(api):
     assert "halton" in decoders and "token_critic" not in decoders, "there is no critic"
 
 
-def test_generate_streams_every_step_and_gives_the_images_of_sample(api):
+def test_generate_streams_every_step_and_gives_the_images_of_the_decoder(api):
     events = api.job("generate", labels=[3, None], num=2, seed=5, trace=True)
     kinds = [event["type"] for event in events]
     assert kinds == ["queued", "started", *["step"] * 4, "done"]
@@ -48,8 +53,8 @@ def test_generate_streams_every_step_and_gives_the_images_of_sample(api):
     assert masked[0] == 32 and masked[-1] == 0 and masked == sorted(masked, reverse=True)
     assert all(step["preview"].startswith("data:image/png;base64,") for step in steps)
     assert np.shape(steps[1]["tokens"]) == (2, 16) and np.max(steps[-1]["confidence"]) <= 100
-    model = api.run.loaded.model
-    expected = next(model.generator([3, None], 5))
+    decoder = api.run.loaded.editor.step_decoder
+    expected = decoder.images(decoder.generate([3, None], 5))
     for image, stored in zip(expected, events[-1]["images"], strict=True):
         np.testing.assert_array_equal(api.image(stored["id"]), image[..., 0])
 
@@ -85,17 +90,17 @@ def test_inpainting_keeps_the_unmasked_pixels_of_the_downloaded_file(api):
 
 def test_every_other_task(api):
     name = api.upload(api.window)["id"]
-    larger = api.done("outpaint", image=name, right=8, top=4)
-    assert (larger["images"][0]["width"], larger["images"][0]["height"]) == (24, 20)
-    inner = api.image(larger["images"][0]["id"])[4:, :16]
+    larger = api.done("outpaint", image=name, right=16)
+    assert (larger["images"][0]["width"], larger["images"][0]["height"]) == (32, 16)
+    inner = api.image(larger["images"][0]["id"])[:, :16]
     np.testing.assert_array_equal(inner, api.window[..., 0])
     replaced = api.done("replace", image=name, box=[8, 8, 4, 4], label=3)
     kept = api.image(replaced["mask_id"]) == 0
     result = api.image(replaced["images"][0]["id"])
     np.testing.assert_array_equal(result[kept], api.window[kept][:, 0])
-    assert len(api.done("variations", image=name, keep=0.6, num=3)["images"]) == 3
+    assert len(api.done("variations", image=name, keep=0.6, num=2)["images"]) == 2
     other = api.client.get("/api/runs/tiny/held_out/2").json()["id"]
-    walk = api.done("interpolate", image=name, other=other, columns=4)["images"]
+    walk = api.done("interpolate", image=name, other=other, columns=2)["images"]
     for stored, column in ((name, walk[0]), (other, walk[-1])):
         encoded = api.done("encode", image=stored)
         assert column["id"] == encoded["images"][0]["id"], "the ends are reconstructions"
@@ -108,10 +113,24 @@ def test_the_peak_signal_to_noise_ratio():
     assert psnr(image, image + 1) == pytest.approx(48.13, abs=0.01)
 
 
+def test_tokens_change_one_by_one_from_one_image_to_the_other():
+    ends = np.stack([np.zeros(12, int), np.ones(12, int)])
+    between = walk_tokens(ends, 5, seed=3)
+    assert between.sum(axis=1).tolist() == [0, 3, 6, 9, 12]
+    assert (np.diff(between, axis=0) >= 0).all(), "no token changes twice"
+
+
 def test_nearest_codes_are_other_codes():
     vectors = np.asarray([[0.0], [1.0], [3.0], [7.0]], np.float32)
     np.testing.assert_array_equal(nearest_codes(vectors)[0], [1, 2, 3])
     np.testing.assert_array_equal(nearest_codes(vectors)[3], [2, 1, 0])
+
+
+def test_the_codebook_has_a_colour_and_neighbours_of_every_code(api):
+    levels = api.client.get("/api/runs/tiny/codebook").json()["levels"]
+    assert len(levels) == 1 and np.shape(levels[0]["nearest"]) == (16, 8)
+    colours = levels[0]["colors"]
+    assert len(colours) == 16 and all(re.fullmatch("#[0-9a-f]{6}", each) for each in colours)
 
 
 def test_a_client_that_reconnects_misses_nothing(api):
@@ -148,9 +167,9 @@ def test_cancelling_stops_a_decoding_within_one_step(api, monkeypatch):
 
 
 def test_users_wait_in_the_order_of_arrival(api, monkeypatch):
-    start, loaded = threading.Event(), api.run.loaded
-    generate = loaded.generate
-    monkeypatch.setattr(loaded, "generate", lambda *args: start.wait(10) and generate(*args))
+    start, run = threading.Event(), api.run.loaded
+    generate = run.generate
+    monkeypatch.setattr(run, "generate", lambda *args: start.wait(10) and generate(*args))
     jobs = [api.start("generate").json()["id"]]
     while api.client.get(f"/api/jobs/{jobs[0]}").json()["state"] == "queued":
         time.sleep(0.01)
@@ -169,6 +188,22 @@ def test_users_wait_in_the_order_of_arrival(api, monkeypatch):
         [2, 1],
         [3, 2, 1],
     ]
+
+
+def test_many_requests_keep_memory_flat_and_lose_nothing(api):
+    def memory() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1])
+
+    for seed in range(5):
+        api.done("generate", seed=seed)
+    before = memory()
+    results = [api.done("generate", seed=seed)["images"][0]["id"] for seed in range(30)]
+    api.queue._max_waiting = 8
+    with ThreadPoolExecutor(8) as pool:
+        parallel = pool.map(lambda seed: api.done("generate", seed=seed), range(30, 38))
+    results += [done["images"][0]["id"] for done in parallel]
+    assert len(results) == 38 and all(api.images.get(name).width == 16 for name in results)
+    assert memory() < 1.05 * before
 
 
 def test_a_failed_job_does_not_end_the_thread(capsys):
@@ -207,6 +242,16 @@ def test_finished_jobs_and_images_are_bounded():
         store.get(names[0])
 
 
+def test_a_port_that_is_in_use_is_one_line():
+    listener = listen("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    with pytest.raises(InputError, match=f"127.0.0.1:{port} .* choose another --port"):
+        listen("127.0.0.1", port)
+    listener.close()
+    with pytest.raises(InputError, match="--port is 70000"):
+        listen("127.0.0.1", 70000)
+
+
 def test_runs_are_found_and_loaded_when_asked_for(tmp_path, api):
     with pytest.raises(InputError, match="does not exist"):
         find_runs(tmp_path / "missing")
@@ -231,3 +276,16 @@ def test_runs_are_found_and_loaded_when_asked_for(tmp_path, api):
         "state": "failed",
         "message": "a has no checkpoint yet",
     }
+
+
+def test_a_job_says_what_it_compiles_and_old_programs_are_dropped(api, monkeypatch):
+    run = api.run.loaded
+    images = np.zeros((1, 16, 16, 1), np.uint8)
+    monkeypatch.setattr(run, "generate", lambda *arguments: images)
+    first, again = (api.job("generate", settings={"decoder": "random"}) for _ in range(2))
+    assert first[2]["type"] == "status" and "compiling" in first[2]["message"]
+    assert "status" not in [event["type"] for event in again]
+    monkeypatch.setattr(loaded, "MAX_PROGRAMS", 3)
+    before = run.editor
+    run.prepare(1, run.generator.generator.settings, lambda message: None, grid=(4, 9))
+    assert run.editor is not before

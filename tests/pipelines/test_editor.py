@@ -34,13 +34,13 @@ def lower_half(size: tuple[int, int] = (16, 16)) -> np.ndarray:
 
 def test_unmasked_pixels_are_preserved_and_candidates_differ(editor, image):
     mask = lower_half()
-    result = editor.inpaint(image, mask, num=3, feather=0.0)
+    result = editor.inpaint(image, mask, num=3)
     assert result.images.shape == (3, 16, 16, 1) and result.frames is None
     np.testing.assert_array_equal(result.images[:, :8], np.stack([image[:8]] * 3))
     assert (result.images[0] != result.images[1]).any()
-    again = editor.inpaint(image, mask, num=3, feather=0.0)
+    again = editor.inpaint(image, mask, num=3)
     np.testing.assert_array_equal(again.images, result.images)
-    other = editor.inpaint(image, mask, num=3, feather=0.0, seed=1)
+    other = editor.inpaint(image, mask, num=3, seed=1)
     assert (other.images != result.images).any()
 
 
@@ -120,7 +120,7 @@ def test_working_sizes_are_multiples(editor):
 
 
 def test_a_box_is_replaced_with_one_more_token_on_each_side(editor, image):
-    result = editor.replace(image, (8, 8, 4, 4), 7, num=2, feather=0.0)
+    result = editor.replace(image, (8, 8, 4, 4), 7, num=2)
     rows, columns = np.nonzero(result.mask)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4, 15, 4, 15)
     np.testing.assert_array_equal(
@@ -197,12 +197,7 @@ def test_a_run_without_classes_takes_no_label(image):
         (lambda e, i: e.inpaint(i, lower_half(), label=10), "label 10 is out of range"),
         (lambda e, i: e.inpaint(i, lower_half(), num=0), "num is 0"),
         (lambda e, i: e.inpaint(i, lower_half(), dilate=-1), "dilate is -1"),
-        (lambda e, i: e.inpaint(i, lower_half(), feather=-1.0), "feather is -1"),
-        (lambda e, i: e.inpaint(i, lower_half(), blend="none"), "one of: feather, official"),
-        (
-            lambda e, i: e.inpaint(i, lower_half(), blend="official", feather=1.0),
-            "no effect with blend=official",
-        ),
+        (lambda e, i: e.inpaint(i, lower_half(), blend="none"), "one of: membrane, official"),
         (lambda e, i: e.inpaint(i, lower_half(), speed=3), "has no setting 'speed'"),
         (lambda e, i: e.inpaint(i, lower_half(), decoder="token_critic"), "trained critic"),
         (lambda e, i: e.inpaint(i.repeat(3, axis=2), lower_half()), r"uint8 \[H, W, 1\]"),

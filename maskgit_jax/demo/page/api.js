@@ -74,6 +74,7 @@ export async function keepImage(run, id) {
 /** Takes a held-out image of a run. */
 export async function heldOutImage(run, index) {
   const image = await getJson(`runs/${encodeURIComponent(run)}/held_out/${index}`);
+  keepImage(run, image.id).catch(() => {}); // a failure shows when the image is used
   return { ...image, url: imageUrl(image.id) };
 }
 

@@ -226,11 +226,13 @@ export function createClassPicker(container, app, options = {}) {
   const group = `classes-${++fields}`;
   const list = el("div", { className: "chips" });
   const search = el("input", { type: "search", placeholder: "Search", "aria-label": `Search ${label}` });
-  const all = button("All", () => set(app.run.classes.map((_, index) => index)), { className: "quiet small" });
+  const all = button("All", () => set(every()), { className: "quiet small" });
   const head = el("div", { className: "head" }, el("span", { className: "legend" }, label), all);
   const picker = el("fieldset", { className: "field classes", "aria-label": label }, head, search, list);
   const any = () => none && app.run.null_label;
-  const first = () => (any() ? "any" : multiple ? app.run.classes.map((_, i) => i).join(",") : "0");
+  const isMany = () => app.run.classes.length > MANY_CLASSES;
+  const every = () => app.run.classes.map((_, index) => index);
+  const first = () => (any() ? "any" : multiple && !isMany() ? every().join(",") : "0");
   container.append(picker);
 
   const boxes = () => [...list.querySelectorAll("input")];
@@ -264,8 +266,8 @@ export function createClassPicker(container, app, options = {}) {
   const build = () => {
     const { classes } = app.run;
     picker.hidden = !classes.length;
-    search.hidden = classes.length <= MANY_CLASSES;
-    all.hidden = !multiple || classes.length > MANY_CLASSES;
+    search.hidden = !isMany();
+    all.hidden = !multiple || isMany();
     search.value = "";
     const chips = classes.map((name, index) => chip(String(index), name));
     list.replaceChildren(...(any() ? [chip("any", "Any class")] : []), ...chips);
@@ -273,6 +275,12 @@ export function createClassPicker(container, app, options = {}) {
   };
   const set = (value) => write([value].flat().map((index) => index ?? "any").join(","));
   search.addEventListener("input", filter);
+  search.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter") return;
+    event.preventDefault(); // of the form; instead the first class that is found is chosen
+    const found = boxes().find((box) => !box.checked && !box.parentElement.hidden);
+    if (search.value.trim() && found) found.click();
+  });
   app.addEventListener("run", build);
   app.addEventListener("state", ({ detail }) => (detail === key || detail === null) && refresh());
   build();
