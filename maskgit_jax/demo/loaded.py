@@ -213,9 +213,10 @@ class LoadedRun:
                 say(f"compiling {what} for {number} image{'s' * (number > 1)}")
                 self.prepare(number, self.generator.generator.settings, lambda message: None)
                 self.generate([0] * number, 0)
-            if self.editor is not None:
-                mask = np.arange(size)[:, None] < np.full(size, size // 2)
-                self.editor.inpaint(image, mask, label=0 if self.description["classes"] else None)
+                if self.editor is not None and number == 1:  # what blends the result is slow, too
+                    label = 0 if self.description["classes"] else None
+                    mask = np.arange(size)[:, None] < np.full(size, size // 2)
+                    self.editor.inpaint(image, mask, label=label)
 
 
 def _batch_size(num: int) -> int:

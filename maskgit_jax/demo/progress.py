@@ -82,6 +82,7 @@ class StepReporter:
             event["tokens"] = step.tokens.reshape(num, -1).tolist()
             event["confidence"] = percent.reshape(num, -1).tolist()
         self._job.emit("step", **event)
+        self._job.check()
         self._since = time.monotonic()
         self._previews += self._since - start
 

@@ -69,7 +69,7 @@ def serve(
     menu.request(next(iter(menu.runs.values())))
     app = create_app(menu, queue, ImageStore(), access)
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="off", server_header=False
+        app, log_level="error", access_log=False, lifespan="off", server_header=False
     )
     shown = f"[{host}]" if ":" in host else host
     names = ", ".join(menu.runs)
