@@ -17,11 +17,11 @@ import maskgit_jax
 from maskgit_jax.images import write_png
 
 LONGER_SIDE = 1024
-DETAIL = 224
-DETAILS = (  # photo, mask, left and top of a detail
-    ("china", "outpaint", 400, 130),
-    ("Garden", "ellipse", 420, 120),
-    ("YellowFlower", "box", 60, 280),
+DETAIL = (448, 336)
+DETAILS = (  # file in RESULTS, left and top of a detail
+    ("china-outpaint", 192, 91),
+    ("Garden-ellipse", 290, 110),
+    ("Bridge_by_Sander_Klootwijk-ellipse", 288, 120),
 )
 
 
@@ -105,14 +105,14 @@ def main(run: str, photos: str, results: str) -> None:
 
 
 def show_details(after: str, before: str, out: str) -> None:
-    """Writes details of the results of two versions of the code, one row each."""
-    rows = []
-    for folder in (before, after):
-        for stem, kind, left, top in DETAILS:
-            with Image.open(Path(folder) / f"{stem}-{kind}.png") as image:
-                box = (left, top, left + DETAIL, top + DETAIL)
-                rows.append(np.asarray(image.crop(box)))
-    write_png(Path(out), np.stack(rows), len(DETAILS))
+    """Writes details of the results of two versions of the code side by side."""
+    details = []
+    for name, left, top in DETAILS:
+        for folder in (before, after):
+            with Image.open(Path(folder) / f"{name}.png") as image:
+                box = (left, top, left + DETAIL[0], top + DETAIL[1])
+                details.append(np.asarray(image.crop(box)))
+    write_png(Path(out), np.stack(details), 2, ("before", "after"))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ The algorithm, for T steps, given tokens and a mask of those to generate (the ed
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -57,6 +57,8 @@ LOOP_MASK_RATIO = 0.1  # in the loop
 class MaskedTokens(NamedTuple):
     """Tokens of which some are masked: the state of a decoding between two steps.
 
+    Its arrays are those of a compiled program or of the host (numpy).
+
     Attributes:
         tokens: int32 [B, L]; any value where masked.
         mask: bool [B, L].
@@ -64,13 +66,15 @@ class MaskedTokens(NamedTuple):
             float32 [B, L].
     """
 
-    tokens: Array
-    mask: Array
-    confidence: Array
+    tokens: Any
+    mask: Any
+    confidence: Any
 
 
 class StepPlan(NamedTuple):
     """What one step of a decoding has of its own; of several steps with an axis [T - S] before.
+
+    Its arrays are those of a compiled program or of the host (numpy).
 
     Attributes:
         step: t, from `start_step` to T - 1, int32 [].
@@ -82,12 +86,12 @@ class StepPlan(NamedTuple):
             rules decide by scores how many of the masked tokens were accepted before.
     """
 
-    step: Array
-    steps: Array
-    progress: Array
-    ramp: Array
-    num_masked: Array
-    num_remasked: Array
+    step: Any
+    steps: Any
+    progress: Any
+    ramp: Any
+    num_masked: Any
+    num_remasked: Any
 
 
 def check_decode_settings(

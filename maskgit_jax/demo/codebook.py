@@ -30,7 +30,7 @@ def describe_codebook(
         mesh: The devices.
         grey: The tokens of a grey image, int32 [L].
     """
-    maps, grids = tokenizer.decode_map, tokenizer.grids
+    maps = tokenizer.decode_map
 
     def colours(variables: Variables, tokens: Array) -> Array:
         image = tokenizer.decode(variables, tokens) if maps is None else maps(variables, tokens)
@@ -39,14 +39,7 @@ def describe_codebook(
     program = sharding.pjit(colours, mesh, out_shardings=sharding.replicated(mesh))
     levels = []
     for level, vectors in enumerate(tokenizer.codebooks(variables)):
-        if maps is not None:
-            constant = np.ones((len(vectors), _SIDE, _SIDE), np.int32)
-            tokens = np.arange(len(vectors), dtype=np.int32)[:, None, None] * constant
-        else:
-            parts = list(split_levels(jnp.repeat(grey[None], len(vectors), axis=0), grids))
-            codes = jnp.arange(len(vectors), dtype=jnp.int32)[:, None, None]
-            parts[level] = jnp.broadcast_to(codes, parts[level].shape)
-            tokens = np.asarray(join_levels(tuple(parts)))
+        tokens = _constant_tokens(tokenizer, len(vectors), level, grey)
         size = min(_BATCH, len(tokens))
         padded = np.resize(tokens, (-(-len(tokens) // size) * size, *tokens.shape[1:]))
         batches = [
@@ -57,6 +50,16 @@ def describe_codebook(
         names = [f"#{''.join(f'{c:02x}' for c in np.broadcast_to(colour, 3))}" for colour in shown]
         levels.append({"colors": names, "nearest": nearest_codes(np.asarray(vectors)).tolist()})
     return {"levels": levels}
+
+
+def _constant_tokens(tokenizer: Tokenizer, count: int, level: int, grey: np.ndarray) -> np.ndarray:
+    """Returns tokens of `count` images, [K, h, w] or [K, L], whose tokens of a level are all k."""
+    codes = jnp.arange(count, dtype=jnp.int32)[:, None, None]
+    if tokenizer.decode_map is not None:
+        return np.asarray(jnp.broadcast_to(codes, (count, _SIDE, _SIDE)))
+    parts = list(split_levels(jnp.repeat(grey[None], count, axis=0), tokenizer.grids))
+    parts[level] = jnp.broadcast_to(codes, parts[level].shape)
+    return np.asarray(join_levels(tuple(parts)))
 
 
 def nearest_codes(vectors: np.ndarray) -> np.ndarray:

@@ -37,8 +37,8 @@ def token_grid(
     size, patch = description["image_size"], description["patch"]
     scale = size / min(height, width) if scale is None else scale
     unit = patch * description["size_multiple"]
-    rows, columns = (side // patch for side in working_size((height, width), scale, unit, size))
-    return rows, columns
+    working = working_size((height, width), scale, unit, size)
+    return working[0] // patch, working[1] // patch
 
 
 def check_area(request: Request, height: int, width: int, scale: float) -> tuple[int, int]:
@@ -89,6 +89,7 @@ def _work(
 
 def _image(request: Request) -> tuple[StoredImage, tuple[int, int]]:
     """Returns the image to edit, and the rows and columns of its tokens."""
+    request.require_label()
     stored = request.image("image")
     scale = request.description["image_size"] / min(stored.height, stored.width)
     return stored, check_area(request, stored.height, stored.width, scale)

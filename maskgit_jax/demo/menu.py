@@ -55,6 +55,28 @@ class MenuRun:
             "message": self.message,
         }
 
+    def described(self) -> dict[str, Any]:
+        """Returns the description.
+
+        Raises:
+            NotLoadedError: The run was never loaded.
+        """
+        if self.description is None:
+            raise NotLoadedError(
+                f"the run could not be loaded: {self.message}"
+                if self.state == "failed"
+                else "the run is not loaded yet; ask for it and wait until its state is 'ready'"
+            )
+        return self.description
+
+
+class NotLoadedError(InputError):
+    """A run was never loaded."""
+
+
+class UnknownRunError(InputError):
+    """The menu has no run of a name."""
+
 
 def find_runs(workdir: str | Path) -> dict[str, Path]:
     """Returns the run directory `workdir`, or those that it contains, by name.
@@ -105,6 +127,16 @@ class Menu:
         self._loaded: OrderedDict[str, MenuRun] = OrderedDict()
         self._lock = threading.Lock()
 
+    def find(self, name: str) -> MenuRun:
+        """Returns a run by its name.
+
+        Raises:
+            UnknownRunError: There is none.
+        """
+        if name not in self.runs:
+            raise UnknownRunError("there is no run of this name; GET /api/runs lists them")
+        return self.runs[name]
+
     def request(self, run: MenuRun) -> None:
         """Starts loading a run, unless that is done or under way."""
         with self._lock:
@@ -147,9 +179,9 @@ class Menu:
                 message = without_paths(error) if known else report_internal(error)
                 run.state, run.message, run.failed_at = "failed", message, time.monotonic()
                 raise InputError(message) from error
-            run.description, run.loaded = loaded.description, loaded
             run.generator = loaded.generator and loaded.generator.generator
-            run.held_out = loaded.held_out
+            run.held_out, run.loaded = loaded.held_out, loaded
+            run.description = loaded.description  # the last: requests begin when it is there
             run.state, run.message = "ready", ""
         self._loaded[run.name] = run
         self._loaded.move_to_end(run.name)
@@ -159,4 +191,4 @@ class Menu:
 def without_paths(error: Exception) -> str:
     """Returns the message of an error in one line; names of folders are left out."""
     text = " ".join(str(error).split())
-    return re.sub(r"(?<![\w.])[~.]{0,2}/[^\s;:,)'\"]*/([^\s;:,)'\"]*)", r"\1", text)
+    return re.sub(r"(?<![\w.])[~.]{0,2}/(?:[^\s;:,)'\"]*/)?([^\s;:,)'\"]*)", r"\1", text)

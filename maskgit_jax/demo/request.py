@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from maskgit_jax.configuration import require
 from maskgit_jax.demo.fields import Fields
 from maskgit_jax.demo.loaded import LoadedRun
 from maskgit_jax.demo.progress import Progress
@@ -48,6 +49,15 @@ class Request(NamedTuple):
             InputError: There is none.
         """
         return self.images.get(self.fields.text(name))
+
+    def require_label(self) -> None:
+        """Raises `InputError` if the label is missing and the run needs one."""
+        require(
+            self.label is not None
+            or self.description["null_label"]
+            or not self.description["classes"],
+            "this run was trained with classes only; give a label",
+        )
 
 
 def open_stored(stored: StoredImage, channels: int) -> np.ndarray:

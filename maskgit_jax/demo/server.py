@@ -18,11 +18,11 @@ from maskgit_jax.configuration import InputError, require
 from maskgit_jax.demo.edits import token_grid
 from maskgit_jax.demo.fields import parse_json
 from maskgit_jax.demo.jobs import Job, JobQueue, QueueFullError, report_internal
-from maskgit_jax.demo.menu import Menu, MenuRun
+from maskgit_jax.demo.menu import Menu, NotLoadedError, UnknownRunError
 from maskgit_jax.demo.progress import Progress
 from maskgit_jax.demo.security import Access, Guard, TooLargeError, json_text, read_body
 from maskgit_jax.demo.store import ImageStore, UnknownImageError
-from maskgit_jax.demo.tasks import NotLoadedError, UnknownRunError, find_run, read_job
+from maskgit_jax.demo.tasks import read_job
 from maskgit_jax.demo.uploads import MAX_BYTES, read_upload
 
 MAX_JSON_BYTES = 2_000_000
@@ -115,26 +115,22 @@ class Api:
 
     async def describe_run(self, request: Request) -> Response:
         """What a run can do; starts loading it."""
-        run = find_run(self._menu, request.path_params["name"])
+        run = self._menu.find(request.path_params["name"])
         self._menu.request(run)
         ready = run.description if run.state == "ready" and run.description else {}
         return answer({**run.summary(), **ready})
 
-    def _loaded_once(self, name: str) -> tuple[MenuRun, dict[str, Any]]:
-        run = find_run(self._menu, name)
-        if run.description is None:
-            raise NotLoadedError("the run is not loaded yet; wait until its state is 'ready'")
-        return run, run.description
-
     async def codebook(self, request: Request) -> Response:
         """Colours and nearest codes."""
-        run, _ = self._loaded_once(request.path_params["name"])
+        run = self._menu.find(request.path_params["name"])
+        run.described()
         future = self._queue.call(lambda: self._menu.loaded(run, lambda message: None).codebook)
         return answer(await asyncio.wrap_future(future))
 
     async def held_out(self, request: Request) -> Response:
         """A held-out image."""
-        run, description = self._loaded_once(request.path_params["name"])
+        run = self._menu.find(request.path_params["name"])
+        description = run.described()
         index = request.path_params["index"]
         require(re.fullmatch(r"\d{1,9}", index, re.ASCII) is not None, "it is no image's number")
 
@@ -160,7 +156,7 @@ class Api:
         """Stores an uploaded image or mask."""
         kind = request.query_params.get("kind", "image")
         require(kind in ("image", "mask"), "kind is neither image nor mask")
-        _, description = self._loaded_once(request.query_params.get("run", ""))
+        description = self._menu.find(request.query_params.get("run", "")).described()
         is_mask = kind == "mask"
         data = await read_body(request, MAX_BYTES)
 

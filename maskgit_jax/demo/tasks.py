@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from maskgit_jax.autoencoders.latent_paths import interpolate_latents
-from maskgit_jax.configuration import InputError, require
+from maskgit_jax.configuration import require
 from maskgit_jax.demo.edits import EDITS
 from maskgit_jax.demo.fields import LARGEST_SEED, Fields, check_label, shown
 from maskgit_jax.demo.loaded import MAX_NUM, LoadedRun
@@ -29,15 +29,8 @@ def read_job(values: Any, menu: Menu, images: ImageStore) -> tuple[MenuRun, Work
             cannot do this.
     """
     fields = Fields(values)
-    name, task = fields.text("run"), fields.text("task")
-    run = find_run(menu, name)
-    description = run.description
-    if description is None:
-        raise NotLoadedError(
-            f"the run could not be loaded: {run.message}"
-            if run.state == "failed"
-            else "the run is not loaded yet; ask for it and wait until its state is 'ready'"
-        )
+    run, task = menu.find(fields.text("run")), fields.text("task")
+    description = run.described()
     require(task in TASKS, f"there is no task {shown(task)}; there are: {', '.join(TASKS)}")
     tab, read = TASKS[task]
     require(
@@ -56,35 +49,12 @@ def read_job(values: Any, menu: Menu, images: ImageStore) -> tuple[MenuRun, Work
         fields.boolean("trace"),
     )
     require(
-        task in ("generate", "encode")
-        or "edit" not in description["tabs"]
-        or request.label is not None
-        or description["null_label"]
-        or not description["classes"],
-        "this run was trained with classes only; give a label",
-    )
-    require(
         not request.trace or request.num <= MAX_TRACED,
         f"num is {request.num}; with trace it is at most {MAX_TRACED}",
     )
     work = read(request)
     fields.end()
     return run, work
-
-
-def find_run(menu: Menu, name: str) -> MenuRun:
-    """Returns a run of the menu."""
-    if name not in menu.runs:
-        raise UnknownRunError("there is no run of this name; GET /api/runs lists them")
-    return menu.runs[name]
-
-
-class UnknownRunError(InputError):
-    """The menu has no run of this name."""
-
-
-class NotLoadedError(InputError):
-    """The run was never loaded."""
 
 
 def _generate(request: Request) -> Work:
@@ -95,9 +65,7 @@ def _generate(request: Request) -> Work:
     )
     num_classes, settings = len(request.description["classes"]), request.settings
     checked = [check_label("a label", label, num_classes) for label in labels]
-    if not checked and not request.description["null_label"]:
-        checked = list(range(num_classes))
-    checked = checked or [None]
+    checked = checked or list(range(num_classes)) or [None]
     require(
         request.description["null_label"] or not num_classes or None not in checked,
         "this run was trained with classes only; give the class of each image",
@@ -119,6 +87,7 @@ def _generate(request: Request) -> Work:
 
 
 def _resume(request: Request) -> Work:
+    request.require_label()
     (rows, columns), codes = request.description["grids"][0], request.description["codebook_size"]
     fields, length = request.fields, rows * columns
     tokens = fields.integers("tokens", length, -1, codes - 1)
@@ -167,6 +136,8 @@ def psnr(image: np.ndarray, reconstruction: np.ndarray) -> float | None:
 
 
 def _interpolate(request: Request) -> Work:
+    if "edit" in request.description["tabs"]:
+        request.require_label()
     stored, other = request.image("image"), request.image("other")
     columns = request.fields.integer("columns", 2, MAX_COLUMNS, 8)
     channels, settings = request.description["channels"], request.settings

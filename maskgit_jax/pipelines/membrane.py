@@ -5,6 +5,9 @@ import numpy as np
 JACOBI_WEIGHTS = tuple(float(1 / (1.075 + 0.925 * np.cos(np.pi * (k + 0.5) / 4))) for k in range(4))
 """Of four sweeps; they damp all errors whose eigenvalue is in [0.15, 2] (roots of a Chebyshev
 polynomial), which are the ones that a coarser grid cannot represent, also next to a mask's edge."""
+LARGE = 2**20
+"""Pixels above which the membrane of half the size is interpolated and relaxed, without a V-cycle:
+it is off by the detail along the edge of the mask only, and takes a third of the time."""
 
 
 def fill_masked(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -18,7 +21,8 @@ def fill_masked(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
         mask: bool [H, W], True = masked.
 
     Source: Perez et al. 2003, Poisson Image Editing, eq. 2. Solved by full multigrid, one V-cycle
-    for each size from 1 x 1 to H x W: the error is about 1% of the differences between neighbors.
+    for each size from 1 x 1 to H x W: the error is about 1% of the differences between neighbors,
+    and some percent above `LARGE` pixels.
     """
     values = np.where(mask, 0, np.moveaxis(values, -1, 0)).astype(np.float32)  # [C, H, W]
     return np.moveaxis(values if mask.all() else _solve(values, mask), 0, -1)
@@ -31,8 +35,10 @@ def _solve(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
     known = (~mask).astype(np.float32)
     coarse = _sum_squares(values * known) / np.maximum(_sum_squares(known), 1)
     guess = _interpolate(_solve(coarse, _coarse_mask(mask)), mask.shape)
-    values = np.where(mask, guess, values)
-    return values + _correction(_laplacian(values) * -mask.astype(np.float32), mask)
+    values, masked = np.where(mask, guess, values), mask.astype(np.float32)
+    if mask.size > LARGE:
+        return _relax(values, np.zeros_like(masked), masked / 4)
+    return values + _correction(_laplacian(values) * -masked, mask)
 
 
 def _correction(laplacian: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -130,18 +130,18 @@ class StepDecoder:
         Raises:
             InputError: A label is out of range.
         """
-        settings = settings or self.pipeline.generator.settings
         require(len(labels) > 0, "no label is given; give one for each image")
         numbers = self.pipeline.label_numbers(labels)
-        size = settings.size
-        grid = self.grid if size is None else (size[0] // self.patch, size[1] // self.patch)
-        settings = self._with_grid(settings, grid)
+        chosen: DecodeSettings = settings or self.pipeline.generator.settings
+        size, patch = chosen.size, self.patch
+        grid = self.grid if size is None else (size[0] // patch, size[1] // patch)
+        chosen = self._with_grid(chosen, grid)
         mask = np.ones((len(numbers), *grid), bool)
         tokens, confidence = np.zeros(mask.shape, np.int32), np.full(mask.shape, np.inf, np.float32)
         state = MaskedTokens(tokens, mask, confidence)
-        steps = plan(mask.sum(axis=(1, 2)), settings)
-        report = _state_reporter(on_step, settings)
-        return self.fill(state, mask, numbers, random_key(seed), settings, steps, report)
+        steps = plan(mask.sum(axis=(1, 2)), chosen)
+        report = _state_reporter(on_step, chosen)
+        return self.fill(state, mask, numbers, random_key(seed), chosen, steps, report)
 
     def resume(
         self,
@@ -184,8 +184,7 @@ class StepDecoder:
         require(num >= 1, f"num is {num}; it is the number of candidates, at least 1")
         mask, locked = np.asarray(mask, bool), np.asarray(locked, bool)
         self._check_state(tokens, mask, locked)
-        settings = settings or self.pipeline.generator.settings
-        settings = self._with_grid(settings, tokens.shape)
+        settings = self._with_grid(settings or self.pipeline.generator.settings, tokens.shape)
         self.pipeline.generator.check_settings(settings)
         state, editable = _start_state(tokens, mask, locked, confidence, num)
         steps = _remaining_steps(int(editable[0].sum()), int(mask.sum()), settings)

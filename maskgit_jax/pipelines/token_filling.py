@@ -1,5 +1,7 @@
 """Generation of masked tokens in token maps of any size, window by window."""
 
+from functools import partial
+
 import jax
 import numpy as np
 
@@ -38,29 +40,24 @@ def fill_windows(
     windows, root = list_windows(area, decoder.grid), random_key(seed)
     labels = np.full(len(tokens), label, np.int32)
     whole = MaskedTokens(tokens.copy(), mask.copy(), np.full(tokens.shape, np.inf, np.float32))
+
+    def report(number: int, editable: np.ndarray, step: int, state: MaskedTokens) -> None:
+        inside = (slice(None), *windows[number])
+        confidence = np.where(editable, state.confidence, whole.confidence[inside])
+        for values, own in zip(whole, state._replace(confidence=confidence), strict=True):
+            values[inside] = own
+        if on_step is not None and (number == 0 or step > settings.start_step):
+            copy = MaskedTokens(*(values.copy() for values in whole))
+            on_step(decode_step(step, settings.steps, copy, number, len(windows)))
+
     for number, window in enumerate(windows):
         inside = (slice(None), *window)
         editable = whole.mask[inside].copy()
         known = np.full(editable.shape, np.inf, np.float32)
-
-        def report(
-            step: int,
-            state: MaskedTokens,
-            number: int = number,
-            inside: tuple[slice, ...] = inside,
-            editable: np.ndarray = editable,
-        ) -> None:
-            assert on_step is not None
-            confidence = np.where(editable, state.confidence, whole.confidence[inside])
-            for values, part in zip(whole, state._replace(confidence=confidence), strict=True):
-                values[inside] = part
-            if number == 0 or step > settings.start_step:
-                copy = MaskedTokens(*(values.copy() for values in whole))
-                on_step(decode_step(step, settings.steps, copy, number, len(windows)))
-
         state = MaskedTokens(whole.tokens[inside], editable, known)
         key, steps = jax.random.fold_in(root, number), plan(editable.sum(axis=(1, 2)), settings)
-        filled = decoder.fill(state, editable, labels, key, settings, steps, on_step and report)
+        on_state = on_step and partial(report, number, editable)
+        filled = decoder.fill(state, editable, labels, key, settings, steps, on_state)
         whole.tokens[inside], whole.mask[inside] = filled, False
     return whole.tokens
 

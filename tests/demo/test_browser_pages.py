@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 TOKENS = ".track >> nth={} >> .tokens button"
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 
@@ -52,10 +52,10 @@ def test_a_dialog_shows_an_image_and_escape_closes_it(open_page):
     page.click(".gallery button >> nth=0")
     caption = page.locator(".viewer .caption")
     page.keyboard.press("ArrowRight")
-    assert caption.inner_text() == "image 2 of 2, seed 0"
+    assert caption.inner_text() == "1, image 2 of 2, seed 0"
     with page.expect_download() as download:
         page.get_by_text("Download").click()
-    assert download.value.suggested_filename == "image-2-of-2-seed-0.png"
+    assert download.value.suggested_filename == "1-image-2-of-2-seed-0.png"
     page.keyboard.press("Escape")
     assert not caption.is_visible()
     page.focus("#tab-generate")

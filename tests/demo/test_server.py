@@ -20,6 +20,8 @@ from maskgit_jax.demo.store import ImageStore, UnknownImageError
 from maskgit_jax.demo.tasks import psnr, walk_tokens
 from tests.demo.example import Demo
 
+pytestmark = pytest.mark.slow  # compiles a MaskGIT
+
 
 @pytest.fixture(scope="module")
 def api():
@@ -210,7 +212,7 @@ def test_a_failed_job_does_not_end_the_thread(capsys):
     queue = JobQueue(without_paths)
 
     def fail(job):
-        raise InputError("/home/somebody/runs/tiny/config.json is damaged")
+        raise InputError("/home/somebody/runs/tiny/config.json is damaged; see ~/and/or, /data")
 
     def crash(job):
         raise KeyError("a mistake of ours")
@@ -220,7 +222,7 @@ def test_a_failed_job_does_not_end_the_thread(capsys):
         queue.submit(job)
     queue.call(lambda: None).result()
     last = [json.loads(job.events[-1]) for job in jobs]
-    assert last[0] == {"type": "failed", "error": "config.json is damaged"}
+    assert last[0] == {"type": "failed", "error": "config.json is damaged; see or, data"}
     assert "internal error" in last[1]["error"] and "a mistake of ours" in capsys.readouterr().err
     assert last[2]["type"] == "done"
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from maskgit_jax.pipelines import membrane
 from maskgit_jax.pipelines.membrane import fill_masked
 
 HEIGHT, WIDTH = 21, 34
@@ -39,6 +40,15 @@ def test_masked_values_are_those_of_the_dense_solution(mask):
         np.testing.assert_array_equal(filled[~mask], values.astype(np.float32)[~mask])
         error = abs(filled - exact)[mask]
         assert error.max() < most and error.mean() < most / 4
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+def test_large_membranes_are_off_by_little(mask, monkeypatch):
+    monkeypatch.setattr(membrane, "LARGE", HEIGHT * WIDTH - 1)
+    smooth = np.stack([3.0 * ROWS - COLUMNS, 20 * np.sin(ROWS / 9) + COLUMNS], axis=-1)
+    filled = fill_masked(smooth, mask)
+    np.testing.assert_array_equal(filled[~mask], smooth.astype(np.float32)[~mask])
+    assert abs(filled - dense_solution(smooth, mask)).max() < 3, "a difference of two neighbors"
 
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)

@@ -44,13 +44,31 @@ export async function getJson(path) {
   return response.json();
 }
 
+const runPath = (run) => `runs/${encodeURIComponent(run)}`;
+
+/** Returns the answer of `call`; a server that was started again loads the run first. */
+async function whenLoaded(run, call, say = () => {}) {
+  for (;;) {
+    try {
+      return await call();
+    } catch (error) {
+      if (error.status !== 409) throw error;
+    }
+    const { state, message } = await getJson(runPath(run));
+    if (state === "failed") throw new Error(message);
+    say({ type: "status", message });
+    await wait(0.5);
+  }
+}
+
 /**
  * Uploads the bytes of an image, or of a mask, and keeps them in case the server forgets them.
  * @returns {Promise<{id, width, height, channels, grid, url}>}
  */
 export async function uploadImage(run, blob, { mask = false } = {}) {
   const path = `images?run=${encodeURIComponent(run)}${mask ? "&kind=mask" : ""}`;
-  const response = await call(path, { method: "POST", body: blob });
+  const post = () => call(path, { method: "POST", body: blob });
+  const response = await whenLoaded(run, post);
   const image = await response.json();
   keep(image.id, { run, blob, mask });
   return { ...image, url: imageUrl(image.id) };
@@ -73,7 +91,7 @@ export async function keepImage(run, id) {
 
 /** Takes a held-out image of a run. */
 export async function heldOutImage(run, index) {
-  const image = await getJson(`runs/${encodeURIComponent(run)}/held_out/${index}`);
+  const image = await whenLoaded(run, () => getJson(`${runPath(run)}/held_out/${index}`));
   keepImage(run, image.id).catch(() => {}); // a failure shows when the image is used
   return { ...image, url: imageUrl(image.id) };
 }
@@ -95,12 +113,12 @@ async function uploadAgain(request) {
   return again;
 }
 
-async function createJob(request) {
+async function createJob(request, onEvent) {
   const images = ["image", "other"].filter((name) => typeof request[name] === "string");
   // Made images are fetched while the server has them; a failure shows when the job is posted.
   await Promise.allSettled(images.map((name) => keepImage(request.run, request[name])));
   try {
-    return await postJob(request);
+    return await whenLoaded(request.run, () => postJob(request), onEvent);
   } catch (error) {
     if (error.status !== 404 || !images.length) throw error;
     return postJob(await uploadAgain(request));
@@ -116,7 +134,7 @@ export function startJob(request, onEvent = () => {}) {
   let id = null;
   let cancelled = false;
   const remove = () => call(`jobs/${id}`, { method: "DELETE" }).catch(() => {});
-  const done = createJob(request).then((created) => {
+  const done = createJob(request, onEvent).then((created) => {
     id = created;
     if (cancelled) remove();
     return follow(id, onEvent);

@@ -8,8 +8,20 @@ const codebooks = new Map();
 
 /** Returns the codebook of a run: for each level the colours and the nearest codes. */
 async function codebookOf(run) {
-  if (!codebooks.has(run)) codebooks.set(run, await getJson(`runs/${encodeURIComponent(run)}/codebook`));
-  return codebooks.get(run).levels;
+  if (!codebooks.has(run)) {
+    const { levels } = await getJson(`runs/${encodeURIComponent(run)}/codebook`);
+    codebooks.set(run, levels.map((level) => ({ ...level, colors: stretch(level.colors) })));
+  }
+  return codebooks.get(run);
+}
+
+/** Spreads colours over the whole range: the codes of some tokenizers differ by little. */
+function stretch(colors) {
+  const parts = colors.map((color) => [1, 3, 5].map((place) => parseInt(color.slice(place, place + 2), 16)));
+  const all = parts.flat().sort((one, other) => one - other);
+  const [low, high] = [0.01, 0.99].map((share) => all[Math.round(share * (all.length - 1))]);
+  const spread = (part) => Math.min(255, Math.max(0, (255 * (part - low)) / (high - low || 1)));
+  return parts.map((color) => `rgb(${color.map((part) => Math.round(spread(part))).join(" ")})`);
 }
 
 function swatch(level, code, className = "") {

@@ -25,8 +25,8 @@ export function create(panel, app) {
   const images = { image: null, other: null };
   const picker = createImagePicker(first, app, { key: "held_out", first: 0, onImage: (image) => encode(image) });
   const bar = createJobBar(first, app);
-  const otherPicker = createImagePicker(second, app, { key: "other", first: 1, onImage: (image) => setOther(image) });
-  const thumbnail = el("p", { className: "muted thumbnail", hidden: true });
+  const otherPicker = createImagePicker(second, app, { key: "other", first: 3, onImage: (image) => setOther(image) });
+  const thumbnail = el("p", { className: "muted thumbnail" });
   second.append(thumbnail);
   const columns = createNumber(second, app, {
     key: "columns", label: "Number of images", minimum: 2, maximum: 16, value: 9,
@@ -56,7 +56,6 @@ export function create(panel, app) {
     const picture = el("img", { src: image.url, alt: "Second image" });
     setScaling(picture, image.width);
     thumbnail.replaceChildren(picture, `The second image: ${image.name}`);
-    thumbnail.hidden = false;
     setReady();
   };
 
@@ -82,7 +81,7 @@ export function create(panel, app) {
     setReady();
     encoded.hide();
     path.hide();
-    thumbnail.hidden = true;
+    thumbnail.replaceChildren("There is no second image yet.");
     empty.hidden = false;
     label.node.hidden ||= !app.run.tabs.includes("edit");
   };

@@ -14,9 +14,11 @@ export function heatColor(share) {
   return `rgb(${mix.join(" ")})`;
 }
 
-/** Makes the legend of the map. */
+/** Makes the legend of the map; `setLargest` takes the confidence in per cent of the last colour. */
 export function heatLegend() {
+  const largest = el("span", {}, "100%");
   const bar = el("span", { className: "scale" });
   bar.style.background = `linear-gradient(90deg, ${STOPS.join(", ")})`;
-  return el("span", { className: "legend-row" }, "0%", bar, "100%");
+  const node = el("span", { className: "legend-row" }, "0%", bar, largest);
+  return { node, setLargest: (percent) => (largest.textContent = `${percent}%`) };
 }

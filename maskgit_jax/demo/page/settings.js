@@ -215,8 +215,8 @@ export function createNumber(container, app, { key, label, minimum = 0, maximum,
 
 /**
  * Picks classes by name, with a search where there are many.
- * @param {{multiple, none, key, label}} options multiple: several classes; none: also "Any class",
- *   where the run can generate without a class; key: of the state in the address.
+ * @param {{multiple, none, key, label}} options multiple: several classes, by default all in turn;
+ *   none: also "Any class", where the run can generate without a class; key: of the state.
  * @returns {{value: function(), set: function()}} With `multiple` a list of labels, of which null
  *   is any class; else one label, or null.
  */
@@ -226,22 +226,19 @@ export function createClassPicker(container, app, options = {}) {
   const group = `classes-${++fields}`;
   const list = el("div", { className: "chips" });
   const search = el("input", { type: "search", placeholder: "Search", "aria-label": `Search ${label}` });
-  const all = button("All", () => set(every()), { className: "quiet small" });
-  const head = el("div", { className: "head" }, el("span", { className: "legend" }, label), all);
+  const head = el("span", { className: "legend" }, label);
   const picker = el("fieldset", { className: "field classes", "aria-label": label }, head, search, list);
   const any = () => none && app.run.null_label;
-  const isMany = () => app.run.classes.length > MANY_CLASSES;
-  const every = () => app.run.classes.map((_, index) => index);
-  const first = () => (any() ? "any" : multiple && !isMany() ? every().join(",") : "0");
+  const first = () => (multiple ? "all" : any() ? "any" : "0");
   container.append(picker);
 
   const boxes = () => [...list.querySelectorAll("input")];
   const checked = () => boxes().filter((box) => box.checked).map((box) => box.value);
   const changed = (event) => {
-    const text = checked();
     const own = event.target.value;
-    if (multiple && text.length > 1 && own === "any") return write("any");
-    return write(text.filter((word) => !multiple || own === "any" || word !== "any").join(","));
+    const alone = (word) => word === "all" || word === "any";
+    if (alone(own)) return write(event.target.checked ? own : "");
+    return write(checked().filter((word) => !alone(word)).join(","));
   };
   const write = (text) => app.state(key, text === first() ? null : text || null);
   const chip = (value, name) => {
@@ -266,11 +263,12 @@ export function createClassPicker(container, app, options = {}) {
   const build = () => {
     const { classes } = app.run;
     picker.hidden = !classes.length;
-    search.hidden = !isMany();
-    all.hidden = !multiple || isMany();
+    search.hidden = classes.length <= MANY_CLASSES;
     search.value = "";
     const chips = classes.map((name, index) => chip(String(index), name));
-    list.replaceChildren(...(any() ? [chip("any", "Any class")] : []), ...chips);
+    if (any()) chips.unshift(chip("any", "Any class"));
+    if (multiple) chips.unshift(chip("all", "All in turn"));
+    list.replaceChildren(...chips);
     refresh();
   };
   const set = (value) => write([value].flat().map((index) => index ?? "any").join(","));
@@ -285,8 +283,10 @@ export function createClassPicker(container, app, options = {}) {
   app.addEventListener("state", ({ detail }) => (detail === key || detail === null) && refresh());
   build();
   const value = () => {
-    const labels = checked().map((word) => (word === "any" ? null : Number(word)));
-    if (!labels.length) labels.push(null);
+    const words = checked();
+    if (words[0] === "all") return app.run.classes.map((_, index) => index).slice(0, app.run.limits.num);
+    const labels = words.map((word) => (word === "any" ? null : Number(word)));
+    if (!labels.length) labels.push(null); // of a run without classes
     return multiple ? labels : labels[0];
   };
   return { node: picker, value, set };

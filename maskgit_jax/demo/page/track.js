@@ -21,10 +21,10 @@ const sample = (className, text) => el("span", {}, el("span", { className: `swat
 
 /**
  * Makes the views of a decoding.
- * @param {{title: string, tool: function(): string, goOn: function(object), before: number[]|null}}
- *   options tool: what a press on a token does, "back" or "lock"; goOn: takes {tokens, mask, locked,
- *   confidence, step}
- *   of the shown step; before: tokens to compare the last ones with.
+ * @param {{title: string, tool: function(): string, goOn: function(object), before: number[]|null,
+ *   locked: number[]}} options tool: what a press on a token does, "back" or "lock"; goOn: takes
+ *   {tokens, mask, locked, confidence, step} of the shown step; before: tokens to compare with;
+ *   locked: places of the tokens that were locked when it began.
  */
 export function createTrack(app, { title, tool, goOn, before = null, locked = [] }) {
   const canvases = [0, 1, 2].map(() => el("canvas", { role: "img" }));
@@ -35,9 +35,10 @@ export function createTrack(app, { title, tool, goOn, before = null, locked = []
     "span", { className: "legend-row" },
     sample("masked", "masked"), sample("kept", "accepted"), sample("new", "new"),
   );
+  const heat = heatLegend();
   const note = el("p", { className: "muted note" });
   const go = button("Go on from here", () => goOn(state()), {
-    disabled: true, title: "Decodes on from this step; locked tokens never change.",
+    disabled: true, className: "go", title: "Decodes on from this step; locked tokens never change.",
   });
   const edit = button("Edit the image", null, { className: "quiet", hidden: true });
   const clear = button("Clear marks", () => (marks.clear(), redraw()), { className: "quiet", hidden: true });
@@ -47,7 +48,7 @@ export function createTrack(app, { title, tool, goOn, before = null, locked = []
     el(
       "div", { className: "views" },
       frame(canvases[0], "Image", "", tokens.node),
-      frame(canvases[1], "Tokens", maskLegend), frame(canvases[2], "Confidence", heatLegend()),
+      frame(canvases[1], "Tokens", maskLegend), frame(canvases[2], "Confidence", heat.node),
     ),
     note,
   );
@@ -56,6 +57,7 @@ export function createTrack(app, { title, tool, goOn, before = null, locked = []
   const marks = new Map(locked.map((index) => [index, "lock"]));
   let place = -1;
   let painted = null;
+  let largest = 10; // confidence in per cent, of tokens that are not locked
   const grid = (event) => tokenGrid(app.run, event.width, event.height);
   const isMasked = (index, at = place) => frames[at]?.event.masked[0][index] === 1;
 
@@ -70,6 +72,9 @@ export function createTrack(app, { title, tool, goOn, before = null, locked = []
 
   const push = async (event) => {
     frames.push({ event, preview: await loadImage(event.preview) });
+    const own = event.confidence[0].filter((_, index) => !locked.includes(index));
+    largest = Math.max(largest, 10 * Math.ceil(Math.max(...own) / 10));
+    heat.setLargest(largest);
   };
 
   /** The decoding is done: its image can be edited. */
@@ -111,7 +116,7 @@ export function createTrack(app, { title, tool, goOn, before = null, locked = []
     if (back) parts.push(`${back} taken back.`);
     if (lock) parts.push(`${lock} locked.`);
     const changed = event.masked[0].filter((_, index) => isChanged(index)).length;
-    if (before) parts.push(`${changed} differ from the decoding above.`);
+    if (before) parts.push(`${changed} differ from the decoding above (marked at a corner).`);
     note.textContent = parts.join(" ");
     clear.hidden = !counts.length;
     go.disabled = !masked && !back;
@@ -129,7 +134,7 @@ export function createTrack(app, { title, tool, goOn, before = null, locked = []
     const [kept, fresh] = ["--kept", "--accent"].map((name) => style.getPropertyValue(name));
     const isNew = (token) => place > 0 && isMasked(token, place - 1);
     drawCells(canvases[1], size, (token) => (mask[token] ? null : isNew(token) ? fresh : kept));
-    drawCells(canvases[2], size, (token) => (mask[token] ? null : heatColor(event.confidence[0][token] / 100)));
+    drawCells(canvases[2], size, (token) => (mask[token] ? null : heatColor(event.confidence[0][token] / largest)));
     const names = ["Image", "Masked and accepted tokens", "Confidence of the tokens"];
     canvases.forEach((canvas, i) => canvas.setAttribute("aria-label", `${names[i]} at step ${event.step}`));
     setScaling(canvases[0], event.width);
