@@ -149,6 +149,7 @@ def test_unmasked_pixels_are_preserved_and_the_mask_survives(open_page, photo):
     press(page, "Accept")
     page.wait_for_selector("[aria-label='Images so far']")
     assert cost(page) == masked and not page.is_visible("[aria-label=Candidates]")
+    assert page.evaluate("document.activeElement.tagName") == "CANVAS"
     accepted = download(page, "Download")
     np.testing.assert_array_equal(accepted[~mask], image[~mask])
     page.keyboard.press("Control+z")

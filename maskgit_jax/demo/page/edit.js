@@ -33,6 +33,7 @@ class EditTab {
     this.opener.reset();
     app.addEventListener("run", () => this.#takeToRun());
     document.addEventListener("keydown", (event) => this.#key(event));
+    window.addEventListener("blur", () => this.results.compare(false));
     document.addEventListener("keyup", (event) => event.key.toLowerCase() === "c" && this.results.compare(false));
   }
 
@@ -253,12 +254,15 @@ class EditTab {
   async run() {
     const { app, controls, doc, mode, session } = this;
     let request;
+    this.runButton.disabled = true; // while the mask is uploaded
     try {
       request = await editRequest(app, mode, doc, controls);
     } catch (error) {
       this.job.showError(error.message);
       this.problem = true; // until something is changed
       return;
+    } finally {
+      this.runButton.disabled = false;
     }
     if (JSON.stringify(request) === this.lastRequest) controls.seed.set(++request.seed);
     const running = this.running = {
@@ -337,5 +341,7 @@ class EditTab {
     this.results.show(this.#busy);
     this.#fitIfChanged();
     this.view.redraw();
+    // A button that was pressed and is gone, such as "Accept", leaves the focus to the image.
+    if (!document.activeElement?.checkVisibility?.()) this.canvas.focus({ preventScroll: true });
   }
 }
