@@ -52,13 +52,13 @@ export function create(panel, app) {
       return;
     }
     const titles = names(request.labels, request.num, request.seed);
-    empty.hidden = true;
     say("");
     let begun = false;
     const begin = () => {
-      if (!begun) gallery.begin(titles);
-      if (!begun) reveal(stage);
-      begun = true;
+      if (begun) return;
+      begun = empty.hidden = true;
+      gallery.begin(titles);
+      reveal(stage);
     };
     const onEvent = (event) => {
       if (event.type !== "step") return;
