@@ -33,7 +33,7 @@ def main() -> None:
     given = flags.FLAGS
     require(
         all(find_spec(name) is not None for name in ("starlette", "uvicorn")),
-        "the demo needs starlette and uvicorn; install them with: pip install 'maskgit_jax[demo]'",
+        "the demo needs starlette and uvicorn; install them with: pip install starlette uvicorn",
     )
     from maskgit_jax.demo.menu import find_runs
     from maskgit_jax.demo.serve import serve

@@ -35,9 +35,9 @@ def token_grid(
             run's size.
     """
     size, patch = description["image_size"], description["patch"]
-    scale = size / min(height, width) if scale is None else scale
+    chosen: float = size / min(height, width) if scale is None else scale
     unit = patch * description["size_multiple"]
-    working = working_size((height, width), scale, unit, size)
+    working = working_size((height, width), chosen, unit, size)
     return working[0] // patch, working[1] // patch
 
 

@@ -53,9 +53,9 @@ export function create(panel, app) {
 
   const setOther = (image) => {
     images.other = image;
-    const picture = el("img", { src: image.url, alt: "Second image" });
-    setScaling(picture, image.width);
-    thumbnail.replaceChildren(picture, `The second image: ${image.name}`);
+    const node = el("img", { src: image.url, alt: "Second image" });
+    setScaling(node, image.width);
+    thumbnail.replaceChildren(node, `The second image: ${image.name}`);
     setReady();
   };
 
@@ -126,7 +126,7 @@ function createReconstruction(app) {
     await Promise.allSettled([loadImage(before), loadImage(after)]);
     original.src = over.src = before;
     reconstruction.src = after;
-    for (const picture of [original, over, reconstruction]) setScaling(picture, made.width);
+    for (const each of [original, over, reconstruction]) setScaling(each, made.width);
     original.alt = `Original: ${image.name ?? "the image"}`;
     const known = done.psnr !== null && done.psnr !== undefined;
     psnr.textContent = `, PSNR ${known ? `${done.psnr.toFixed(2)} dB` : "infinite: the images are identical"}`;
