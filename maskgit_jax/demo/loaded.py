@@ -121,10 +121,10 @@ class LoadedRun:
             self._open_pipelines()
             new = self._programs(num, settings, grid)
         if new:
-            words = "and these settings"
+            what, of = "the decoding step" if self.editor else "the generator", "and these settings"
             if grid is not None and all(isinstance(key, SizeKey) for key in new):
-                words = f"of {grid[1]}x{grid[0]} tokens"
-            say(f"compiling for {num} image{'s' * (num > 1)} {words}")
+                what, of = "the encoder and the decoder", f"of {grid[1]}x{grid[0]} tokens"
+            say(f"compiling {what} for {num} image{'s' * (num > 1)} {of}")
         self._compiled |= new
 
     def _programs(self, num: int, settings: Any, grid: tuple[int, int] | None) -> set[Hashable]:

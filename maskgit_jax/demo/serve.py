@@ -43,6 +43,13 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
+def _names(host: str) -> list[str]:
+    """Returns the names that a browser may use for an address to listen at."""
+    if host in ("0.0.0.0", "::", ""):
+        return ["127.0.0.1", socket.gethostname()]
+    return [f"[{host}]" if ":" in host else host]
+
+
 def serve(
     folders: dict[str, Path],
     load: Callable[[Path], Model],
@@ -71,8 +78,9 @@ def serve(
     config = uvicorn.Config(
         app, log_level="error", access_log=False, lifespan="off", server_header=False
     )
-    shown = f"[{host}]" if ":" in host else host
-    names = ", ".join(menu.runs)
-    print(f"serving {names} at http://{shown}:{listener.getsockname()[1]} (Ctrl-C stops)",
-          flush=True)  # fmt: skip
+    for place in _names(host):
+        number = listener.getsockname()[1]
+        print(
+            f"serving {', '.join(menu.runs)} at http://{place}:{number} (Ctrl-C stops)", flush=True
+        )
     _Server(config).run(sockets=[listener])
