@@ -296,6 +296,7 @@ def test_a_phone_pinches_without_painting(open_page, photo):
 
 def test_an_image_is_pasted_and_taken_to_the_page_as_it_is(open_page, photo):
     page = open_page(STATE)
+    page.wait_for_selector(".drop")
     page.evaluate("""bytes => {
       const data = new DataTransfer();
       data.items.add(new File([Uint8Array.from(bytes)], "a.png", { type: "image/png" }));

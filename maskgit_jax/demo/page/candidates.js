@@ -48,7 +48,7 @@ function createStrip(container, label, select) {
     }));
     list.children[focused]?.focus({ preventScroll: true });
     const pressed = list.querySelector('[aria-pressed="true"]');
-    if (pressed) list.scrollLeft = pressed.offsetLeft - list.offsetLeft - 40;
+    if (pressed) list.scrollLeft = pressed.offsetLeft - list.offsetLeft - list.firstChild.offsetWidth - 16;
   }
 
   list.addEventListener("keydown", (event) => {
@@ -100,7 +100,7 @@ export function createResults(container, session, on) {
   function showBadge() {
     badge.hidden = !session.candidate;
     if (session.candidate) {
-      badge.textContent = comparing ? "Before the edit" : `${session.candidate.caption}, seed ${session.candidate.seed}. Press and hold to compare.`;
+      badge.textContent = comparing ? "Before the edit" : `${session.candidate.caption}, seed ${session.candidate.seed}. Hold to compare.`;
     }
   }
 

@@ -322,6 +322,7 @@ class EditTab {
   refresh() {
     const { doc, mode, session, toolbar } = this;
     if (!doc) return;
+    const focused = document.activeElement;
     if (this.problem) this.job.showError("");
     this.problem = false;
     const { candidate, history } = session;
@@ -342,6 +343,7 @@ class EditTab {
     this.#fitIfChanged();
     this.view.redraw();
     // A button that was pressed and is gone, such as "Accept", leaves the focus to the image.
-    if (!document.activeElement?.checkVisibility?.()) this.canvas.focus({ preventScroll: true });
+    const lost = [focused, document.body].includes(document.activeElement) && !focused.checkVisibility?.();
+    if (lost) this.canvas.focus({ preventScroll: true });
   }
 }

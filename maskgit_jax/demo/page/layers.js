@@ -67,7 +67,7 @@ const onView = (view, x, y, width, height) =>
 
 /** Draws lines that are seen on dark and on bright images. */
 function drawLines(context, path, alpha = 1, color = "white") {
-  for (const [style, width, share] of [["black", 3, 0.55], [color, color === "white" ? 1 : 2, 1]]) {
+  for (const [style, width, share] of [["black", 3, 0.45], [color, color === "white" ? 1 : 2, 1]]) {
     context.globalAlpha = alpha * share;
     context.strokeStyle = style;
     context.lineWidth = width;
