@@ -1,4 +1,4 @@
-"""Installs maskgit_jax: `pip install -e .`, with extras `[test]`, `[tpu]` and `[cuda]`."""
+"""Installs maskgit_jax: `pip install -e .`; extras `[demo]`, `[test]`, `[tpu]` and `[cuda]`."""
 
 import re
 from pathlib import Path
@@ -8,6 +8,8 @@ from setuptools import find_packages, setup
 root = Path(__file__).parent
 version = re.search(r'__version__ = "(.+?)"', (root / "maskgit_jax/__init__.py").read_text())
 
+DEMO = ["starlette>=0.45", "uvicorn>=0.34"]
+
 setup(
     name="maskgit_jax",
     version=version.group(1),
@@ -16,7 +18,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["maskgit_jax", "maskgit_jax.*", "configs"]),
-    package_data={"maskgit_jax": ["py.typed"]},
+    package_data={"maskgit_jax": ["py.typed"], "maskgit_jax.demo": ["page/*"]},
     python_requires=">=3.11",
     install_requires=[
         "jax>=0.10",
@@ -40,7 +42,11 @@ setup(
         "safetensors>=0.5",  # weights of other projects
     ],
     extras_require={
+        "demo": DEMO,
         "test": [
+            *DEMO,
+            "httpx>=0.28",  # the client of Starlette's tests
+            "playwright>=1.49",  # tests in a browser; CI has Debian's Chromium
             "pytest>=8",
             "pytest-xdist>=3.6",
             "pyright>=1.1.400",

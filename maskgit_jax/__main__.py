@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent
 def commands() -> dict[str, str]:
     """Returns command -> what it does and an example: the first line of each command's file."""
     found = {}
-    for path in (*sorted(PACKAGE.glob("[a-z]*.py")), PACKAGE / "lineage/__main__.py"):
+    for path in (*sorted(PACKAGE.glob("[a-z]*.py")), *sorted(PACKAGE.glob("*/__main__.py"))):
         line = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
         name = path.stem if path.parent == PACKAGE else path.parent.name
         if f"`python -m maskgit_jax.{name} " in line:

@@ -24,9 +24,9 @@ from maskgit_jax.runs.summary import announce
 
 SIDES = ("left", "right", "top", "bottom")
 FLAGS_OF = {
-    "inpaint": ("mask", "dilate", "feather", "blend"),
-    "outpaint": (*SIDES, "feather", "blend"),
-    "replace": ("box", "feather", "blend"),
+    "inpaint": ("mask", "dilate", "blend"),
+    "outpaint": (*SIDES, "blend"),
+    "replace": ("box", "blend"),
     "variations": ("keep",),
     "interpolate": ("other", "columns", "resample_fraction"),
 }
@@ -44,10 +44,10 @@ FLAGS = (
     (float, "keep", None, "Share of the tokens that variations keeps; default 0.5."),
     (POSITIVE, "columns", None, "Steps from one image to the other; default 8."),
     (float, "resample_fraction", None, "Share of tokens generated half way; default 0.5."),
-    (float, "feather", None, "Pixels inside the mask over which the result is blended in; default: "
-     "half a token's patch. Unmasked pixels are preserved exactly."),
-    (str, "blend", None, "feather, or official: the encoder sees the whole image, and the result "
-     "is blended in by the blurred mask, beyond its edge too; default feather."),
+    (str, "blend", None, "membrane: unmasked pixels are preserved exactly, and the colors of the "
+     "result are shifted to agree with them at the edge of the mask; or official: the encoder sees "
+     "the whole image, and the result is blended in by the blurred mask, beyond its edge too; "
+     "default membrane."),
     (str, "label", None, "Class to generate, by number or name; default: none."),
     (POSITIVE, "num", 4, "Number of candidates."),
     (int, "seed", 0, "Random seed."),

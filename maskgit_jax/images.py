@@ -59,14 +59,21 @@ def set_reading_rules(rules: ReadingRules) -> None:
 
 
 @contextmanager
-def open_file(file: Any) -> Iterator[Image.Image]:
+def open_file(
+    file: Any, formats: tuple[str, ...] | None = None, max_megapixels: int | None = None
+) -> Iterator[Image.Image]:
     """Opens an image file, or the bytes of one, without decoding it; all files are opened here.
+
+    Args:
+        file: The file.
+        formats: Names of the formats that are accepted, in PIL's spelling; all by default.
+        max_megapixels: Largest image; by default that of the reading rules.
 
     Raises:
         ValueError: It has too many pixels; PIL's exceptions are `UNREADABLE`.
     """
-    with Image.open(file) as image:
-        limit = _rules.max_megapixels
+    with Image.open(file, formats=formats) as image:
+        limit = max_megapixels or _rules.max_megapixels
         if image.width * image.height > limit * 1e6:
             raise ValueError(
                 f"it has {image.width}x{image.height} pixels, more than {limit} megapixels; "

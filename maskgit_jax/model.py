@@ -16,6 +16,7 @@ from maskgit_jax.pipelines.autoencoder import AutoencoderPipeline
 from maskgit_jax.pipelines.editor import Editor, EditResult
 from maskgit_jax.pipelines.generator import GeneratorPipeline, collect_batches, label_number
 from maskgit_jax.pipelines.inputs import open_conditioning_images, to_image, to_images, to_mask
+from maskgit_jax.pipelines.step_decoder import StepDecoder
 from maskgit_jax.runs.directory import Run, load_run
 from maskgit_jax.runs.guide import load_guide
 from maskgit_jax.training import sharding
@@ -70,12 +71,13 @@ class Model:
 
     @cached_property
     def editor(self) -> Editor:
-        """The pipeline that edits.
-
-        Raises:
-            InputError: The stage cannot fill in masked tokens.
-        """
+        """The pipeline that edits. Raises `InputError` if the stage fills in no masked tokens."""
         return Editor(self.run, self.mesh)
+
+    @property
+    def step_decoder(self) -> StepDecoder:
+        """The decoder of masked tokens step by step, with the programs of the editor."""
+        return self.editor.step_decoder
 
     def sample(
         self,
@@ -210,7 +212,7 @@ class Model:
         Args:
             image: The image.
             mask: True, or white, where the image is to be generated.
-            options: num, label, seed, feather, blend, dilate, frames, and sampling settings.
+            options: num, label, seed, blend, dilate, frames, and sampling settings.
         """
         image = to_image(image, self.editor.channels)
         mask = to_mask(mask, (image.shape[0], image.shape[1]))

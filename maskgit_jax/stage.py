@@ -55,6 +55,7 @@ class Tokenizer(NamedTuple):
         decode: (variables, tokens int32 [B, L]) -> image [B, H, W, C] in [-1, 1].
         codebook_size: Number of codes K of each level.
         grids: Rows and columns (h, w) of each level's map, coarsest first; L is the sum of h*w.
+        codebooks: (variables) -> the codes of each level as the decoder reads them, float32 [K, D].
         encode_map: (variables, image [B, H, W, C] of any size that is a multiple of the patch) ->
             tokens int32 [B, h, w]; None for tokenizers of several levels.
         decode_map: (variables, tokens int32 [B, h, w]) -> image [B, H, W, C]; None likewise.
@@ -64,6 +65,7 @@ class Tokenizer(NamedTuple):
     decode: Callable[[Variables, Array], Array]
     codebook_size: int
     grids: tuple[tuple[int, int], ...]
+    codebooks: Callable[[Variables], tuple[Array, ...]]
     encode_map: Callable[[Variables, Array], Array] | None = None
     decode_map: Callable[[Variables, Array], Array] | None = None
 
@@ -107,10 +109,10 @@ class Generator(NamedTuple):
         needs: ("condition",), uint8 [B, H, W, C'], for image-conditional generators.
         accepts: ("image", "mask"), uint8 [B, H, W, C] and bool [B, H, W], for generators that
             inpaint: they generate the masked pixels only.
-        fill: (variables, inputs, tokens int32 [B, L], mask bool [B, L], keys, settings) -> tokens
-            with the masked ones generated (-1 where the logits are not finite), and the
-            trajectory: tokens and mask after each step, [T, B, L] each. For masked token priors;
-            the tokens are those of `frozen["tokenizer"]`.
+        fill_step: (variables, inputs, state, editable bool [B, L], keys, step, settings) -> the
+            state after a step in which masked tokens are generated, see
+            `decoding.parallel.decode_step`; the generated tokens are -1 where the logits are not
+            finite. For masked token priors; the tokens are those of `frozen["tokenizer"]`.
         null_label: The label that means "no class", None where there is none.
         sample_tokens: (variables, inputs, keys, settings) -> the tokens int32 [B, L] of the images
             that `sample` returns, -1 where the logits are not finite; None for a generator without
@@ -124,7 +126,7 @@ class Generator(NamedTuple):
     logits: Callable[..., Array] | None = None
     needs: tuple[str, ...] = ()
     accepts: tuple[str, ...] = ()
-    fill: Callable[[Variables, Batch, Array, Array, Key, Any], tuple[Array, Any]] | None = None
+    fill_step: Callable[[Variables, Batch, Any, Array, Key, Any, Any], Any] | None = None
     null_label: int | None = None
     sample_tokens: Callable[[Variables, Batch, Key, Any], Array] | None = None
 

@@ -184,6 +184,10 @@ class VQVAE(nn.Module):
         """Returns tokens int32 [B, h, w]."""
         return self.quantizer.nearest(self.latents(image))
 
+    def lookup(self, tokens: Array) -> Array:
+        """Returns the codes [..., D] of tokens int32 [...]."""
+        return self.quantizer.lookup(tokens)
+
     def decode(self, tokens: Array) -> Array:
         """Returns images [B, H, W, C] of tokens int32 [B, h, w]."""
-        return self.to_image(self.quantizer.lookup(tokens))
+        return self.to_image(self.lookup(tokens))

@@ -17,11 +17,12 @@ The algorithm, for T steps, given tokens and a mask of those to generate (the ed
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from maskgit_jax.arrays import Array, Key
 from maskgit_jax.configuration import require
@@ -45,7 +46,7 @@ from maskgit_jax.decoding.sampling import (
     sample_categorical,
     split_each,
 )
-from maskgit_jax.decoding.schedules import check_schedule, masked_counts, ramp
+from maskgit_jax.decoding.schedules import check_schedule, masked_counts
 from maskgit_jax.decoding.settings import DECODERS, DecodeSettings, is_zero
 from maskgit_jax.settings import check_settings
 
@@ -53,16 +54,44 @@ LOOP_FRACTIONS = (0.45, 0.5)  # of the steps: before the loop, in the loop
 LOOP_MASK_RATIO = 0.1  # in the loop
 
 
-class Trajectory(NamedTuple):
-    """The course of a decoding.
+class MaskedTokens(NamedTuple):
+    """Tokens of which some are masked: the state of a decoding between two steps.
+
+    Its arrays are those of a compiled program or of the host (numpy).
 
     Attributes:
-        tokens: Tokens after each step, int32 [T - S, B, L].
-        mask: Tokens that were masked again after each step, bool [T - S, B, L].
+        tokens: int32 [B, L]; any value where masked.
+        mask: bool [B, L].
+        confidence: log p of each token when it was last sampled or rescored, inf for known ones,
+            float32 [B, L].
     """
 
-    tokens: Array
-    mask: Array
+    tokens: Any
+    mask: Any
+    confidence: Any
+
+
+class StepPlan(NamedTuple):
+    """What one step of a decoding has of its own; of several steps with an axis [T - S] before.
+
+    Its arrays are those of a compiled program or of the host (numpy).
+
+    Attributes:
+        step: t, from `start_step` to T - 1, int32 [].
+        steps: T, int32 [].
+        progress: (t + 1) / T, float32 [].
+        ramp: t / (T - 1), of what changes linearly from the first to the last step, float32 [].
+        num_masked: Number of masked tokens after the step, int32 [B]; 0 after the last one.
+        num_remasked: Number of remasked tokens among them, int32 [B]. For `remask` only: other
+            rules decide by scores how many of the masked tokens were accepted before.
+    """
+
+    step: Any
+    steps: Any
+    progress: Any
+    ramp: Any
+    num_masked: Any
+    num_remasked: Any
 
 
 def check_decode_settings(
@@ -141,14 +170,11 @@ def fit_steps(settings: DecodeSettings, nfe: int) -> DecodeSettings:
     return settings
 
 
-def plan(num_masked: Array, settings: DecodeSettings) -> tuple[Array, Array]:
-    """Returns the numbers of masked tokens after each step and of remasked ones among them.
-
-    Both are int32 [T - S, B]; the last row is 0. The second is for `remask` only: other rules
-    decide by scores how many of the masked tokens were accepted before.
+def plan(num_masked: np.ndarray, settings: DecodeSettings) -> StepPlan:
+    """Returns the plan of all steps, arrays [T - S] and [T - S, N] of the host.
 
     Args:
-        num_masked: Tokens masked at the start, int32 [B].
+        num_masked: Tokens masked at the start, int [N].
         settings: See `DecodeSettings`.
 
     Source: ReMDM (see `rules.remask`): sigma is min(eta, sigma_max) for "cap" and eta sigma_max for
@@ -156,35 +182,47 @@ def plan(num_masked: Array, settings: DecodeSettings) -> tuple[Array, Array]:
     "loop" stays at alpha = 0.9 from t = 0.55 to 0.05, as in the published scripts; with
     `start_step` its shares are those of the remaining steps.
     """
+    counts, num_remasked = _mask_counts(num_masked, settings)
+    step = np.arange(settings.start_step, settings.steps, dtype=np.int32)
+    steps = np.full_like(step, settings.steps)
+    progress = np.float32(step + 1) / np.float32(steps)
+    ramp = np.float32(step) / np.float32(np.maximum(steps - 1, 1))
+    return StepPlan(step, steps, progress, ramp, counts[1:], num_remasked)
+
+
+def _mask_counts(num_masked: np.ndarray, settings: DecodeSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the numbers of masked tokens [T+1-S, N] and of remasked ones, [T-S, N]."""
     steps, start_step = settings.steps, settings.start_step
     counts = masked_counts(num_masked, steps, settings.schedule, start_step)
     if settings.decoder != "remask":
-        return counts[1:], jnp.zeros_like(counts[1:])
-    in_loop = jnp.ones((steps - start_step, 1), bool)
+        return counts, np.zeros_like(counts[1:])
+    in_loop = np.ones((steps - start_step, 1), bool)
     if settings.remask_schedule == "loop":
         counts, in_loop = _loop_counts(num_masked, settings)
-    accepted = num_masked[None] - counts[:-1]
-    possible = jnp.minimum(accepted, counts[1:])
+    fraction = np.float32(settings.remask_fraction)
+    accepted = np.float32(num_masked[None] - counts[:-1])
+    possible = np.minimum(accepted, np.float32(counts[1:]))
     if settings.remask_schedule in ("rescale", "confidence"):
-        num_remasked = jnp.round(settings.remask_fraction * possible)
+        num_remasked = np.round(fraction * possible)
     else:
-        num_remasked = jnp.minimum(jnp.round(settings.remask_fraction * accepted), possible)
-    return counts[1:], (num_remasked * in_loop).astype(jnp.int32)
+        num_remasked = np.minimum(np.round(fraction * accepted), possible)
+    return counts, (num_remasked * in_loop).astype(np.int32)
 
 
-def _loop_counts(num_masked: Array, settings: DecodeSettings) -> tuple[Array, Array]:
-    """Returns the numbers of masked tokens [T+1, B] of ReMDM's loop and its steps, bool [T, 1]."""
+def _loop_counts(num_masked: np.ndarray, settings: DecodeSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the numbers of masked tokens [T+1, N] of ReMDM's loop and its steps, bool [T, 1]."""
     steps = settings.steps - settings.start_step
     before = max(1, round(LOOP_FRACTIONS[0] * steps))
     inside = max(0, min(round(LOOP_FRACTIONS[1] * steps), steps - before - 1))
     after = steps - before - inside
-    level = jnp.ceil(LOOP_MASK_RATIO * num_masked).astype(jnp.int32) * (after > 0)
+    level = np.ceil(np.float32(LOOP_MASK_RATIO) * np.float32(num_masked)).astype(np.int32)
+    level = level * (after > 0)
     falling = level[None] + masked_counts(num_masked - level, before, settings.schedule)
-    parts = [falling, jnp.broadcast_to(level, (inside, *level.shape))]
+    parts = [falling, np.broadcast_to(level, (inside, *level.shape))]
     if after:
         parts.append(masked_counts(level, after, settings.schedule)[1:])
-    step = jnp.arange(steps)[:, None]
-    return jnp.concatenate(parts), (step >= before) & (step < before + inside)
+    step = np.arange(steps)[:, None]
+    return np.concatenate(parts), (step >= before) & (step < before + inside)
 
 
 def decode(
@@ -195,8 +233,10 @@ def decode(
     settings: DecodeSettings,
     grid: Grid,
     critic: Critic | None = None,
-) -> tuple[Array, Trajectory]:
+) -> tuple[Array, MaskedTokens]:
     """Returns the tokens with the masked ones generated, int32 [B, L], and the trajectory.
+
+    The trajectory is the state after each step, [T - S, B, L].
 
     Args:
         predict: The generator, see `guidance.with_guidance`.
@@ -212,74 +252,115 @@ def decode(
     the last step; for the counts see `masked_counts`.
     """
     chex.assert_equal_shape([tokens, mask])
-    decoder, editable = DECODERS[settings.decoder], mask
-    order = random_halton_order(grid, fold_in_each(keys, settings.steps))
 
-    def decode_step(carry: tuple[Array, Array, Array], inputs: tuple[Array, Array, Array]):
-        (tokens, mask, confidence), (step, num_masked, num_remasked) = carry, inputs
-        step_keys = split_each(fold_in_each(keys, step), 4)
-        token_keys, noise_keys, rule_keys, revise_keys = step_keys
+    def step(state: MaskedTokens, step: StepPlan) -> tuple[MaskedTokens, MaskedTokens]:
+        state = decode_step(predict, state, mask, keys, step, settings, grid, critic)
+        return state, state
 
-        rescored = jnp.zeros_like(mask)
-        if decoder.rescores:
-            accepted = editable & ~mask
-            count = jnp.minimum(_fraction(accepted, settings), num_masked)
-            scores = draw_each(jax.random.uniform, revise_keys, mask.shape[1])
-            rescored = k_lowest(scores, count, accepted)
-        unseen = mask | rescored
-        logits = _logits(predict, tokens, unseen, step, settings)
-        noise_scale = settings.choice_temperature * (1.0 - (step + 1) / settings.steps)
-        sharpness = moment_order(noise_scale) if decoder.sharpens else 1.0
-        tokens = jnp.where(mask, _sample(sharpness * logits, token_keys, settings), tokens)
-        confidence = jnp.where(unseen, _log_probability(logits, tokens), confidence)
+    steps = plan(np.arange(mask.shape[1] + 1), settings)
+    num_masked, num_remasked = (
+        jnp.asarray(table)[:, mask.sum(axis=-1)] for table in (steps.num_masked, steps.num_remasked)
+    )
+    steps = steps._replace(num_masked=num_masked, num_remasked=num_remasked)
+    known = jnp.full(tokens.shape, jnp.inf)
+    state = MaskedTokens(tokens.astype(jnp.int32), mask, known)
+    state, trajectory = jax.lax.scan(step, state, steps)
+    return state.tokens, trajectory
 
-        noise = noise_scale * draw_each(jax.random.gumbel, noise_keys, tokens.shape[1])
-        state = DecodeState(
-            tokens=tokens,
-            logits=logits,
-            probabilities=jax.nn.softmax(logits),  # the compiler removes it if no rule reads it
-            mask=mask,
-            rescored=rescored,
-            editable=editable,
-            confidence=confidence,
-            num_masked=num_masked,
-            num_remasked=num_remasked,
-            noise_scale=noise_scale,
-            noise=noise,
-            keys=rule_keys,
-            order=order,
-            critic=critic,
-        )
-        mask = decoder.rule(state, settings)
 
-        if decoder.corrects:
-            accepted = editable & ~mask
-            doubtful = k_lowest(confidence + noise, _fraction(accepted, settings), accepted)
-            logits = _logits(predict, tokens, mask | doubtful, step, settings)
-            tokens = jnp.where(doubtful, _sample(logits, revise_keys, settings), tokens)
-            confidence = jnp.where(doubtful, _log_probability(logits, tokens), confidence)
-        return (tokens, mask, confidence), Trajectory(tokens, mask)
+def decode_step(
+    predict: Predict,
+    state: MaskedTokens,
+    editable: Array,
+    keys: Key,
+    step: StepPlan,
+    settings: DecodeSettings,
+    grid: Grid,
+    critic: Critic | None = None,
+) -> MaskedTokens:
+    """Returns the state after one step, steps 2 to 8 of the algorithm.
 
-    num_masked, num_remasked = plan(mask.sum(axis=-1), settings)
-    carry = (tokens.astype(jnp.int32), mask, jnp.full(tokens.shape, jnp.inf))
-    steps = (jnp.arange(settings.start_step, settings.steps), num_masked, num_remasked)
-    (tokens, _, _), trajectory = jax.lax.scan(decode_step, carry, steps)
-    return tokens, trajectory
+    Args:
+        predict: The generator.
+        state: The state before the step.
+        editable: Tokens that were masked at the start, bool [B, L].
+        keys: One key per image, [B]; the same for all steps.
+        step: Its plan. What it holds is not read from the settings (`steps`, `start_step`,
+            `schedule`), so that one compiled program can serve all steps.
+        settings: See `DecodeSettings`.
+        grid: Rows and columns (h, w) of the token map.
+        critic: For decoder "token_critic".
+    """
+    decoder, (tokens, mask, confidence) = DECODERS[settings.decoder], state
+    step_keys = split_each(fold_in_each(keys, step.step), 4)
+    token_keys, noise_keys, rule_keys, revise_keys = step_keys
+
+    rescored = jnp.zeros_like(mask)
+    if decoder.rescores:
+        accepted = editable & ~mask
+        count = jnp.minimum(_fraction(accepted, settings), step.num_masked)
+        scores = draw_each(jax.random.uniform, revise_keys, mask.shape[1])
+        rescored = k_lowest(scores, count, accepted)
+    unseen = mask | rescored
+    logits = _logits(predict, tokens, unseen, step, settings)
+    noise_scale = settings.choice_temperature * (1.0 - step.progress)
+    sharpness = moment_order(noise_scale) if decoder.sharpens else 1.0
+    tokens = jnp.where(mask, _sample(sharpness * logits, token_keys, settings), tokens)
+    confidence = jnp.where(unseen, _log_probability(logits, tokens), confidence)
+
+    decode_state = DecodeState(
+        tokens=tokens,
+        logits=logits,
+        probabilities=jax.nn.softmax(logits),  # the compiler removes it if no rule reads it
+        mask=mask,
+        rescored=rescored,
+        editable=editable,
+        confidence=confidence,
+        num_masked=step.num_masked,
+        num_remasked=step.num_remasked,
+        noise_scale=noise_scale,
+        noise=noise_scale * draw_each(jax.random.gumbel, noise_keys, tokens.shape[1]),
+        keys=rule_keys,
+        order=random_halton_order(grid, fold_in_each(keys, step.steps)),
+        critic=critic,
+    )
+    state = MaskedTokens(tokens, decoder.rule(decode_state, settings), confidence)
+    if not decoder.corrects:
+        return state
+    accepted = editable & ~state.mask
+    scores, count = confidence + decode_state.noise, _fraction(accepted, settings)
+    doubtful = k_lowest(scores, count, accepted)
+    return _resample(predict, state, doubtful, revise_keys, step, settings)
+
+
+def _resample(
+    predict: Predict,
+    state: MaskedTokens,
+    chosen: Array,
+    keys: Key,
+    step: StepPlan,
+    settings: DecodeSettings,
+) -> MaskedTokens:
+    """Returns the state with some accepted tokens sampled again, given the other ones."""
+    logits = _logits(predict, state.tokens, state.mask | chosen, step, settings)
+    tokens = jnp.where(chosen, _sample(logits, keys, settings), state.tokens)
+    confidence = jnp.where(chosen, _log_probability(logits, tokens), state.confidence)
+    return MaskedTokens(tokens, state.mask, confidence)
 
 
 def _logits(
-    predict: Predict, tokens: Array, unseen: Array, step: Array, settings: DecodeSettings
+    predict: Predict, tokens: Array, unseen: Array, step: StepPlan, settings: DecodeSettings
 ) -> Array:
     """Returns the logits divided by the temperature of the step, float32 [B, L, K].
 
     At temperature 0 they are not divided: they give the confidence of the most likely codes.
     """
-    logits = finite_logits(predict(tokens, unseen, (step + 1) / settings.steps))
+    logits = finite_logits(predict(tokens, unseen, step.progress))
     if is_zero(settings.temperature):
         return logits
     first, last = settings.temperature, settings.last_temperature
     last = first if is_zero(last) else last
-    return logits / ramp(first, last, step, settings.steps)
+    return logits / (first + (last - first) * step.ramp)
 
 
 def _sample(logits: Array, keys: Key, settings: DecodeSettings) -> Array:

@@ -2,25 +2,26 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from maskgit_jax.arrays import Array
 from maskgit_jax.configuration import require
 
-SCHEDULES: dict[str, Callable[[Array, Array], Array]] = {
-    "linear": lambda ratio, _: 1.0 - ratio,
-    "cosine": lambda ratio, _: jnp.cos(ratio * (jnp.pi / 2)),
-    "square": lambda ratio, _: 1.0 - ratio**2,
-    "cubic": lambda ratio, _: 1.0 - ratio**3,
-    "sqrt": lambda ratio, _: 1.0 - ratio**0.5,
-    "exponential": lambda ratio, count: 1.0 - jnp.exp2(-jnp.log2(count) * (1.0 - ratio)),
-    "logarithmic": lambda ratio, count: -jnp.log2(ratio) / jnp.log2(jnp.maximum(count, 2.0)),
-    "arccos": lambda ratio, _: jnp.arccos(ratio) / (jnp.pi / 2),
+SCHEDULES: dict[str, Callable[[Any, Array, Array], Array]] = {
+    "linear": lambda xp, ratio, _: 1.0 - ratio,
+    "cosine": lambda xp, ratio, _: xp.cos(ratio * (np.pi / 2)),
+    "square": lambda xp, ratio, _: 1.0 - ratio**2,
+    "cubic": lambda xp, ratio, _: 1.0 - ratio**3,
+    "sqrt": lambda xp, ratio, _: 1.0 - ratio**0.5,
+    "exponential": lambda xp, ratio, count: 1.0 - xp.exp2(-xp.log2(count) * (1.0 - ratio)),
+    "logarithmic": lambda xp, ratio, count: -xp.log2(ratio) / xp.log2(xp.maximum(count, 2.0)),
+    "arccos": lambda xp, ratio, _: xp.arccos(ratio) / (np.pi / 2),
 }
-"""Name -> (r, number of tokens) -> mask ratio before clipping; also `pow<exponent>`: 1 - r^x."""
+"""Name -> (numpy or jax.numpy, r, number of tokens) -> mask ratio before clipping; also
+`pow<exponent>`: 1 - r^x."""
 
 
 TABLE_SIZE = 4097
@@ -77,8 +78,8 @@ def _distribution(name: str) -> np.ndarray | None:
     return np.clip(quantiles, minimum, 1.0)
 
 
-def mask_ratio(ratio: Array, num_tokens: Array | int, schedule: str) -> Array:
-    """Returns gamma(r), the mask ratio, float32, in [1e-6, 1].
+def mask_ratio(ratio: Any, num_tokens: Any, schedule: str) -> Any:
+    """Returns gamma(r), the mask ratio, float32, in [1e-6, 1]; of a numpy array by numpy.
 
     Args:
         ratio: r in [0, 1]: all tokens are masked at 0, (almost) none at 1.
@@ -99,22 +100,27 @@ def mask_ratio(ratio: Array, num_tokens: Array | int, schedule: str) -> Array:
     """
     check_schedule(schedule, training=True)
     exponent, quantiles = _exponent(schedule), _distribution(schedule)
-    ratio, count = jnp.float32(ratio), jnp.float32(num_tokens)
+    xp: Any = np if isinstance(ratio, np.ndarray) else jnp
+    ratio, count = xp.float32(ratio), xp.float32(num_tokens)
     if quantiles is not None:
         share = np.linspace(0.0, 1.0, TABLE_SIZE)
-        return jnp.clip(jnp.interp(1.0 - ratio, share, quantiles), 1e-6, 1.0)
-    gamma = 1.0 - ratio**exponent if exponent else SCHEDULES[schedule](ratio, count)
-    return jnp.clip(gamma, 1e-6, 1.0)
+        return xp.clip(xp.interp(1.0 - ratio, share, quantiles), 1e-6, 1.0)
+    gamma = 1.0 - ratio**exponent if exponent else SCHEDULES[schedule](xp, ratio, count)
+    return xp.clip(gamma, 1e-6, 1.0)
 
 
-def masked_counts(num_masked: Array, steps: int, schedule: str, start_step: int = 0) -> Array:
-    """Returns the number of masked tokens before the first step and after each, int32 [T+1-S, B].
+def masked_counts(
+    num_masked: np.ndarray, steps: int, schedule: str, start_step: int = 0
+) -> np.ndarray:
+    """Returns the number of masked tokens before the first step and after each, int32 [T+1-S, N].
 
     It is floor(n gamma(t/T)), but every step accepts at least one token, and the last step the
     rest. For n < T - S, each of the first n steps accepts one token and the others none.
 
+    They are computed on the host, so that they are the same in every program and on every device.
+
     Args:
-        num_masked: n of each example, int32 [B].
+        num_masked: n of each example, int [N].
         steps: T.
         schedule: See `mask_ratio`.
         start_step: S, the first step.
@@ -123,25 +129,22 @@ def masked_counts(num_masked: Array, steps: int, schedule: str, start_step: int 
     stays at one masked token for several steps and samples it anew each time; here the steps
     before leave enough tokens for the later ones. Otherwise the numbers are the same.
     """
-    num_masked = num_masked[None]  # [1, B]
-    active_steps = jnp.clip(num_masked, 1, steps - start_step)
-    step = jnp.arange(steps + 1 - start_step)[:, None]
-    ratio = jnp.minimum((start_step + step) / (start_step + active_steps), 1.0)
-    counts = jnp.floor(num_masked * mask_ratio(ratio, num_masked, schedule)).astype(jnp.int32)
-    counts = jnp.where(step == 0, num_masked, counts)
+    num_masked = num_masked[None]  # [1, N]
+    active_steps = np.clip(num_masked, 1, steps - start_step)
+    step = np.arange(steps + 1 - start_step)[:, None]
+    ratio = np.minimum(np.float32(start_step + step) / np.float32(start_step + active_steps), 1.0)
+    with np.errstate(divide="ignore", invalid="ignore"):  # of examples without masked tokens
+        counts = np.floor(np.float32(num_masked) * mask_ratio(ratio, num_masked, schedule))
+        counts = np.where(step == 0, num_masked, counts.astype(np.int32))
     # At least one less each step: the smallest of c_s - (t - s) over all s up to t.
-    at_most = jax.lax.cummin(counts + step, axis=0) - step
-    return jnp.maximum(at_most, jnp.maximum(active_steps - step, 0)) * (num_masked > 0)
+    at_most = np.minimum.accumulate(counts + step, axis=0) - step
+    counts = np.maximum(at_most, np.maximum(active_steps - step, 0)) * (num_masked > 0)
+    return counts.astype(np.int32)
 
 
 def rank(scores: Array) -> Array:
     """Returns the rank of each score in ascending order, int32; ties go by position."""
     return jnp.argsort(jnp.argsort(scores, axis=-1), axis=-1)
-
-
-def ramp(first: float, last: float, step: Array, steps: int) -> Array:
-    """Returns the value at a step, linear from `first` (step 0) to `last` (step T - 1)."""
-    return first + (last - first) * step / max(steps - 1, 1)
 
 
 def guidance_ramp(progress: Array, schedule: str) -> Array:

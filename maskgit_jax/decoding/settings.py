@@ -236,7 +236,7 @@ def is_zero(value: Any) -> bool:
     return isinstance(value, Real) and value == 0
 
 
-def split_traced(settings: Any) -> tuple[Any, dict[str, float]]:
+def split_traced(settings: Any) -> tuple[Any, dict[str, Any]]:
     """Returns settings with 1 in place of the values that are returned beside them.
 
     Programs of settings that differ in these values only are the same: `dataclasses.replace` puts
@@ -247,6 +247,24 @@ def split_traced(settings: Any) -> tuple[Any, dict[str, float]]:
     values = {name: float(getattr(settings, name)) for name in names}
     traced = {name: value for name, value in values.items() if not is_zero(value)}
     return dataclasses.replace(settings, **dict.fromkeys(traced, 1.0)), traced
+
+
+def split_step_settings(settings: DecodeSettings) -> tuple[DecodeSettings, dict[str, Any]]:
+    """Returns the settings that need a program of one step of their own, and its other arguments.
+
+    Those that only the plan of the steps reads, or that have no effect, are in neither.
+    """
+    static, traced = split_traced(settings)
+    traced |= {
+        "choice_temperature": float(settings.choice_temperature),
+        "last_temperature": float(settings.last_temperature or settings.temperature),
+        "remask_fraction": float(settings.remask_fraction),
+        "guidance_interval": tuple(map(float, settings.guidance_interval)),
+    }
+    of_plan = {"steps", "start_step", "schedule"}
+    names = (of_plan | set(unused_settings(settings)) | set(traced)) - {"temperature", "guidance"}
+    defaults = {name: getattr(DecodeSettings, name) for name in names}
+    return dataclasses.replace(static, **defaults), traced
 
 
 def unused_settings(settings: Any) -> list[str]:

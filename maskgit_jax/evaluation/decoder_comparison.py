@@ -94,7 +94,7 @@ class DecoderComparison:
         self.pipeline = GeneratorPipeline(run, options.mesh)
         self.generator = self.pipeline.generator
         require(
-            self.generator.fill is not None and not self.generator.needs,
+            self.generator.fill_step is not None and not self.generator.needs,
             f"this run holds stage '{run.config.stage}'; give the --workdir of a class-conditional "
             "MaskGIT",
         )

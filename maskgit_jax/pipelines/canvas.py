@@ -5,12 +5,14 @@ from PIL import Image, ImageFilter
 
 from maskgit_jax.configuration import require
 from maskgit_jax.images import BICUBIC, NEAREST, as_array, to_pil
+from maskgit_jax.pipelines.membrane import fill_masked
 
 BOX_ORDER = "top,left,height,width in pixels (not left,top,right,bottom as in PIL)"
-BLENDS = ("feather", "official")
-"""How a generated part is blended in: over some pixels inside the mask, which preserves all others,
-or as google-research/maskgit does: the encoder sees the whole image, and the edge of the token mask
-is blurred, see `blurred_weights`."""
+BLENDS = ("membrane", "official")
+"""How a generated part is blended in: its colors are shifted to agree with the unmasked pixels at
+the edge of the mask, which are preserved, see `blend_membrane`; or as google-research/maskgit does:
+the encoder sees the whole image, and the edge of the token mask is blurred, see `blurred_weights`.
+"""
 Box = tuple[int, int, int, int]
 """Top, left, height and width in pixels; not left, top, right and bottom as in PIL."""
 Size = tuple[int, int]
@@ -27,17 +29,9 @@ def check_mask(mask: np.ndarray) -> None:
     )
 
 
-def check_blend(blend: str, feather: float | None) -> None:
-    """Raises `InputError` for a blend or a number of feathered pixels that cannot work."""
+def check_blend(blend: str) -> None:
+    """Raises `InputError` for an unknown blend."""
     require(blend in BLENDS, f"blend is '{blend}'; it is one of: {', '.join(BLENDS)}")
-    require(
-        feather is None or feather >= 0,
-        f"feather is {feather}; it is a number of pixels, 0 or more",
-    )
-    require(
-        feather is None or blend == "feather",
-        f"feather is {feather}, which has no effect with blend={blend}; remove it",
-    )
 
 
 def check_box(box: Box, size: Size) -> None:
@@ -83,23 +77,36 @@ def add_border(
     return np.pad(image, (*border, (0, 0)), mode="edge"), mask
 
 
-def feather_weights(mask: np.ndarray, feather: float) -> np.ndarray:
-    """Returns the weight of the generated image in each pixel, float32 [H, W] in [0, 1].
+def blend_membrane(image: np.ndarray, generated: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Returns the image with each generated image under the mask, uint8 [N, H, W, C].
 
-    It is 0 for unmasked pixels and rises over `feather` pixels inside the mask.
+    The difference between the two at the edge of the mask is continued under it by a membrane and
+    added to the generated image. So colors agree at the edge, and unmasked pixels are preserved.
+
+    Args:
+        image: uint8 [H, W, C].
+        generated: uint8 [N, H, W, C].
+        mask: bool [H, W], True = generated.
+
+    Source: Perez et al. 2003, Poisson Image Editing, section 3: importing gradients.
     """
-    from scipy import ndimage  # Not needed to generate images from labels.
-
-    if mask.all():
-        return np.ones(mask.shape, np.float32)
-    distance = np.asarray(ndimage.distance_transform_edt(mask))
-    return np.clip(distance / (feather + 1.0), 0.0, 1.0).astype(np.float32)
+    blended = np.repeat(image[None], len(generated), axis=0)
+    if not mask.any():
+        return blended
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    # The mask and one pixel around it.
+    box = tuple(slice(max(0, each[0] - 1), each[-1] + 2) for each in (rows, columns))
+    for result, other in zip(blended, generated, strict=True):
+        source = other[box].astype(np.float32)
+        shifted = source + fill_masked(image[box] - source, mask[box])
+        result[box] = np.round(shifted.clip(0, 255)).astype(np.uint8)
+    return blended
 
 
 def blurred_weights(mask: np.ndarray, size: Size, radius: int, out_size: Size) -> np.ndarray:
     """Returns the weight of the generated image in each pixel, float32 [*out_size] in [0, 1].
 
-    Unlike `feather_weights` it is above 0 on both sides of the mask's edge.
+    It is above 0 on both sides of the mask's edge.
 
     Args:
         mask: Token mask, bool [h, w].

@@ -2,38 +2,34 @@
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from maskgit_jax.arrays import Array, Batch, Key, normalize, to_uint8
+from maskgit_jax.arrays import Array, normalize
 from maskgit_jax.configuration import check_seed, require
-from maskgit_jax.decoding.regions import box_token_mask, next_window, token_mask
-from maskgit_jax.decoding.sampling import image_keys, random_key
+from maskgit_jax.decoding.regions import box_token_mask, token_mask
 from maskgit_jax.images import fill_masked_with_nearest
-from maskgit_jax.pipelines.autoencoder import run_padded
 from maskgit_jax.pipelines.canvas import (
     Box,
     Size,
     add_border,
     blend_images,
+    blend_membrane,
     blurred_weights,
     check_blend,
     check_box,
     check_mask,
     dilate_mask,
-    feather_weights,
     resize_images,
     resize_mask,
     working_size,
 )
-from maskgit_jax.pipelines.generator import GeneratorPipeline, check_labels, require_finite
+from maskgit_jax.pipelines.step_decoder import DecodeStep, OnStep, StepDecoder
+from maskgit_jax.pipelines.token_filling import draw_frame, fill_windows
 from maskgit_jax.runs.directory import Run
 from maskgit_jax.stage import Variables
 from maskgit_jax.training import sharding
-
-MASK_OPACITY = 0.65  # of the grey that covers masked patches in frames
 
 
 class EditResult(NamedTuple):
@@ -59,50 +55,35 @@ class Editor:
     larger; the generated part is scaled back. Unmasked pixels are preserved exactly.
 
     All methods take `num`, the number of candidates; `label`, the class ("no class" by default,
-    if the run was trained with it); `seed`; `frames`, whether every decoding step is kept; and
+    if the run was trained with it); `seed`; `frames`, whether every decoding step is kept;
+    `on_step`, which is called before the first step and after each one (see `OnStep`); and
     sampling settings by name, such as steps=12 or decoder="halton". `inpaint`, `outpaint` and
-    `replace` take `feather`, the pixels over which the result is blended in inside the mask (by
-    default half a token's patch), or blend="official", see `canvas.BLENDS`.
+    `replace` take blend="official" too, see `canvas.BLENDS`.
+
+    Attributes:
+        step_decoder: Generates the tokens; its `images` decodes token maps.
 
     Args:
         run: A run of configs/maskgit.py or configs/token_critic.py.
         mesh: The devices.
+        size_multiple: Images are edited at the run's size or multiples of so many tokens, so that
+            few sizes exist, for each of which programs are compiled.
 
     Raises:
         InputError: The run's stage cannot fill in masked tokens.
     """
 
-    def __init__(self, run: Run, mesh: Mesh):
-        self.run, self.pipeline = run, GeneratorPipeline(run, mesh)
-        generator = self.pipeline.generator
-        require(
-            generator.fill is not None and not generator.needs,
-            f"this run holds stage '{run.config.stage}'"
-            + (", which generates images from a condition" if generator.needs else "")
-            + "; editing needs a class-conditional MaskGIT, a run of configs/maskgit.py or "
-            "configs/token_critic.py",
-        )
-        tokenizer: Any = run.stages["tokenizer"].exports
-        self.generator, self.mesh = generator, mesh
+    def __init__(self, run: Run, mesh: Mesh, size_multiple: int = 1):
+        self.run, self.step_decoder = run, StepDecoder(run, mesh)
+        self.pipeline, self.patch = self.step_decoder.pipeline, self.step_decoder.patch
         self.image_size, self.channels = run.config.data.image_size, run.config.data.channels
-        self.window = tokenizer.grids[0]
-        self.patch = self.image_size // self.window[0]
+        self._unit = self.patch * size_multiple
+        tokenizer: Any = run.stages["tokenizer"].exports
 
         def encode(variables: Variables, image: Array) -> Array:
             return tokenizer.encode_map(variables.frozen["tokenizer"], normalize(image))
 
-        def decode(tokenizer_variables: Variables, tokens: Array) -> Array:
-            return to_uint8(tokenizer.decode_map(tokenizer_variables, tokens))
-
-        def fill(variables: Variables, batch: Batch, key: Key, settings: Any) -> tuple[Array, Any]:
-            assert generator.fill is not None
-            keys = image_keys(key, batch["number"])
-            return generator.fill(variables, batch, batch["tokens"], batch["mask"], keys, settings)
-
-        replicated = sharding.replicated(mesh)
-        self._encode = sharding.pjit(encode, mesh, out_shardings=replicated)
-        self._decode = sharding.pjit(decode, mesh, out_shardings=replicated)
-        self._fill = sharding.pjit(fill, mesh, static_argnums=3, out_shardings=replicated)
+        self._encode = sharding.pjit(encode, mesh, out_shardings=sharding.replicated(mesh))
 
     def inpaint(
         self, image: np.ndarray, mask: np.ndarray, dilate: int = 0, **options: Any
@@ -184,7 +165,7 @@ class Editor:
         self._check(image)
         check_seed(options.get("seed", 0))
         require(0 < keep < 1, f"keep is {keep}; it is a share of the tokens, above 0 and below 1")
-        tokens = self._tokens(image, self._scale(image))
+        tokens = self.encode(image)
         num, rng = options.get("num", 1), np.random.default_rng(options.get("seed", 0))
         order = rng.random((num, tokens.size)).argsort(axis=1).argsort(axis=1)
         mask = (order < max(1, round((1 - keep) * tokens.size))).reshape(num, *tokens.shape)
@@ -231,8 +212,7 @@ class Editor:
             f"resample_fraction is {resample_fraction}; it is a share of the tokens, at least 0 "
             "and below 1",
         )
-        scale = self._scale(image)
-        first, second = self._tokens(image, scale), self._tokens(other, scale)
+        first, second = self.encode(image), self.encode(other)
         rng = np.random.default_rng(options.get("seed", 0))
         thresholds = rng.random((num, 1, *first.shape))
         position = np.linspace(0.0, 1.0, columns)[None, :, None, None]
@@ -245,6 +225,11 @@ class Editor:
             image, tokens.reshape(shape), mask.reshape(shape), area, num=num * columns, **options
         )
         return EditResult(images, np.ones(image.shape[:2], bool), frames)
+
+    def encode(self, image: np.ndarray) -> np.ndarray:
+        """Returns the token map int32 [h, w] of an image [H, W, C] at its working size."""
+        self._check(image)
+        return self._tokens(image, self._scale(image))
 
     def _check(self, image: np.ndarray) -> None:
         require(
@@ -261,10 +246,10 @@ class Editor:
         return self._working_size(image, self._scale(image))
 
     def _working_size(self, image: np.ndarray, scale: float) -> Size:
-        return working_size(image.shape[:2], scale, self.patch, self.image_size)
+        return working_size(image.shape[:2], scale, self._unit, self.image_size)
 
     def _tokens(self, image: np.ndarray, scale: float) -> np.ndarray:
-        """Returns the token map int32 [h, w] of an image at its working size."""
+        """Returns the token map int32 [h, w] of an image that is scaled."""
         scaled = resize_images(image[None], self._working_size(image, scale))
         return np.array(self._encode(self.pipeline.variables, scaled)[0])
 
@@ -276,12 +261,11 @@ class Editor:
         tokens_masked: np.ndarray | None = None,
         dilate: int = 0,
         num: int = 1,
-        feather: float | None = None,
-        blend: str = "feather",
+        blend: str = "membrane",
         **options: Any,
     ) -> EditResult:
         """Generates the masked pixels; the token mask follows from them unless it is given."""
-        check_blend(blend, feather)
+        check_blend(blend)
         size, official = self._working_size(image, scale), blend == "official"
         known = image if official else fill_masked_with_nearest(image, mask)
         tokens = self._tokens(known, scale)
@@ -298,10 +282,8 @@ class Editor:
         if official:
             radius = max(0, self.image_size // 16 - 1)
             weight = blurred_weights(tokens_masked, size, radius, image.shape[:2])
-            mask = weight > 0
-        else:
-            weight = feather_weights(mask, self.patch / scale / 2 if feather is None else feather)
-        return EditResult(blend_images(known, generated, weight), mask, frames)
+            return EditResult(blend_images(image, generated, weight), weight > 0, frames)
+        return EditResult(blend_membrane(image, generated, mask), mask, frames)
 
     def _fill_images(
         self,
@@ -313,7 +295,7 @@ class Editor:
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns the decoded token maps of `_fill_tokens` at the size of the image, and frames."""
         filled, frames = self._fill_tokens(tokens, mask, area, **options)
-        return resize_images(self._decode_maps(filled), image.shape[:2]), frames
+        return resize_images(self.step_decoder.images(filled), image.shape[:2]), frames
 
     def _fill_tokens(
         self,
@@ -324,76 +306,20 @@ class Editor:
         label: int | None = None,
         seed: int = 0,
         frames: bool = False,
+        on_step: OnStep | None = None,
         **settings: Any,
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Returns the token maps [N, h, w] with the masked ones generated, and frames.
-
-        `area`, bool [h, w], is what the windows visit. It must not depend on the number of
-        candidates, so that a candidate does not.
-        """
+        """Returns the token maps [N, h, w] of `fill_windows`, and frames."""
         require(num >= 1, f"num is {num}; it is the number of candidates, at least 1")
-        chosen, number = self.pipeline.settings(**settings), self._label(label)
-        size = sharding.round_up_to_shards(num, self.mesh)
-        padded = np.arange(size) % num
-        tokens, mask = tokens[padded], mask[padded]
-        labels, root = np.full(size, number, np.int32), random_key(seed)
+        decoder, chosen = self.step_decoder, self.pipeline.settings(**settings)
         shown: list[np.ndarray] = []
-        step, area = 0, area.copy()
-        while area.any():
-            top, left = next_window(area, self.window)
-            rows, columns = slice(top, top + self.window[0]), slice(left, left + self.window[1])
-            inside = (slice(None), rows, columns)
-            inputs = {
-                "tokens": tokens[inside].reshape(size, -1),
-                "mask": mask[inside].reshape(size, -1),
-                "label": labels,
-                "number": padded.astype(np.int32),
-            }
-            batch = sharding.put_batch(inputs, self.mesh)
-            key = jax.random.fold_in(root, step)
-            filled, trajectory = self._fill(self.pipeline.variables, batch, key, chosen)
-            if frames:
-                shown.append(self._frames(tokens, mask, inside, trajectory, num))
-            filled = np.asarray(filled)
-            require_finite(filled >= 0)
-            tokens[inside] = filled.reshape(size, *self.window)
-            mask[inside], area[inside[1:]] = False, False
-            step += 1
-        tokens = tokens[:num]
-        return tokens, np.concatenate([*shown, self._decode_maps(tokens)[None]]) if frames else None
 
-    def _label(self, label: int | None) -> int:
-        has_classes = self.run.config.data.num_classes > 1
-        if label is not None:
-            require(has_classes, "this run has no classes; remove the label")
-            check_labels([label], self.generator.num_classes)
-            return label
-        if self.generator.null_label is not None:
-            return self.generator.null_label
-        require(
-            not has_classes,
-            "this run was trained with classes only (config.losses.label_dropout_rate is 0); give "
-            f"the label of one of its {self.generator.num_classes} classes",
-        )
-        return 0
+        def record(step: DecodeStep) -> None:
+            if frames and (step.window, step.step) > (0, chosen.start_step):
+                shown.append(draw_frame(decoder, step))
+            if on_step is not None:
+                on_step(step)
 
-    def _decode_maps(self, tokens: np.ndarray) -> np.ndarray:
-        """Returns the images uint8 [N, H, W, C] of token maps [N, h, w]."""
-        variables = self.pipeline.variables.frozen["tokenizer"]
-        return run_padded(self._decode, variables, tokens, self.mesh)
-
-    def _frames(
-        self, tokens: np.ndarray, mask: np.ndarray, inside: tuple, trajectory: Any, num: int
-    ) -> np.ndarray:
-        """Returns one frame per decoding step of one window, uint8 [T, N, h, w, C]."""
-        frames = []
-        steps = zip(np.asarray(trajectory.tokens), np.asarray(trajectory.mask), strict=True)
-        for window_tokens, window_mask in steps:
-            step_tokens, step_mask = tokens.copy(), mask.copy()
-            step_tokens[inside] = window_tokens.reshape(-1, *self.window)
-            step_mask[inside] = window_mask.reshape(-1, *self.window)
-            image = self._decode_maps(step_tokens[:num]).astype(np.float32)
-            covered = step_mask[:num].repeat(self.patch, axis=1).repeat(self.patch, axis=2)
-            grey = (1 - MASK_OPACITY) * image + MASK_OPACITY * 127.5
-            frames.append(np.where(covered[..., None], grey, image).round().astype(np.uint8))
-        return np.stack(frames)
+        number, report = decoder.label_number(label), record if frames or on_step else None
+        filled = fill_windows(decoder, tokens, mask, area, number, seed, chosen, report)
+        return filled, np.stack([*shown, decoder.images(filled)]) if frames else None

@@ -153,6 +153,21 @@ class GeneratorPipeline:
         numbers = [label_number(label, self._class_names) for label in given]
         return list(itertools.islice(itertools.cycle(numbers), num))
 
+    def label_numbers(self, labels: Sequence[int | None]) -> np.ndarray:
+        """Returns the numbers of labels, int32 [N]; None is "no class".
+
+        Raises:
+            InputError: A label is out of range, or the generator was not trained without class.
+        """
+        if self.num_classes:
+            check_labels([label for label in labels if label is not None], self.num_classes)
+        null = self.generator.null_label
+        require(
+            null is not None or None not in labels,
+            "this run was trained with classes only; give the class of each image",
+        )
+        return np.asarray([null if label is None else label for label in labels], np.int32)
+
     def __call__(
         self,
         labels: Sequence[int | None],
@@ -222,15 +237,8 @@ class GeneratorPipeline:
         conditioning: ConditioningImages | None,
     ) -> Iterator[np.ndarray]:
         self.check_inputs(conditioning.keys if conditioning else ())
-        if self.num_classes:
-            check_labels([label for label in labels if label is not None], self.num_classes)
-        null = self.generator.null_label
-        require(
-            null is not None or None not in labels,
-            "this run was trained with classes only; give the class of each image",
-        )
+        numbers = self.label_numbers(labels)
         batch_size = sharding.round_up_to_shards(min(batch_size, len(labels)), self.mesh)
-        numbers = np.asarray([null if label is None else label for label in labels], np.int32)
         root, (static, traced) = random_key(seed), split_traced(settings or self.generator.settings)
 
         def run() -> Iterator[np.ndarray]:

@@ -67,7 +67,7 @@ def with_guide(run: Run, guide: Run, folder: str, mesh: Mesh) -> Run:
 def _generator(run: Run, name: str) -> Generator:
     """Returns the generator of a run of masked tokens that is conditional on classes only."""
     exports = run.stage.exports
-    if not (isinstance(exports, Generator) and exports.logits and exports.fill):
+    if not (isinstance(exports, Generator) and exports.logits and exports.fill_step):
         condition = " with condition images" * bool(run.config.data.condition)
         raise InputError(
             f"{name} holds stage '{run.config.stage}'{condition}; guidance by another run is for "

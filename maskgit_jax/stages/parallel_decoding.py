@@ -11,8 +11,15 @@ from ml_collections import ConfigDict
 
 from maskgit_jax.arrays import Array, Batch, Key
 from maskgit_jax.configuration import require
-from maskgit_jax.decoding.guidance import with_guidance
-from maskgit_jax.decoding.parallel import Trajectory, check_decode_settings, decode
+from maskgit_jax.decoding.guidance import Predict, with_guidance
+from maskgit_jax.decoding.parallel import (
+    MaskedTokens,
+    StepPlan,
+    check_decode_settings,
+    decode,
+    decode_step,
+)
+from maskgit_jax.decoding.rules import Critic
 from maskgit_jax.decoding.schedules import check_schedule
 from maskgit_jax.decoding.settings import (
     DecodeSettings,
@@ -130,8 +137,30 @@ class ParallelDecodingStage:
         mask: Array,
         keys: Key,
         settings: DecodeSettings,
-    ) -> tuple[Array, Trajectory]:
+    ) -> tuple[Array, MaskedTokens]:
         """Returns the tokens with the masked ones generated, and the trajectory."""
+        predict, critic = self._networks(variables, inputs, settings)
+        return decode(predict, tokens, mask, keys, settings, self.grid(settings), critic)
+
+    def fill_step(
+        self,
+        variables: Variables,
+        inputs: Batch,
+        state: MaskedTokens,
+        editable: Array,
+        keys: Key,
+        step: StepPlan,
+        settings: DecodeSettings,
+    ) -> MaskedTokens:
+        """Returns the state after one step of `fill`, see `decode_step`."""
+        predict, critic = self._networks(variables, inputs, settings)
+        grid = self.grid(settings)
+        return decode_step(predict, state, editable, keys, step, settings, grid, critic)
+
+    def _networks(
+        self, variables: Variables, inputs: Batch, settings: DecodeSettings
+    ) -> tuple[Predict, Critic | None]:
+        """Returns the generator with guidance, and the critic if there is one."""
         label, grid = inputs["label"], self._changed_grid(settings)
         condition = encode_condition(self.condition_tokenizer, variables, inputs)
 
@@ -145,15 +174,7 @@ class ParallelDecodingStage:
         guide_logits = self._guide_logits(variables, label, grid)
         predict = with_guidance(logits_of, label, null_label, settings, guide_logits)
         critic = self.critic
-        return decode(
-            predict,
-            tokens,
-            mask,
-            keys,
-            settings,
-            self.grid(settings),
-            critic and (lambda tokens: critic(variables, tokens, label, grid=grid)),
-        )
+        return predict, critic and (lambda tokens: critic(variables, tokens, label, grid=grid))
 
     @property
     def _guide_exports(self) -> Generator | None:
@@ -242,7 +263,7 @@ class ParallelDecodingStage:
             logits=None if conditional else self.logits,
             needs=("condition",) if conditional else (),
             accepts=("image", "mask"),
-            fill=self.fill,
+            fill_step=self.fill_step,
             null_label=self.null_label,
             sample_tokens=self.sample_tokens,
         )

@@ -203,7 +203,7 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
         InputError: The run in `config.generator` is no class-conditional MaskGIT of this size.
     """
     generator = frozen["generator"].exports
-    if not isinstance(generator, Generator) or not (generator.fill and generator.logits):
+    if not isinstance(generator, Generator) or not (generator.fill_step and generator.logits):
         raise InputError(
             f"config.generator {config.generator} is no run of a class-conditional MaskGIT; give a "
             "run of configs/maskgit.py"

@@ -152,6 +152,11 @@ class SingleMapTokenizer:
         """Returns images [B, H, W, C] of tokens int32 [B, L]."""
         return self.decode_map(variables, tokens.reshape(-1, self.side, self.side))
 
+    def codebooks(self, variables: Variables) -> tuple[Array, ...]:
+        """Returns the codebook float32 [K, D], of the only level."""
+        tokens = jnp.arange(self.config.model.codebook_size)
+        return (self.apply(variables, "lookup", tokens),)
+
     def evaluate(self, variables: Variables, batch: Batch, key: Key) -> Metrics:
         """Returns the reconstruction errors and the codebook's histogram, see `Stage.evaluate`."""
         del key
@@ -190,6 +195,7 @@ class SingleMapTokenizer:
             decode=self.decode,
             codebook_size=self.config.model.codebook_size,
             grids=((self.side, self.side),),
+            codebooks=self.codebooks,
             encode_map=self.encode_map,
             decode_map=self.decode_map,
         )

@@ -181,6 +181,11 @@ class VQVAE2Stage:
         codes = (top, *(jnp.zeros_like(level) for level in finer))
         return self.apply(variables, "to_image", codes)
 
+    def codebooks(self, variables: Variables) -> tuple[Array, ...]:
+        """Returns the codebooks float32 [K, D] of all levels, coarsest first."""
+        tokens = jnp.arange(self.config.model.codebook_size)
+        return self.apply(variables, "lookup", (tokens,) * len(self.level_names))
+
     def evaluate(self, variables: Variables, batch: Batch, key: Key) -> Metrics:
         """Returns reconstruction errors and codebook histograms, see `Stage.evaluate`."""
         del key
@@ -211,6 +216,7 @@ def build(config: ConfigDict, frozen: Mapping[str, Stage]) -> Stage:
     """Returns the stage; its only network is "autoencoder"."""
     del frozen
     stage = VQVAE2Stage(config, build_network(config), level_grids(config))
-    exports = Tokenizer(stage.encode, stage.decode, config.model.codebook_size, stage.grids)
+    sizes = (config.model.codebook_size, stage.grids)
+    exports = Tokenizer(stage.encode, stage.decode, *sizes, stage.codebooks)
     functions = (stage.init, stage.losses, stage.evaluate, stage.preview)
     return Stage(*functions, exports, summarize, stage.assign, codebook_layouts(config))

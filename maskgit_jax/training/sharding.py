@@ -223,4 +223,5 @@ def pjit(function: Callable, mesh: Mesh, **settings: Any) -> Callable:
 
     call.lower = lower  # pyright: ignore[reportFunctionMemberAccess]
     call.cache_size = compiled._cache_size  # pyright: ignore
+    call.clear_cache = compiled.clear_cache  # pyright: ignore
     return call

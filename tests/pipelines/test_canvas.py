@@ -5,10 +5,11 @@ from maskgit_jax.configuration import InputError
 from maskgit_jax.pipelines.canvas import (
     add_border,
     blend_images,
+    blend_membrane,
     blurred_weights,
+    check_blend,
     check_box,
     check_mask,
-    feather_weights,
     resize_images,
     resize_mask,
     working_size,
@@ -47,21 +48,63 @@ def test_only_borders_are_masked():
         add_border(image, 0, 0, 0, 0)
 
 
-@pytest.mark.parametrize("feather", [0.0, 2.0])
-def test_unmasked_pixels_are_preserved_exactly(feather):
+MASKS = {
+    "at the edges": (slice(2, 7), slice(3, None)),
+    "one pixel": (slice(4, 5), slice(5, 6)),
+    "all but one row": (slice(1, None), slice(None)),
+}
+
+
+@pytest.fixture(params=MASKS.values(), ids=MASKS)
+def mask(request) -> np.ndarray:
+    masked = np.zeros((9, 8), bool)
+    masked[request.param] = True
+    return masked
+
+
+def test_unmasked_pixels_are_preserved_exactly(mask):
     image, generated = random_image(9, 8, 3), random_image(18, 8, 3).reshape(2, 9, 8, 3)
-    mask = np.zeros((9, 8), bool)
-    mask[2:7, 3:] = True
-    out = blend_images(image, generated, feather_weights(mask, feather))
-    np.testing.assert_array_equal(out[:, ~mask], np.stack([image[~mask]] * 2))
-    if feather == 0:
-        np.testing.assert_array_equal(out[:, mask], generated[:, mask])
+    before = image.copy()
+    blended = blend_membrane(image, generated, mask)
+    np.testing.assert_array_equal(blended[:, ~mask], np.stack([image[~mask]] * 2))
+    assert (blended[0, mask] != blended[1, mask]).any()
+    np.testing.assert_array_equal(image, before)
+    weight = np.where(mask, 0.5, 0.0).astype(np.float32)
+    means = blend_images(image, generated, weight)
+    np.testing.assert_array_equal(means[:, ~mask], np.stack([image[~mask]] * 2))
 
 
-def test_the_weight_rises_inside_the_mask():
-    mask = np.asarray([[False, True, True, True, True]])
-    np.testing.assert_allclose(feather_weights(mask, 2.0)[0], [0, 1 / 3, 2 / 3, 1, 1])
-    assert (feather_weights(np.ones((2, 2), bool), 2.0) == 1).all()
+def test_masked_pixels_of_the_image_do_not_matter(mask):
+    image, generated = random_image(9, 8, 3), random_image(18, 8, 3).reshape(2, 9, 8, 3)
+    changed = np.where(mask[..., None], 255 - image, image)
+    one, other = (blend_membrane(each, generated, mask) for each in (image, changed))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_constant_and_linear_differences_of_color_are_removed():
+    rows, columns = np.mgrid[:40, :30]
+    image = (100 + 2 * rows + columns % 7)[..., None].repeat(3, axis=2).astype(np.uint8)
+    slope = (0.5 * rows + columns - 35)[..., None] * np.asarray([1.0, 0.0, -1.0])
+    hole = (rows - 20) ** 2 + (columns - 15) ** 2 < 100
+    for mask, casts in ((hole, (-40, 9, slope)), (columns > 20, (-40, 9))):
+        for cast in casts:
+            generated = np.round(image.astype(float) + cast).astype(np.uint8)[None]
+            blended = blend_membrane(image, generated, mask)
+            np.testing.assert_allclose(blended[0].astype(int), image, atol=1)
+
+
+def test_without_unmasked_pixels_the_result_is_the_generated_image():
+    image, generated = random_image(9, 8, 3), random_image(18, 8, 3).reshape(2, 9, 8, 3)
+    everything = np.ones((9, 8), bool)
+    np.testing.assert_array_equal(blend_membrane(image, generated, everything), generated)
+    unchanged = blend_membrane(image, generated, ~everything)
+    np.testing.assert_array_equal(unchanged, np.stack([image] * 2))
+
+
+def test_unknown_blends_are_refused():
+    check_blend("official")
+    with pytest.raises(InputError, match="blend is 'feather'; it is one of: membrane, official"):
+        check_blend("feather")
 
 
 def test_the_official_weight_is_the_blurred_token_mask():

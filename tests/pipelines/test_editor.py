@@ -34,13 +34,13 @@ def lower_half(size: tuple[int, int] = (16, 16)) -> np.ndarray:
 
 def test_unmasked_pixels_are_preserved_and_candidates_differ(editor, image):
     mask = lower_half()
-    result = editor.inpaint(image, mask, num=3, feather=0.0)
+    result = editor.inpaint(image, mask, num=3)
     assert result.images.shape == (3, 16, 16, 1) and result.frames is None
     np.testing.assert_array_equal(result.images[:, :8], np.stack([image[:8]] * 3))
     assert (result.images[0] != result.images[1]).any()
-    again = editor.inpaint(image, mask, num=3, feather=0.0)
+    again = editor.inpaint(image, mask, num=3)
     np.testing.assert_array_equal(again.images, result.images)
-    other = editor.inpaint(image, mask, num=3, feather=0.0, seed=1)
+    other = editor.inpaint(image, mask, num=3, seed=1)
     assert (other.images != result.images).any()
 
 
@@ -52,12 +52,12 @@ def test_masked_pixels_do_not_influence_the_result(editor, image):
 
 
 def test_one_program_for_all_labels_masks_and_sizes(editor, image):
-    before = editor._fill.cache_size()
+    before = editor.step_decoder.program.cache_size()
     for label, mask in ((None, lower_half()), (3, lower_half().T), (9, ~lower_half())):
         editor.inpaint(image, mask, label=label, num=2)
     editor.replace(image, (4, 4, 4, 4), 5, num=2)
     editor.outpaint(image, right=40, num=2)
-    assert editor._fill.cache_size() - before <= 1
+    assert editor.step_decoder.program.cache_size() - before <= 1
 
 
 @pytest.mark.parametrize("shape", [(16, 40), (50, 33), (10, 13)])
@@ -85,8 +85,42 @@ def test_panoramas_and_their_frames(editor, image):
     assert (result.frames[0] != result.frames[-1]).mean() > 0.3
 
 
+def test_the_result_is_the_same_with_every_step_shown(editor, image):
+    states = []
+    outpaint = dict(left=3, right=37, top=8, num=2, steps=2)
+    result = editor.outpaint(image, **outpaint, on_step=states.append)
+    np.testing.assert_array_equal(result.images, editor.outpaint(image, **outpaint).images)
+    windows = states[0].windows
+    order = [(0, 0), *((window, step) for window in range(windows) for step in (1, 2))]
+    assert windows > 4 and [(state.window, state.step) for state in states] == order
+    masked = states[0].mask[0]
+    assert masked.shape == (6, 14) and masked.any() and not states[-1].mask.any()
+    for state in states:
+        np.testing.assert_array_equal(state.tokens[:, ~masked], states[0].tokens[:, ~masked])
+        assert (state.confidence[:, ~masked] == 1).all() and not state.mask[:, ~masked].any()
+    known = [(~state.mask).sum() for state in states]
+    assert known == sorted(known), "windows already generated stay"
+
+
+def test_an_edit_that_is_stopped_leaves_the_editor_usable(editor, image):
+    def stop(state):
+        raise RuntimeError(f"stop at {state.step}")
+
+    before = editor.variations(image).images
+    with pytest.raises(RuntimeError, match="stop at 0"):
+        editor.variations(image, on_step=stop)
+    np.testing.assert_array_equal(editor.variations(image).images, before)
+
+
+def test_working_sizes_are_multiples(editor):
+    few = Editor(editor.run, editor.step_decoder.mesh, size_multiple=2)
+    photo = np.zeros((100, 170, 1), np.uint8)
+    assert editor.working_size(photo) == (16, 28) and few.working_size(photo) == (16, 24)
+    assert few.encode(photo).shape == (4, 6)
+
+
 def test_a_box_is_replaced_with_one_more_token_on_each_side(editor, image):
-    result = editor.replace(image, (8, 8, 4, 4), 7, num=2, feather=0.0)
+    result = editor.replace(image, (8, 8, 4, 4), 7, num=2)
     rows, columns = np.nonzero(result.mask)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4, 15, 4, 15)
     np.testing.assert_array_equal(
@@ -113,8 +147,8 @@ def test_interpolations_start_and_end_with_the_reconstructions(editor, image):
     result = editor.interpolate(image, other, columns=4, num=2)
     assert result.images.shape == (8, 16, 16, 1)
     for column, photo in ((0, image), (3, other)):
-        tokens = editor._tokens(photo, 1.0)
-        reconstruction = editor._decode_maps(tokens[None])[0]
+        tokens = editor.encode(photo)
+        reconstruction = editor.step_decoder.images(tokens[None])[0]
         np.testing.assert_array_equal(result.images[column], reconstruction)
         np.testing.assert_array_equal(result.images[4 + column], reconstruction)
 
@@ -144,14 +178,14 @@ def test_without_a_null_label_the_label_is_required(image):
     editor = build_editor(losses__label_dropout_rate=0.0)
     with pytest.raises(InputError, match="give the label of one of its 10 classes"):
         editor.inpaint(image, lower_half())
-    assert editor._label(2) == 2
+    assert editor.step_decoder.label_number(2) == 2
 
 
 def test_a_run_without_classes_takes_no_label(image):
     editor = build_editor(data__num_classes=0, data__class_names=())
     with pytest.raises(InputError, match="has no classes; remove the label"):
         editor.inpaint(image, lower_half(), label=0)
-    assert editor._label(None) in (0, 1)  # the only class, or the null label
+    assert editor.step_decoder.label_number(None) in (0, 1)  # the only class, or the null label
 
 
 @pytest.mark.parametrize(
@@ -163,12 +197,7 @@ def test_a_run_without_classes_takes_no_label(image):
         (lambda e, i: e.inpaint(i, lower_half(), label=10), "label 10 is out of range"),
         (lambda e, i: e.inpaint(i, lower_half(), num=0), "num is 0"),
         (lambda e, i: e.inpaint(i, lower_half(), dilate=-1), "dilate is -1"),
-        (lambda e, i: e.inpaint(i, lower_half(), feather=-1.0), "feather is -1"),
-        (lambda e, i: e.inpaint(i, lower_half(), blend="none"), "one of: feather, official"),
-        (
-            lambda e, i: e.inpaint(i, lower_half(), blend="official", feather=1.0),
-            "no effect with blend=official",
-        ),
+        (lambda e, i: e.inpaint(i, lower_half(), blend="none"), "one of: membrane, official"),
         (lambda e, i: e.inpaint(i, lower_half(), speed=3), "has no setting 'speed'"),
         (lambda e, i: e.inpaint(i, lower_half(), decoder="token_critic"), "trained critic"),
         (lambda e, i: e.inpaint(i.repeat(3, axis=2), lower_half()), r"uint8 \[H, W, 1\]"),
@@ -196,5 +225,7 @@ def test_a_run_that_cannot_fill_in_tokens_is_refused():
     stage, config, frozen = tiny_stage("gpt")
     variables = jax.jit(stage.init)(jax.random.key(0), digits_batch(), frozen)
     run = Run(config, stage, variables, 1, {"tokenizer": tiny_tokenizer()[0]})
-    with pytest.raises(InputError, match="stage 'gpt'; editing needs a class-conditional MaskGIT"):
+    with pytest.raises(
+        InputError, match="stage 'gpt'; editing .* need a class-conditional MaskGIT"
+    ):
         Editor(run, make_mesh(config.mesh, jax.devices()[:1]))

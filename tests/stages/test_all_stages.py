@@ -58,6 +58,32 @@ def assert_equal(one, other):
         np.testing.assert_array_equal(a, b, err_msg=path_name(path))
 
 
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("vqvae", {}),
+        ("vqvae2", {}),
+        ("vqgan", {}),
+        ("vqgan", {"model__normalize_codes": True}),
+        ("vqgan", {"model__quantizer_kind": "gumbel", "losses__quantizer_weight": 1.0}),
+    ],
+)
+def test_codebooks_are_the_codes_that_the_decoder_reads(name, changes):
+    stage, _, _ = tiny_stage(name, **changes)
+    shapes = jax.eval_shape(stage.init, jax.random.key(0), digits_batch(), {})
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    codebooks = stage.exports.codebooks(variables)
+    assert len(codebooks) == len(stage.exports.grids)
+    leaves = jax.tree_util.tree_leaves_with_path(variables.params["autoencoder"])
+    stored = {path_name(path): leaf for path, leaf in leaves if "codebook" in path_name(path)}
+    for codes, own in zip(codebooks, reversed(stored.values()), strict=True):
+        if "model__normalize_codes" in changes:
+            own = own / np.linalg.norm(own, axis=1, keepdims=True)
+        assert codes.shape == (16, 4)
+        np.testing.assert_allclose(codes, own, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", STAGE_NAMES)
 def test_gradients_reach_every_parameter_of_the_own_network(name):
     _, config, frozen, step, state = compiled_stage(name)

@@ -125,6 +125,7 @@ def grey_stage(*grids, codes=CODES, any_size=True):
         lambda _, tokens: decode_maps(split_levels(tokens, grids)),
         codes,
         grids,
+        lambda _: (),
         (lambda _, image: encode_maps(image)[0]) if any_size else None,
         (lambda _, tokens: decode_maps([tokens])) if any_size else None,
     )

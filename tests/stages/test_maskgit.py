@@ -1,6 +1,7 @@
 """MaskGIT and Token-Critic as stages: conditions, inpainting, guidance, the critic's errors."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from maskgit_jax.configuration import InputError
+from maskgit_jax.decoding.parallel import MaskedTokens, StepPlan, plan
 from maskgit_jax.decoding.sampling import image_keys
 from maskgit_jax.stage import Variables
 from maskgit_jax.stages import stage_module
@@ -103,14 +105,25 @@ def test_the_critic_is_trained_alone_and_decides_which_tokens_are_masked_again()
     variables = variables._replace(params={"critic": params})
     generator = stage.exports
     settings = replace(generator.settings, steps=8, choice_temperature=0.0)
-    fill = jax.jit(generator.fill, static_argnums=5)
+    sample, fill_step = (
+        jax.jit(function, static_argnums=number)
+        for function, number in ((generator.sample_tokens, 3), (generator.fill_step, 6))
+    )
     inputs = {"label": jnp.zeros(8, jnp.int32)}
-    masked = (jnp.zeros((8, TOKENS), jnp.int32), jnp.ones((8, TOKENS), bool))
-    tokens, trajectory = fill(variables, inputs, *masked, keys, settings)
-    settings = replace(settings, decoder="confidence")
-    tokens_by_confidence, _ = fill(variables, inputs, *masked, keys, settings)
-    assert tokens.mean() < 0.6 * tokens_by_confidence.mean(), "unlikely tokens are resampled"
-    assert (~trajectory.mask[:-1] & trajectory.mask[1:]).any(), "accepted tokens are masked again"
+    tokens = sample(variables, inputs, keys, settings)
+    by_confidence = sample(variables, inputs, keys, replace(settings, decoder="confidence"))
+    assert tokens.mean() < 0.6 * by_confidence.mean(), "unlikely tokens are resampled"
+    editable, masks = jnp.ones((8, TOKENS), bool), []
+    state = MaskedTokens(
+        jnp.zeros((8, TOKENS), jnp.int32), editable, jnp.full((8, TOKENS), jnp.inf)
+    )
+    steps = plan(np.full(8, TOKENS), settings)
+    for number in range(settings.steps):
+        step = StepPlan(*(values[number] for values in steps))
+        state = fill_step(variables, inputs, state, editable, keys, step, settings)
+        masks.append(np.asarray(state.mask))
+    np.testing.assert_array_equal(state.tokens, tokens)
+    assert any((~b & a).any() for b, a in pairwise(masks)), "accepted tokens are masked again"
 
 
 SMALL_OPTIONS = {f"{OPTIONS}__positions": "both", f"{OPTIONS}__patch_size": 2}

@@ -1,0 +1,1 @@
+"""The editor in the browser: a page that generates, edits and encodes images with trained runs."""
