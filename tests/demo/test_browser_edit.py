@@ -18,6 +18,13 @@ DRAWN = """async () => {
   for (let i = 0; i < 2; i++) await new Promise(requestAnimationFrame);
   return document.querySelector(".view canvas").toDataURL();
 }"""
+TRANSFER = """([kind, bytes]) => {
+  const data = new DataTransfer();
+  data.items.add(new File([Uint8Array.from(bytes)], "a.png", { type: "image/png" }));
+  const event = kind === "paste" ? new ClipboardEvent(kind, { clipboardData: data })
+    : new DragEvent(kind, { dataTransfer: data });
+  document.dispatchEvent(event);
+}"""
 LAWS = """async cases => {
   const { boxTokens, dilate, erode, Mask } = await import("/page/mask.js");
   return cases.map(({ size: [height, width], grid, patch, mask, box, radius }) => {
@@ -294,16 +301,17 @@ def test_a_phone_pinches_without_painting(open_page, photo):
     assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
 
 
-def test_an_image_is_pasted_and_taken_to_the_page_as_it_is(open_page, photo):
+def test_images_are_pasted_dropped_and_taken_from_the_held_out_ones(open_page, photo):
     page = open_page(STATE)
     page.wait_for_selector(".drop")
-    page.evaluate("""bytes => {
-      const data = new DataTransfer();
-      data.items.add(new File([Uint8Array.from(bytes)], "a.png", { type: "image/png" }));
-      document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: data }));
-    }""", list(photo))  # fmt: skip
+    page.evaluate(TRANSFER, ["paste", list(photo)])
     page.wait_for_selector(".edit:not([hidden])")
     np.testing.assert_array_equal(download(page, "Download"), Image.open(io.BytesIO(photo)))
+    page.evaluate(TRANSFER, ["drop", [1, 2, 3]])
+    page.wait_for_selector("#panel-edit .error:visible")
+    page.evaluate(TRANSFER, ["drop", list(png(np.zeros((32, 16), np.uint8)))])
+    page.wait_for_selector("text=16 × 32 pixels, 4 × 8 tokens.")
+    assert not page.locator("#panel-edit .error:visible").count()
     press(page, "Open another image")
     page.get_by_role("button", name="Open held-out image 2", exact=True).click()
     page.wait_for_selector("text=16 × 16 pixels, 4 × 4 tokens.")
