@@ -1,5 +1,6 @@
 """Command lines: flags, a cache of compiled programs, and one clear line for a user's error."""
 
+import gc
 import inspect
 import logging
 import os
@@ -275,6 +276,7 @@ def run(main: Callable[..., None], commands: Sequence[str] = (), distributed: bo
     sys.unraisablehook = _unraisable
     warnings.showwarning = _show_warning
     enable_compilation_cache()
+    collect_less_garbage()
     _show_all_flags_in_help()
     app.run(
         lambda argv: _report_errors(lambda: start(*argv[1:])),
@@ -293,6 +295,15 @@ def enable_compilation_cache() -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+
+
+def collect_less_garbage() -> None:
+    """Lets the garbage collector run less often, and look at new objects only.
+
+    Tracing a network makes so many objects that collection would take a sixth of its time.
+    """
+    gc.freeze()
+    gc.set_threshold(200_000, 50, 100)
 
 
 def _show_all_flags_in_help() -> None:

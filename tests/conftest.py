@@ -20,6 +20,8 @@ import jax
 import pytest
 from absl import flags, logging
 
+from maskgit_jax.command_line import collect_less_garbage
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
@@ -50,6 +52,7 @@ SLOW_FILES = {
 
 
 def pytest_collection_modifyitems(items):
+    collect_less_garbage()  # here all modules of the tests are imported
     places = {name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
     for item in items:

@@ -329,14 +329,13 @@ def test_runs_are_evaluated_and_an_evaluation_resumes(runs):
 
 @pytest.mark.slow
 def test_a_reference_file_is_written_and_read(tmp_path):
-    cache = f"--cache={tmp_path / 'cache'}"
     succeed("evaluate", f"--write_reference={tmp_path / 'b.npz'}", "--data=digits",
-            "--image_size=16", "--channels=1", cache)  # fmt: skip
+            "--image_size=16", "--channels=1", CLASSIFIER_CACHE)  # fmt: skip
     with np.load(tmp_path / "b.npz") as file:
         assert file["arr_0"].shape == (1437, 16, 16, 1) and file["arr_1"].shape == (1437,)
         np.savez(tmp_path / "a.npz", images=file["arr_0"][:100])
     images = f"--images={tmp_path / 'a.npz'}"
-    out = succeed("evaluate", images, f"--reference={tmp_path / 'b.npz'}", cache)
+    out = succeed("evaluate", images, f"--reference={tmp_path / 'b.npz'}", CLASSIFIER_CACHE)
     rows = {line.split("|")[1].strip(): line.split("|")[2].strip() for line in out.splitlines()
             if line.startswith("|")}  # fmt: skip
     assert rows["novelty_train_copies"] == "100" and rows["precision"] == "1"

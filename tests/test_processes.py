@@ -29,6 +29,10 @@ def command(module: str, *arguments: str, devices: int) -> subprocess.Popen:
     )  # fmt: skip
 
 
+# Without evaluations and previews, which would be compiled, too.
+ENDLESS = [f"--config.training.{name}_every=100_000" for name in ("eval", "preview")]
+
+
 def training(stage: str, workdir, steps: int, *more: str) -> list[str]:
     changes = {**TINY[stage], **SHORT, "training.num_steps": steps}
     settings = [f"--config.{key}={value}" for key, value in changes.items()]
@@ -117,13 +121,13 @@ def until_step(processes, workdir, step: int) -> None:
 
 @pytest.mark.slow
 def test_sigterm_to_one_process_stops_both_at_one_step(tmp_path):
-    processes = pair("train", *training("vae", tmp_path, 100_000))
+    processes = pair("train", *training("vae", tmp_path, 100_000, *ENDLESS))
     until_step(processes, tmp_path, 6)
     processes[1].send_signal(signal.SIGTERM)
     output = finish(*processes)
     (stopped,) = saved_steps(tmp_path)[-1:]
     assert f"stopped at step {stopped} of 100000; saved" in output[0]
-    process = command("train", *training("vae", tmp_path, stopped + 2), devices=8)
+    process = command("train", *training("vae", tmp_path, stopped + 2, *ENDLESS), devices=8)
     assert f"at step {stopped}" in finish(process)[0]
     assert saved_steps(tmp_path)[-1] == stopped + 2
 
@@ -131,7 +135,7 @@ def test_sigterm_to_one_process_stops_both_at_one_step(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_when_one_process_dies_the_other_ends(tmp_path, victim):
-    processes = pair("train", *training("vae", tmp_path, 100_000))
+    processes = pair("train", *training("vae", tmp_path, 100_000, *ENDLESS))
     until_step(processes, tmp_path, 4)
     processes[victim].kill()
     other = processes[1 - victim]
