@@ -256,8 +256,18 @@ def fill_masked_with_nearest(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
     if mask.all() or not mask.any():
         return image
-    nearest = ndimage.distance_transform_edt(mask, return_distances=False, return_indices=True)
-    return image[tuple(np.asarray(nearest))]
+    box = masked_box(mask)  # it has the nearest unmasked pixels of all masked ones
+    indices = ndimage.distance_transform_edt(mask[box], return_distances=False, return_indices=True)
+    filled = image.copy()
+    filled[box] = image[box][tuple(np.asarray(indices))]
+    return filled
+
+
+def masked_box(mask: np.ndarray) -> tuple[slice, slice]:
+    """Returns the rows and columns of the masked pixels of a mask [H, W], and one more around."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    top, left = max(0, rows[0] - 1), max(0, columns[0] - 1)
+    return slice(top, rows[-1] + 2), slice(left, columns[-1] + 2)
 
 
 def image_grid(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:

@@ -81,6 +81,19 @@ def test_masked_pixels_are_filled_with_the_nearest_ones():
         np.testing.assert_array_equal(fill_masked_with_nearest(image, same), image)
 
 
+def test_filled_pixels_have_the_value_of_an_unmasked_pixel_at_the_smallest_distance():
+    rng = np.random.default_rng(0)
+    image = np.arange(9 * 11, dtype=np.uint8).reshape(9, 11, 1)  # each value once
+    mask = np.zeros((9, 11), bool)
+    mask[2:7, 3:9] = rng.random((5, 6)) < 0.8
+    mask[0, 0] = True
+    places = np.argwhere(~mask)
+    for row, column in np.argwhere(mask):
+        distances = ((places - (row, column)) ** 2).sum(axis=1)
+        nearest = {image[*place, 0] for place in places[distances == distances.min()]}
+        assert fill_masked_with_nearest(image, mask)[row, column, 0] in nearest
+
+
 def test_grids_have_gaps_and_small_images_are_enlarged(tmp_path):
     images = np.stack([np.full((2, 2, 1), value, np.uint8) for value in (1, 2, 3)])
     grid = image_grid(images, columns=2)

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from maskgit_jax.configuration import require
-from maskgit_jax.images import BICUBIC, NEAREST, as_array, to_pil
+from maskgit_jax.images import BICUBIC, NEAREST, as_array, masked_box, to_pil
 from maskgit_jax.pipelines.membrane import fill_masked
 
 BOX_ORDER = "top,left,height,width in pixels (not left,top,right,bottom as in PIL)"
@@ -93,9 +93,7 @@ def blend_membrane(image: np.ndarray, generated: np.ndarray, mask: np.ndarray) -
     blended = np.repeat(image[None], len(generated), axis=0)
     if not mask.any():
         return blended
-    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    # The mask and one pixel around it.
-    box = tuple(slice(max(0, each[0] - 1), each[-1] + 2) for each in (rows, columns))
+    box = masked_box(mask)
     for result, other in zip(blended, generated, strict=True):
         source = other[box].astype(np.float32)
         shifted = source + fill_masked(image[box] - source, mask[box])
