@@ -1,4 +1,4 @@
-"""One server with an untrained MaskGIT of the digits and one browser for all tests of the page."""
+"""One server with an untrained MaskGIT of the digits and one browser for the tests of a file."""
 
 import shutil
 import socket
@@ -16,7 +16,7 @@ BROWSER_FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networki
 SECONDS = 20  # until what a test waits for must have happened; compiling is slow on a busy machine
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def demo() -> Iterator[SimpleNamespace]:
     """A server: its `url`, its store of `images`, and the seconds to `pause` after each step."""
     uvicorn = pytest.importorskip("uvicorn", reason="the demo needs maskgit_jax[demo]")
@@ -45,7 +45,7 @@ def demo() -> Iterator[SimpleNamespace]:
     listener.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
     """Debian's Chromium."""
     if CHROMIUM is None:
