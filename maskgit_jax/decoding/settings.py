@@ -252,7 +252,8 @@ def split_traced(settings: Any) -> tuple[Any, dict[str, Any]]:
 def split_step_settings(settings: DecodeSettings) -> tuple[DecodeSettings, dict[str, Any]]:
     """Returns the settings that need a program of one step of their own, and its other arguments.
 
-    Those that only the plan of the steps reads, or that have no effect, are in neither.
+    Those that only the plan of the steps reads are None, so that a rule that reads them fails, and
+    those without effect have their defaults.
     """
     static, traced = split_traced(settings)
     traced |= {
@@ -261,10 +262,10 @@ def split_step_settings(settings: DecodeSettings) -> tuple[DecodeSettings, dict[
         "remask_fraction": float(settings.remask_fraction),
         "guidance_interval": tuple(map(float, settings.guidance_interval)),
     }
-    of_plan = {"steps", "start_step", "schedule"}
-    names = (of_plan | set(unused_settings(settings)) | set(traced)) - {"temperature", "guidance"}
+    names = (set(unused_settings(settings)) | set(traced)) - {"temperature", "guidance"}
     defaults = {name: getattr(DecodeSettings, name) for name in names}
-    return dataclasses.replace(static, **defaults), traced
+    of_plan: dict[str, Any] = dict.fromkeys(("steps", "start_step", "schedule"))
+    return dataclasses.replace(static, **defaults, **of_plan), traced
 
 
 def unused_settings(settings: Any) -> list[str]:

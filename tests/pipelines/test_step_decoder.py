@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from maskgit_jax.configuration import InputError
+from maskgit_jax.decoding.settings import DECODERS, Decoder, DecodeSettings
 from maskgit_jax.pipelines.step_decoder import BATCH_SIZES, StepDecoder, batch_rows
 from maskgit_jax.runs.directory import Run
 from maskgit_jax.training.sharding import make_mesh
@@ -168,3 +169,12 @@ def test_labels_are_checked():
         decoder().generate([])
     with pytest.raises(InputError, match="label 11 is out of range"):
         decoder().generate([11])
+
+
+def test_a_rule_that_reads_the_number_of_steps_fails(monkeypatch):
+    def rule(state, settings):
+        return state.mask & (settings.steps > 3)
+
+    monkeypatch.setitem(DECODERS, "by_steps", Decoder(rule, DecodeSettings))
+    with pytest.raises(TypeError, match="NoneType"):
+        decoder().generate([1], 0, settings(decoder="by_steps"))
